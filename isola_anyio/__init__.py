@@ -1,0 +1,1 @@
+"""isola_anyio."""
