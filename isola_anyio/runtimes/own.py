@@ -1,0 +1,84 @@
+"""Take a runtime that the caller unpacked or built: it is theirs, and needs no more than what we call in it."""
+
+from __future__ import annotations
+
+__all__ = ["Own", "find_own"]
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from isola_anyio.cache.private import path_argument
+from isola_anyio.errors import RuntimeUnavailableError, clip
+from isola_anyio.runtimes.wasm import MalformedModuleError, export_names
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from isola_anyio.cache import Cache
+    from isola_anyio.runtimes.pins import Pin, PinnedFile
+    from isola_anyio.runtimes.worker import Meter
+
+
+@dataclass(frozen=True)
+class Own:
+    """The caller's files; ``lib_sha256`` is None when there is no library, which only JavaScript can do without."""
+
+    path: Path
+    lib_dir: Path
+    sha256: str
+    lib_sha256: str | None
+
+
+def find_own(pin: Pin, cache: Cache, runtime_path: object, runtime_lib_dir: object, meter: Meter) -> Own:
+    """Find the module at or below ``runtime_path``, and the library in ``runtime_lib_dir`` or beside the module.
+
+    Raises:
+        InvalidArgumentError: an argument is not a path.
+        RuntimeUnavailableError: a file is missing or unreadable, or the module lacks an export.
+    """
+    given = path_argument("runtime_path", runtime_path, "the path of a module or of a directory that holds it")
+    path = _locate(given, pin.main) if given.is_dir() else given
+    if path is None or not path.is_file():
+        raise RuntimeUnavailableError(
+            f"runtime_path {clip(os.fspath(given))} "
+            + ("is not there" if path else f"holds neither {pin.main.name} nor {pin.main.member}")
+            + f"; give the file of the {pin.runtime} runtime, or the directory that holds it"
+        )
+    if runtime_lib_dir is None:
+        lib_dir = path.parent
+    else:
+        lib_given = path_argument("runtime_lib_dir", runtime_lib_dir, f"the directory that holds {pin.library.name}")
+        found = _locate(lib_given, pin.library)
+        lib_dir = found.parent if found else lib_given
+    library = lib_dir / pin.library.name
+    has_library = library.is_file()
+    if not has_library and (pin.runtime == "python" or runtime_lib_dir is not None):
+        raise RuntimeUnavailableError(
+            f"{pin.library.name} is not in {clip(os.fspath(lib_dir))}; "
+            "give the directory that holds it as runtime_lib_dir"
+        )
+    try:
+        exported = export_names(path)
+        missing = [name for name in pin.exports if name not in exported]
+        if missing:
+            raise RuntimeUnavailableError(
+                f"{clip(os.fspath(path))} is no {pin.runtime} runtime: it does not export {', '.join(missing)}"
+            )
+        files = (path, library) if has_library else (path,)
+        meter.begin("verify", sum(file.stat().st_size for file in files))
+        sha256 = cache.digest_of(path, meter.advance)
+        lib_sha256 = cache.digest_of(library, meter.advance) if has_library else None
+    except MalformedModuleError as exc:
+        raise RuntimeUnavailableError(f"{clip(os.fspath(path))} is no WebAssembly module: {exc}") from exc
+    except OSError as exc:
+        raise RuntimeUnavailableError(
+            f"the {pin.runtime} runtime at {clip(os.fspath(path))} is unreadable: {exc}"
+        ) from exc
+    meter.finish()
+    return Own(path, lib_dir, sha256, lib_sha256)
+
+
+def _locate(directory: Path, file: PinnedFile) -> Path | None:
+    """Find a file in a directory, or in an unpacked wheel of which the directory is the top."""
+    return next((path for path in (directory / file.name, directory / file.member) if path.is_file()), None)
