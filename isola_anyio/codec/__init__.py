@@ -1,0 +1,26 @@
+"""Turn a value into the bytes that cross the boundary, and hostile bytes back into a value.
+
+Pure: no anyio, no wasmtime, no state. The wire form is JSON text, or, when JSON cannot say it, a frame of JSON texts
+and binary segments; ``docs/values.md`` has both, with the reasons. The guests carry their own copies of the algorithm
+(``guests/python/sandbox/_codec.py``, ``guests/js/codec.js``), because guest files never import host files; the tests
+in ``tests/codec`` hold the three to one model and to the same error texts.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_TEXT_BYTES",
+    "CodecError",
+    "Dialect",
+    "EncodeError",
+    "EncodeTypeError",
+    "TooLarge",
+    "decode",
+    "encode",
+]
+
+from isola_anyio.codec.decoding import MAX_TEXT_BYTES, decode
+from isola_anyio.codec.encoding import Dialect, encode
+from isola_anyio.codec.errors import CodecError, EncodeError, EncodeTypeError, TooLarge
+from isola_anyio.codec.jsontext import MAX_DEPTH

@@ -1,0 +1,163 @@
+"""Name a typed buffer's elements so that 32-bit guests and 64-bit hosts agree, and make a ``memoryview`` of a name.
+
+A wire name is a kind and a size in bytes: ``i4``, ``u1``, ``f8``, ``b1`` (bool), ``c16`` (complex). Elements are
+little-endian and in row-major order, whatever the strides and the byte order were.
+"""
+
+from __future__ import annotations
+
+__all__ = ["TypedBuffer", "Unsupported", "describe", "view"]
+
+import math
+import struct
+import sys
+from typing import Any, Final, NamedTuple
+
+_KINDS: Final = {
+    **dict.fromkeys("bhilqn", "i"),
+    **dict.fromkeys("BHILQN", "u"),
+    **dict.fromkeys("efd", "f"),
+    "c": "u",
+    "?": "b",
+    "Zf": "c",
+    "Zd": "c",
+}
+_SIZES: Final = {
+    **{f"{kind}{size}": size for kind in "iu" for size in (1, 2, 4, 8)},
+    **{f"f{size}": size for size in (2, 4, 8)},
+    "b1": 1,
+    "c8": 8,
+    "c16": 16,
+}
+# numpy calls its 64-bit ints "long" where a long has 64 bits; so that a dtype comes back under its own name, so do we.
+_LONG: Final = "l" if struct.calcsize("l") == 8 else "q"
+_LETTERS: Final = {
+    **{"i1": "b", "i2": "h", "i4": "i", "i8": _LONG, "u1": "B", "u2": "H", "u4": "I", "u8": _LONG.upper()},
+    **{"f2": "e", "f4": "f", "f8": "d", "b1": "?"},
+}
+_REMEDIES: Final = {
+    "O": "convert it with .tolist()",
+    "M": "convert it with .astype('int64')",
+    "m": "convert it with .astype('int64')",
+    "g": "convert it with .astype('float64')",
+    "Zg": "convert it with .astype('complex128')",
+    "u": "convert it to a str",
+    "w": "convert it to a str or, with .tolist(), to a list",
+    "s": "convert it with .tolist()",
+    "T": "send its fields one by one",
+}
+_MAX_DIMS: Final = 64
+"""What the buffer protocol allows."""
+
+
+class Unsupported(Exception):
+    """The reason why a buffer cannot cross."""  # noqa: D404 - it is one
+
+
+class TypedBuffer(NamedTuple):
+    """A buffer's bytes, contiguous and little-endian, and what they are."""
+
+    name: str
+    shape: tuple[int, ...]
+    data: Any  # anything that bytes.join takes
+
+    @property
+    def spec(self) -> str:
+        """The name and the shape, as in ``f8:2,3``."""
+        return f"{self.name}:{','.join(map(str, self.shape))}"
+
+
+def describe(value: Any) -> TypedBuffer | None:
+    """Return ``value``'s buffer without copying it unless it has to be rearranged; ``None`` if it exports none.
+
+    Raises:
+        Unsupported: its elements are of a type that cannot cross.
+    """
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic):
+        raise Unsupported("convert it with .item()")  # noqa: EM101
+    try:
+        source = memoryview(value)
+    except TypeError:
+        return None
+    except (ValueError, BufferError) as exc:
+        letter = str(getattr(getattr(value, "dtype", None), "kind", ""))
+        raise Unsupported(_REMEDIES.get(letter, str(exc))) from exc
+    try:
+        return _describe(source)
+    except ValueError as exc:  # a released memoryview
+        raise Unsupported(str(exc)) from exc
+
+
+def _describe(source: memoryview) -> TypedBuffer:
+    form = source.format
+    order, letters = (form[0], form[1:]) if form[:1] in set("@=<>!^|") else ("@", form)
+    kind = _KINDS.get(letters)
+    name = f"{kind}{source.itemsize}"
+    if kind is None or name not in _SIZES:
+        letter = letters.lstrip("0123456789").partition("{")[0]
+        raise Unsupported(_REMEDIES.get(letter, f"elements of format {form!r} have no counterpart"))
+    shape = tuple(source.shape)
+    data: Any = source
+    if not source.c_contiguous:
+        numpy = sys.modules.get("numpy")  # 20 times as fast as memoryview.tobytes at gathering strides
+        data = source.tobytes() if numpy is None else numpy.ascontiguousarray(source)
+    foreign = order in ">!" if sys.byteorder == "little" else order in "@=>!^|"
+    part = source.itemsize // 2 if kind == "c" else source.itemsize
+    return TypedBuffer(name, shape, _swapped(bytes(data), part) if foreign and part > 1 else data)
+
+
+def _swapped(data: bytes, size: int) -> bytearray:
+    out = bytearray(len(data))
+    for at in range(size):
+        out[at::size] = data[size - 1 - at :: size]
+    return out
+
+
+def view(data: memoryview, spec: str) -> memoryview:
+    """Return ``data``, some bytes, as the typed buffer that the untrusted ``spec`` names, without copying.
+
+    Raises:
+        Unsupported: ``spec`` names nothing known, or its size is not that of ``data``.
+    """
+    name, _, dims = spec.partition(":")
+    size = _SIZES.get(name)
+    shape = _shape(dims)
+    if size is None or shape is None or math.prod(shape) * size != len(data):
+        raise Unsupported(f"a buffer of {len(data)} bytes cannot be {spec[:80]!r}")
+    if sys.byteorder != "little" and size > 1:
+        data = memoryview(_swapped(bytes(data), size // 2 if name[0] == "c" else size)).toreadonly()
+    letter = _LETTERS.get(name)
+    if letter is not None and (letter != "e" or sys.version_info >= (3, 12)):
+        if 0 not in shape:
+            return data.cast("B").cast(letter, shape) if shape != (len(data),) or letter != "B" else data
+        if len(shape) == 1:
+            return data.cast(letter)
+        if 0 not in shape[1:]:  # memoryview knows no zeros in a shape, but can be cut down to one
+            return memoryview(bytes(math.prod(shape[1:]) * size)).cast(letter, (1, *shape[1:]))[:0]
+    return _view_by_numpy(data, name, shape)
+
+
+def _view_by_numpy(data: memoryview, name: str, shape: tuple[int, ...]) -> memoryview:
+    """Make what ``memoryview.cast`` cannot: complex numbers, half floats (before 3.12), and zeros inside a shape.
+
+    Without numpy, complex numbers arrive as pairs of floats, half floats as their bits, and an empty buffer flat.
+    """
+    try:
+        import numpy as np  # noqa: PLC0415 - not a dependency, and needed by almost nobody
+    except ImportError:
+        if name[0] == "c":
+            return view(data, f"f{_SIZES[name] // 2}:{','.join(map(str, (*shape, 2)))}")
+        if 0 in shape and shape != (0,):
+            return view(data, f"{name}:0")
+        return view(data, f"u2:{','.join(map(str, shape))}")
+    return memoryview(np.frombuffer(data, np.dtype(f"={name}")).reshape(shape))
+
+
+def _shape(dims: str) -> tuple[int, ...] | None:
+    if not dims:
+        return ()
+    parts = dims.split(",", _MAX_DIMS)
+    if len(parts) > _MAX_DIMS or not all(part.isascii() and part.isdigit() and len(part) < 16 for part in parts):
+        return None
+    return tuple(map(int, parts))

@@ -1,0 +1,283 @@
+"""Turn a value into bytes: as plain JSON if it can be, else as a frame.
+
+The plain path is ``json``'s own encoder and a few searches in its text (see `jsontext`). Whatever that path trips
+over, an error of the encoder's or a suspicious text, is settled by one walk over the value, which copies it with
+*escapes* for what JSON cannot say and knows, for an error, where it is.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Dialect", "encode"]
+
+from collections.abc import Iterator
+from typing import Any, Final, Literal, TypeAlias
+
+from isola_anyio.codec import buffers
+from isola_anyio.codec.errors import EncodeError, EncodeTypeError, Step, TooLarge, format_path, remedy, type_name
+from isola_anyio.codec.frame import LONG_KEYS, pack
+from isola_anyio.codec.jsontext import (
+    MAX_DEPTH,
+    MAX_SAFE_INT,
+    dumps,
+    dumps_ascii,
+    dumps_finite,
+    has_coerced_key,
+    has_huge_int,
+    has_only_str_keys,
+    has_surrogate_pair,
+    has_unsafe_int,
+    is_too_deep,
+)
+
+Dialect: TypeAlias = Literal["python", "js"]
+"""Who will decode: Python reads NaN and any int from JSON text, JavaScript neither."""
+
+KEY: Final = "$"
+"""The reserved key, unless the value has keys that start with it."""
+
+MAX_INT_BITS: Final = 2125
+"""Ints up to here have no more than 640 digits, the least that ``sys.set_int_max_str_digits`` can be set to."""
+
+INLINE_HEX_BITS: Final = 4 * 8192
+"""Longer ints are segments; the bound only keeps texts small."""
+
+
+def encode(value: Any, *, max_bytes: int | None = None, root: str = "$", dialect: Dialect = "python") -> bytes:
+    """Return ``value`` as the bytes that ``dialect``'s guest, or `decode`, reads back exactly.
+
+    Args:
+        value: a value of ``JsonValue``; nothing of it is kept.
+        max_bytes: how long the result may be.
+        root: what ``value`` is called in error paths.
+        dialect: the guest that will decode it.
+
+    Raises:
+        EncodeTypeError: something in it has a type that cannot cross.
+        EncodeError: a list or dict contains itself, or nests deeper than 500.
+        TooLarge: the result would be longer than ``max_bytes``.
+    """
+    js = dialect == "js"
+    try:
+        text = dumps_finite(value) if js else dumps(value)
+        raw = text.encode()
+    except UnicodeEncodeError:
+        raw = _encode_surrogates(value, root, js=js)
+    except (TypeError, ValueError, RecursionError):
+        raw = _encode_escaped(value, root, js=js)
+    else:
+        if (
+            is_too_deep(text, MAX_DEPTH)
+            or (has_coerced_key(text) and not has_only_str_keys(value))
+            or (has_unsafe_int(text, raw) if js else has_huge_int(text))
+        ):
+            raw = _encode_escaped(value, root, js=js)
+    if max_bytes is not None and len(raw) > max_bytes:
+        raise TooLarge(root, len(raw), max_bytes)
+    return raw
+
+
+def _encode_surrogates(value: Any, root: str, *, js: bool) -> bytes:
+    """Encode a value some of whose strings hold surrogates; two in the right order would read back as one character.
+
+    In JavaScript they *are* one character.
+    """
+    text = dumps(value)
+    if not js and has_surrogate_pair(text):
+        return _encode_escaped(value, root, js=js)
+    text = dumps_ascii(value)
+    raw = text.encode("ascii")
+    if (
+        is_too_deep(text, MAX_DEPTH)
+        or (has_coerced_key(text) and not has_only_str_keys(value))
+        or (has_unsafe_int(text, raw) if js else has_huge_int(text))
+    ):
+        return _encode_escaped(value, root, js=js)
+    return raw
+
+
+def _encode_escaped(value: Any, root: str, *, js: bool) -> bytes:
+    key = KEY
+    while True:
+        rewriter = _Rewriter(key, root, js=js)
+        try:
+            copy = rewriter.rewrite(value)
+        except _KeyTaken:
+            key = _free_key(value)
+            continue
+        break
+    try:
+        text = dumps_ascii(copy).encode("ascii")
+    except RecursionError:
+        raise EncodeError(root, "nested deeper than the rest of this thread's stack allows") from None
+    if not rewriter.escapes:
+        return text
+    return b"".join(pack(key, rewriter.flags, text, rewriter.segments))
+
+
+class _KeyTaken(Exception):  # noqa: N818 - a signal
+    """A dict of the user's has a key that starts with the reserved one."""
+
+
+def _free_key(value: Any) -> str:
+    """Return a reserved key that no key in ``value`` starts with."""
+    taken: set[str] = set()
+    seen: set[int] = set()
+    left: list[Any] = [value]
+    while left:
+        found = left.pop()
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        if isinstance(found, dict):
+            taken.update(key[1:].partition(KEY)[0] for key in found if isinstance(key, str) and key.startswith(KEY))
+            left.extend(found.values())
+        elif isinstance(found, (list, tuple)):
+            left.extend(found)
+    number = 0
+    while str(number) in taken:
+        number += 1
+    return f"{KEY}{number}{KEY}"
+
+
+class _Open:
+    """A list or dict that is being copied."""
+
+    __slots__ = ("copy", "items", "source", "step")
+
+    def __init__(self, source: Any, items: Iterator[tuple[Step, Any]], copy: Any) -> None:
+        self.source = source
+        self.items = items
+        self.copy = copy
+        self.step: Step = 0
+
+
+class _Rewriter:
+    """Copies a value with escapes in it; iterative, so that it works where the stack is nearly used up."""
+
+    def __init__(self, key: str, root: str, *, js: bool) -> None:
+        self.key = key
+        self.root = root
+        self.js = js
+        self.flags = 0
+        self.escapes = 0
+        self.segments: list[Any] = []
+        self._open: list[_Open] = []
+
+    def rewrite(self, value: Any) -> Any:
+        out: list[Any] = []
+        # The outermost frame holds the value itself and is no part of any path.
+        stack = self._open = [_Open(None, iter([(0, value)]), out)]
+        open_ids: set[int] = set()
+        while stack:
+            top = stack[-1]
+            copy = top.copy
+            for step, item in top.items:
+                top.step = step
+                new: Any
+                if isinstance(item, str):
+                    new = item if self.js else self._str(item)
+                elif isinstance(item, (dict, list, tuple)):
+                    if id(item) in open_ids:
+                        raise self._error("the value contains itself; break the cycle")
+                    if len(stack) > MAX_DEPTH:
+                        raise self._error(f"nested deeper than {MAX_DEPTH} levels; flatten it")
+                    open_ids.add(id(item))
+                    new = {} if isinstance(item, dict) else []
+                    stack.append(_Open(item, self._items(item), new))
+                else:
+                    new = self._scalar(item)
+                if type(copy) is list:
+                    copy.append(new)
+                else:
+                    copy[step] = new
+                if stack[-1] is not top:
+                    break
+            else:
+                stack.pop()
+                open_ids.discard(id(top.source))
+        return out[0]
+
+    def _items(self, source: Any) -> Iterator[tuple[Step, Any]]:
+        if not isinstance(source, dict):
+            return enumerate(source)
+        return self._dict_items(source)
+
+    def _dict_items(self, source: dict[Any, Any]) -> Iterator[tuple[Step, Any]]:
+        for key, item in source.items():
+            if not isinstance(key, str):
+                self._open.pop()  # the dict is at fault, not what is in it
+                raise self._error(
+                    f"the key {_shown(key)} is of type {type_name(key)}; keys must be str", EncodeTypeError
+                )
+            if key.startswith(self.key):
+                raise _KeyTaken
+            if not self.js and has_surrogate_pair(key):
+                self.flags |= LONG_KEYS
+                self.escapes += 1
+                yield self.key + self._segment("s", key.encode("utf-8", "surrogatepass")), item
+            else:
+                yield key, item
+
+    def _str(self, item: str) -> Any:
+        if has_surrogate_pair(item):
+            return self._escape(self._segment("s", item.encode("utf-8", "surrogatepass")))
+        return item
+
+    def _scalar(self, item: Any) -> Any:
+        if item is None or isinstance(item, bool):
+            return item
+        if isinstance(item, int):
+            if not self.js:
+                return item if item.bit_length() <= MAX_INT_BITS else self._escape(self._big_int(item))
+            return item if -MAX_SAFE_INT <= item <= MAX_SAFE_INT else self._escape(self._big_int(item))
+        if isinstance(item, float):
+            return self._escape(f"f{float.__repr__(item)}") if self.js and item - item != 0 else item
+        if isinstance(item, (bytes, bytearray)):
+            return self._escape(self._segment("b", item))
+        return self._buffer(item)
+
+    def _big_int(self, item: int) -> str:
+        number = int.__index__(item)
+        if number.bit_length() <= INLINE_HEX_BITS:
+            return f"i{number:x}"
+        size = (number.bit_length() + 7) // 8
+        return self._segment("J" if number < 0 else "I", abs(number).to_bytes(size, "little"))
+
+    def _buffer(self, item: Any) -> Any:
+        try:
+            found = buffers.describe(item)
+        except buffers.Unsupported as exc:
+            raise self._error(f"{_buffer_name(item)} is not a value that can cross; {exc}", EncodeTypeError) from None
+        if found is None:
+            raise self._error(f"{type_name(item)} is not a value that can cross; {remedy(item)}", EncodeTypeError)
+        if isinstance(item, memoryview) and found.name == "u1" and len(found.shape) == 1:
+            return self._escape(self._segment("b", found.data))
+        if self.js and found.name[0] == "c":
+            raise self._error(
+                f"{_buffer_name(item)} is not a value that can cross to JavaScript; send .real and .imag",
+                EncodeTypeError,
+            )
+        return self._escape(f"{self._segment('t', found.data)}:{found.spec}")
+
+    def _segment(self, code: str, data: Any) -> str:
+        self.segments.append(data)
+        return f"{code}{len(self.segments) - 1}"
+
+    def _escape(self, payload: str) -> dict[str, str]:
+        self.escapes += 1
+        return {self.key: payload}
+
+    def _error(self, reason: str, kind: type[EncodeError] = EncodeError) -> EncodeError:
+        return kind(format_path(self.root, [level.step for level in self._open[1:]]), reason)
+
+
+def _shown(key: object) -> str:
+    try:
+        return repr(key)[:40]
+    except Exception:  # noqa: BLE001 - a stranger's __repr__
+        return "?"
+
+
+def _buffer_name(item: Any) -> str:
+    dtype = getattr(item, "dtype", None)
+    return type_name(item) if dtype is None or not hasattr(item, "__len__") else f"{type_name(item)} of {dtype}"

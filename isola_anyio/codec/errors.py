@@ -1,0 +1,139 @@
+"""What is wrong with a value, where in it, and what to do about it."""
+
+from __future__ import annotations
+
+__all__ = ["CodecError", "EncodeError", "EncodeTypeError", "Step", "TooLarge", "format_path", "remedy", "type_name"]
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Final, Literal, TypeAlias
+
+Step: TypeAlias = str | int
+"""One step of a path: a dict's key or a list's index."""
+
+_PLAIN_KEY: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*", re.ASCII)
+_KEY_CHARS: Final = 40
+"""How much of a key a path quotes; a guess that keeps a path readable."""
+_PATH_ENDS: Final = 16
+"""A path of more than twice as many steps loses its middle."""
+
+_REMEDIES: Final[dict[str, str]] = {
+    "set": "convert it to a list",
+    "frozenset": "convert it to a list",
+    "range": "convert it to a list",
+    "generator": "convert it to a list",
+    "map": "convert it to a list",
+    "filter": "convert it to a list",
+    "zip": "convert it to a list",
+    "dict_keys": "convert it to a list",
+    "dict_values": "convert it to a list",
+    "dict_items": "convert it to a list",
+    "collections.deque": "convert it to a list",
+    "mappingproxy": "convert it to a dict",
+    "collections.UserDict": "convert it to a dict",
+    "complex": "convert it to a list of two floats",
+    "decimal.Decimal": "convert it to a str or a float",
+    "fractions.Fraction": "convert it to a str or a float",
+    "uuid.UUID": "convert it to a str",
+    "pathlib.PosixPath": "convert it to a str",
+    "pathlib.PurePosixPath": "convert it to a str",
+    "pathlib.WindowsPath": "convert it to a str",
+    "datetime.datetime": "convert it with .isoformat()",
+    "datetime.date": "convert it with .isoformat()",
+    "datetime.time": "convert it with .isoformat()",
+    "datetime.timedelta": "convert it with .total_seconds()",
+    "coroutine": "await it first",
+    "async_generator": "collect it into a list first",
+    "function": "send what it returns",
+    "builtin_function_or_method": "send what it returns",
+    "method": "send what it returns",
+}
+
+
+class CodecError(ValueError):
+    """Bytes that are not a well-formed value, or (see the subclasses) a value that cannot cross.
+
+    Attributes:
+        path: where in the value it was, such as ``"$.rows[3].id"``.
+        reason: what was wrong and, for a value, what would be right.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class EncodeError(CodecError):
+    """A value that cannot cross: a cycle, too deep a nesting, or (`EncodeTypeError`) a wrong type.
+
+    Attributes:
+        kind: ``"type"`` or ``"value"``: which of ``TypeError`` and ``ValueError`` a Python program would expect.
+    """
+
+    kind: Literal["type", "value"] = "value"
+
+
+class EncodeTypeError(EncodeError, TypeError):
+    """A value, or a dict's key, of a type that cannot cross."""
+
+    kind: Literal["type", "value"] = "type"
+
+
+class TooLarge(EncodeError):  # noqa: N818 - the limit is not a fault of the value's
+    """The encoded value is larger than ``max_bytes``.
+
+    Attributes:
+        size: how large it is, in bytes.
+        limit: how large it may be, in bytes.
+    """
+
+    def __init__(self, path: str, size: int, limit: int) -> None:
+        super().__init__(path, f"the value takes {size} bytes, over the limit of {limit}")
+        self.args = (path, size, limit)  # what pickling and copying call the class with
+        self.size = size
+        self.limit = limit
+
+
+def format_path(root: str, steps: Sequence[Step]) -> str:
+    """Return ``root`` and the steps from it, as in ``$.rows[3]["a key"]``."""
+    if len(steps) > 2 * _PATH_ENDS:
+        ends = [*map(_format_step, steps[:_PATH_ENDS]), "...", *map(_format_step, steps[-_PATH_ENDS:])]
+        return root + "".join(ends)
+    return root + "".join(map(_format_step, steps))
+
+
+def _format_step(step: Step) -> str:
+    if isinstance(step, int):
+        return f"[{step}]"
+    if len(step) <= _KEY_CHARS:
+        return f".{step}" if _PLAIN_KEY.fullmatch(step) else f"[{json.dumps(step)}]"
+    return f'[{json.dumps(step[:_KEY_CHARS])[:-1]}..."]'
+
+
+def type_name(value: object) -> str:
+    """Return the type's name as a user would write it: ``set``, ``datetime.date``, ``numpy.int64``."""
+    kind = type(value)
+    return (
+        kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def remedy(value: object) -> str:
+    """Return what the user can do instead of sending ``value``."""
+    known = _REMEDIES.get(type_name(value))
+    if known is not None:
+        return known
+    if isinstance(value, type):
+        return "send its name"
+    if hasattr(type(value), "__dataclass_fields__"):
+        return "convert it with dataclasses.asdict()"
+    if hasattr(type(value), "_value2member_map_"):  # an enum whose members are not int or str
+        return "send its .value"
+    if hasattr(type(value), "__next__"):
+        return "convert it to a list"
+    return "convert it to a dict, a list or a str"
