@@ -153,6 +153,8 @@ async def _find_pinned(pin: Pin, cache: Cache, on_progress: OnProgress | None) -
 
 
 def _find_cached(pin: Pin, cache: Cache, meter: Meter) -> tuple[Path, Path] | None:
+    if not all(cache.path("runtimes", f"{pin.key}/{file.name}").exists() for file in pin.files):
+        return None
     meter.begin("verify", pin.unpacked_bytes)
     paths = [
         cache.lookup("runtimes", f"{pin.key}/{file.name}", sha256=file.sha256, on_bytes=meter.advance)
