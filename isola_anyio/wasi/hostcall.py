@@ -1,0 +1,58 @@
+"""Turn what a host function raises into the number its guest gets."""
+
+from __future__ import annotations
+
+__all__ = ["CallTarget", "hostcall"]
+
+from functools import wraps
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+
+from isola_anyio.wasi.errno import Errno, WasiError, errno_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from isola_anyio.wasi.descriptors import Table
+    from isola_anyio.wasi.filesystem import FileSystem
+    from isola_anyio.wasi.limits import FileLimits
+    from isola_anyio.wasi.memory import GuestMemory
+
+P = ParamSpec("P")
+
+
+class CallTarget(Protocol):
+    """What every group of functions has at hand."""
+
+    memory: GuestMemory
+    files: FileSystem
+    limits: FileLimits
+    table: Table
+    fault: Exception | None
+
+
+S = TypeVar("S", bound=CallTarget)
+
+
+def hostcall(function: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, P], int]:
+    """Make a method answer with an error number.
+
+    A ``BaseException`` that is no ``Exception`` passes: it is an interruption. Any other exception that is not an
+    answer is kept in ``fault``, and the guest is told no more than ``IO``.
+    """
+
+    @wraps(function)
+    def call(self: S, *args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            function(self, *args, **kwargs)
+        except WasiError as exc:
+            return exc.errno.value
+        except OSError as exc:
+            return errno_of(exc).value
+        except MemoryError:
+            return Errno.NOMEM.value
+        except Exception as exc:  # noqa: BLE001 - nothing may escape into the guest's caller
+            self.fault = exc
+            return Errno.IO.value
+        return 0
+
+    return call

@@ -1,0 +1,117 @@
+"""Show one host file, read-only, through one shared host descriptor.
+
+Opening it costs the host nothing: every guest descriptor keeps its own offset over the same host one. Guests import
+from their library archive this way, hundreds of times each.
+"""
+
+from __future__ import annotations
+
+__all__ = ["FileVolume", "SharedFileVolume"]
+
+import os
+import stat as host_stat
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from isola_anyio.wasi.abi import FileType, Stat
+from isola_anyio.wasi.descriptors import Descriptor, SeekableFile
+from isola_anyio.wasi.errno import Errno, WasiError
+from isola_anyio.wasi.hostio import READ_FLAGS, SharedFd, preadv
+from isola_anyio.wasi.volume import At, Crossing, How, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from isola_anyio.wasi.limits import FileUsage
+    from isola_anyio.wasi.paths import Names
+
+
+class FileVolume(Volume):
+    """A volume that is one regular file: its root is the file, and there is nothing below."""
+
+    @abstractmethod
+    def _open(self, how: How, usage: FileUsage) -> Descriptor:
+        """Open the file, after the checks every file needs."""
+
+    @abstractmethod
+    def _stat(self) -> Stat:
+        """Tell about the file."""
+
+    def canonical(self, at: At, follow: bool, covered: AbstractSet[Names], prefix: Names) -> Names:  # noqa: ARG002
+        if at.names and (*prefix, *at.names) in covered:
+            raise Crossing((*prefix, *at.names), ())
+        return at.names
+
+    def _only_root(self, at: At) -> None:
+        if at.names or at.slash:
+            raise WasiError(Errno.NOTDIR)
+
+    def open(self, at: At, how: How, usage: FileUsage) -> Descriptor:
+        self._only_root(at)
+        if how.create and how.exclusive:
+            raise WasiError(Errno.EXIST)
+        if how.directory:
+            raise WasiError(Errno.NOTDIR)
+        how.check_file()
+        return self._open(how, usage)
+
+    def stat(self, at: At, follow: bool) -> Stat:  # noqa: ARG002 - never a link
+        self._only_root(at)
+        return self._stat()
+
+    def stat_dir(self, start: Any) -> Stat:  # noqa: ARG002
+        return self._stat()
+
+    def list(self, start: Any, limit: int) -> list[tuple[bytes, int, FileType]]:  # noqa: ARG002
+        raise WasiError(Errno.NOTDIR)
+
+    def readlink(self, at: At) -> bytes:
+        self._only_root(at)
+        raise WasiError(Errno.INVAL)
+
+
+class SharedFileVolume(FileVolume):
+    """A read-only regular file of the host."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open ``path``; ``OSError`` as from ``open``, ``IsADirectoryError`` if it is not a regular file."""
+        fd = os.open(path, READ_FLAGS)
+        st = os.fstat(fd)
+        if not host_stat.S_ISREG(st.st_mode):
+            os.close(fd)
+            raise IsADirectoryError(f"{os.fspath(path)!r} is not a regular file")
+        self._fd = SharedFd(fd)
+
+    def _open(self, how: How, usage: FileUsage) -> SharedFile:  # noqa: ARG002
+        return SharedFile(self._fd.retain())
+
+    def _stat(self) -> Stat:
+        return Stat.of_host(os.fstat(self._fd.fd))
+
+    def close(self) -> None:
+        self._fd.release()
+
+
+class SharedFile(SeekableFile):
+    """A read-only descriptor over a host descriptor it shares."""
+
+    __slots__ = ("shared",)
+
+    def __init__(self, shared: SharedFd) -> None:
+        super().__init__(0)
+        self.shared = shared
+
+    def stat(self) -> Stat:
+        return Stat.of_host(os.fstat(self.shared.fd))
+
+    def _read_at(self, views: Sequence[memoryview], offset: int) -> int:
+        return preadv(self.shared.fd, views, offset)
+
+    def fork(self, volumes: Callable[[Volume], Volume]) -> SharedFile:  # noqa: ARG002
+        twin = SharedFile(self.shared.retain())
+        twin._like(self)
+        return twin
+
+    def close(self) -> None:
+        self.shared.release()

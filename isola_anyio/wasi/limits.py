@@ -1,0 +1,84 @@
+"""Bound what a guest's files may cost the host."""
+
+from __future__ import annotations
+
+__all__ = ["FileLimits", "FileUsage"]
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from isola_anyio.wasi.errno import Errno, WasiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _always(_delta_bytes: int) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class FileLimits:
+    """Budgets of one sandbox's files. The defaults are guesses, roomy for data work and small for a server.
+
+    Attributes:
+        max_open_files: descriptors besides standard input and output (``MFILE`` past it).
+        max_entries: files, directories and links in each in-memory tree (``NOSPC``).
+        max_memory_bytes: bytes held by in-memory files, with a small fixed cost for each (``NOSPC``).
+        max_written_bytes: bytes written to host files, counting growth by truncation (``DQUOT``); ``None``: no limit.
+        max_listing: entries of one host directory that are listed (``OVERFLOW``).
+        max_iovecs: entries of one scatter or gather list (``INVAL``); the value Linux has.
+        max_transfer_bytes: bytes one call moves; a longer one comes back short.
+        max_path_bytes: length of a path (``NAMETOOLONG``).
+        max_name_bytes: length of one component (``NAMETOOLONG``).
+        max_symlinks: links followed while one path is resolved (``LOOP``).
+        max_subscriptions: entries of one ``poll_oneoff`` (``INVAL``).
+        charge: asked with a number of bytes before in-memory files grow (``False`` refuses) and told, with a negative
+            number, when they shrink; ties the files to a budget that counts more than files.
+    """
+
+    max_open_files: int = 256
+    max_entries: int = 65_536
+    max_memory_bytes: int = 256 << 20
+    max_written_bytes: int | None = 4 << 30
+    max_listing: int = 262_144
+    max_iovecs: int = 1024
+    max_transfer_bytes: int = 256 << 20
+    max_path_bytes: int = 4096
+    max_name_bytes: int = 255
+    max_symlinks: int = 40
+    max_subscriptions: int = 1024
+    charge: Callable[[int], bool] = field(default=_always, repr=False, compare=False)
+
+
+class FileUsage:
+    """What one sandbox's files cost at this moment.
+
+    Attributes:
+        limits: the budgets.
+        memory_bytes: bytes charged for in-memory files.
+        written_bytes: bytes written to host files so far.
+    """
+
+    __slots__ = ("limits", "memory_bytes", "written_bytes")
+
+    def __init__(self, limits: FileLimits) -> None:
+        self.limits = limits
+        self.memory_bytes = 0
+        self.written_bytes = 0
+
+    def hold(self, delta_bytes: int) -> None:
+        """Account for in-memory bytes taken (or, negative, given back); raise ``NOSPC`` when there is no room."""
+        limits = self.limits
+        if delta_bytes > 0 and self.memory_bytes + delta_bytes > limits.max_memory_bytes:
+            raise WasiError(Errno.NOSPC)
+        if not limits.charge(delta_bytes) and delta_bytes > 0:
+            raise WasiError(Errno.NOSPC)
+        self.memory_bytes += delta_bytes
+
+    def write(self, n: int) -> None:
+        """Account for ``n`` bytes about to reach a host file; raise ``DQUOT`` past the budget."""
+        limit = self.limits.max_written_bytes
+        if limit is not None and self.written_bytes + n > limit:
+            raise WasiError(Errno.DQUOT)
+        self.written_bytes += n

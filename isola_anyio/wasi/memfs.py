@@ -1,0 +1,562 @@
+"""Keep a tree of files in memory, and fork it in no time.
+
+``freeze`` makes an immutable picture of the tree and remembers it until something changes; ``fork`` starts a new tree
+from that picture and thaws a directory only when it is first looked into.
+
+One lock covers a tree, because a memory mount may be shared by sandboxes on several threads and read by the host.
+"""
+
+from __future__ import annotations
+
+__all__ = ["NODE_COST_BYTES", "Found", "MemoryFile", "MemoryVolume"]
+
+import threading
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from isola_anyio.wasi.abi import FileType, Stat
+from isola_anyio.wasi.content import Content
+from isola_anyio.wasi.descriptors import SeekableFile
+from isola_anyio.wasi.errno import Errno, WasiError
+from isola_anyio.wasi.tree import Dir, File, Frozen, FrozenDir, FrozenFile, FrozenLink, Link, Node, Times
+from isola_anyio.wasi.volume import At, Crossing, How, Permissions, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from isola_anyio.wasi.limits import FileUsage
+    from isola_anyio.wasi.paths import Names
+
+NODE_COST_BYTES: Final = 512
+"""Charged for each file, directory or link besides its bytes and its name: the objects that make it, rounded up."""
+
+_ROOT_INO: Final = 1
+_NONE_COVERED: Final[frozenset[tuple[bytes, ...]]] = frozenset()
+
+
+class Found(NamedTuple):
+    """Where a path led: ``node`` is ``None`` when only the last component is missing; ``parent`` is for a start."""
+
+    parent: Dir | None
+    name: bytes
+    node: Node | None
+    names: Names
+
+    @property
+    def holder(self) -> Dir:
+        """The directory that has, or would have, the entry."""
+        if self.parent is None:
+            raise WasiError(Errno.BUSY)
+        return self.parent
+
+    def existing(self) -> Node:
+        """Return the node, or raise ``NOENT``."""
+        if self.node is None:
+            raise WasiError(Errno.NOENT)
+        return self.node
+
+
+class MemoryVolume(Volume):
+    """A read-write tree in memory.
+
+    Attributes:
+        lock: held around every look at the tree and every change of it.
+        usage: charged for what the tree holds beyond what it shares.
+    """
+
+    def __init__(self, usage: FileUsage, dev: int, frozen: FrozenDir | None = None, next_ino: int = 2) -> None:
+        self.lock = threading.RLock()
+        self.usage = usage
+        self.dev = dev
+        self._next_ino = next_ino
+        self._count = 0
+        self._thawed: dict[tuple[int, int], File | Link] = {}
+        self._frozen = frozen
+        now = self.now_ns() if frozen is None else 0
+        times = Times(now, now, now) if frozen is None else frozen.times
+        self.root = Dir(dev, _ROOT_INO, times, None, frozen)
+
+    # Frozen and live
+
+    def now_ns(self) -> int:
+        """Return the time for stamps."""
+        return time.time_ns()
+
+    def changed(self) -> None:
+        """Forget the picture; called after every change."""
+        self._frozen = None
+
+    def fork(self, usage: FileUsage) -> MemoryVolume:
+        """Return a tree that starts as this one is and goes its own way."""
+        with self.lock:
+            child = self._new(usage, self.freeze())
+            child._count = self._count
+            return child
+
+    def _new(self, usage: FileUsage, frozen: FrozenDir) -> MemoryVolume:
+        return type(self)(usage, self.dev, frozen, self._next_ino)
+
+    def freeze(self) -> FrozenDir:
+        """Return the tree as it is now, never to change; the same object while nothing changes."""
+        with self.lock:
+            if self._frozen is None:
+                self._frozen = self._freeze()
+            return self._frozen
+
+    def _freeze(self) -> FrozenDir:
+        # Not recursive: a guest may nest directories deeper than Python's stack.
+        order: list[Dir] = [self.root]
+        for at in order:
+            if at.pending is None:
+                order.extend(node for node in at.entries.values() if isinstance(node, Dir))
+        done: dict[int, Frozen] = {}
+        files: dict[int, FrozenFile] = {}  # by identity
+        for at in reversed(order):
+            if at.pending is not None:
+                done[id(at)] = at.pending
+                continue
+            entries: dict[bytes, Frozen | None] = {}
+            for name, node in at.entries.items():
+                if isinstance(node, File):
+                    entries[name] = files.get(id(node)) or files.setdefault(id(node), node.freeze())
+                elif isinstance(node, Link):
+                    entries[name] = FrozenLink(node.dev, node.ino, node.nlink, node.times, node.target)
+                else:
+                    entries[name] = None if node is None else done[id(node)]
+            done[id(at)] = FrozenDir(at.dev, at.ino, at.nlink, at.times, entries, at.lower)
+        top = done[id(self.root)]
+        assert isinstance(top, FrozenDir)
+        return top
+
+    def thaw_file(self, frozen: FrozenFile) -> File:
+        """Return the live file for a frozen one, the same however it is reached."""
+        node = self._thawed.get((frozen.dev, frozen.ino))
+        if not isinstance(node, File):
+            node = File(frozen.dev, frozen.ino, frozen.times, Content(self.usage, frozen.content), frozen.nlink)
+            self._thawed[frozen.dev, frozen.ino] = node
+        return node
+
+    def _thaw(self, frozen: Frozen, parent: Dir) -> Node:
+        if isinstance(frozen, FrozenFile):
+            return self.thaw_file(frozen)
+        if isinstance(frozen, FrozenDir):
+            return Dir(frozen.dev, frozen.ino, frozen.times, parent, frozen)
+        assert isinstance(frozen, FrozenLink)
+        link = self._thawed.get((frozen.dev, frozen.ino))
+        if not isinstance(link, Link):
+            link = Link(frozen.dev, frozen.ino, frozen.times, frozen.target, frozen.nlink)
+            self._thawed[frozen.dev, frozen.ino] = link
+        return link
+
+    def path_of(self, at: Dir) -> Names | None:
+        """Return a directory's path from the root; ``None`` when it was removed."""
+        names: list[bytes] = []
+        while at.parent is not None:
+            names.append(next(name for name, node in self.entries_of(at.parent).items() if node is at))
+            at = at.parent
+        return None if at.removed else tuple(reversed(names))
+
+    def dir_at(self, names: Names | None) -> Dir:
+        """Return the directory at a path; one that is removed already when there is none."""
+        node = None if names is None else self.find(At(None, names, False, 0), False).node
+        if isinstance(node, Dir):
+            return node
+        gone = Dir(self.dev, self.new_ino(), self._stamps(), None)
+        gone.removed = True
+        return gone
+
+    def twin(self, start: Dir | None, other: Volume) -> Dir | None:
+        if other is self or start is None:
+            return start
+        assert isinstance(other, MemoryVolume)
+        with self.lock:
+            return other.dir_at(self.path_of(start))
+
+    def entries_of(self, at: Dir) -> dict[bytes, Node | None]:
+        """Return a directory's own entries, thawed."""
+        pending = at.pending
+        if pending is not None:
+            at.pending = None
+            for name, frozen in pending.entries.items():
+                at.entries[name] = None if frozen is None else self._thaw(frozen, at)
+        return at.entries
+
+    # What an overlay does otherwise
+
+    def child(self, at: Dir, name: bytes) -> Node | None:
+        """Return the node of that name, if there is one."""
+        return self.entries_of(at).get(name)
+
+    def listing(self, at: Dir, limit: int) -> list[tuple[bytes, int, FileType]]:
+        """Return every entry's name, ino and type; ``OVERFLOW`` past ``limit``."""
+        entries = self.entries_of(at)
+        if len(entries) > limit:
+            raise WasiError(Errno.OVERFLOW)
+        return [(name, node.ino, node.filetype) for name, node in entries.items() if node is not None]
+
+    def own(self, found: Found, empty: bool) -> File:
+        """Return the found file for writing; ``empty`` says that its bytes are about to go."""
+        node = found.node
+        if not isinstance(node, File):
+            raise WasiError(Errno.ROFS)
+        return node
+
+    def _put(self, at: Dir, name: bytes, node: Node) -> None:
+        if at.removed:
+            raise WasiError(Errno.NOENT)
+        self.entries_of(at)[name] = node
+
+    def _take(self, at: Dir, name: bytes) -> None:
+        del self.entries_of(at)[name]
+
+    # Finding
+
+    def find(self, at: At, follow: bool, covered: AbstractSet[Names] = _NONE_COVERED, prefix: Names = ()) -> Found:
+        """Resolve a path, following links in the middle always and at the end when asked to.
+
+        Raises:
+            WasiError: ``NOENT``, ``NOTDIR``, ``LOOP``; ``PERM`` for a way that leads above the start.
+        """
+        start: Dir = at.start or self.root
+        dirs = [start]
+        names: list[bytes] = []
+        todo = list(reversed(at.names))
+        links = at.links
+        while todo:
+            name = todo.pop()
+            if name == b"..":
+                if not names:
+                    raise WasiError(Errno.PERM)
+                dirs.pop()
+                names.pop()
+                continue
+            if covered and (*prefix, *names, name) in covered:
+                raise Crossing((*prefix, *names, name), tuple(reversed(todo)))
+            here = dirs[-1]
+            node = self.child(here, name)
+            if isinstance(node, Dir):
+                dirs.append(node)
+                names.append(name)
+            elif node is None:
+                if todo:
+                    raise WasiError(Errno.NOENT)
+                return Found(here, name, None, (*names, name))
+            elif isinstance(node, Link) and (todo or follow):
+                links -= 1
+                if links < 0:
+                    raise WasiError(Errno.LOOP)
+                if node.target.startswith(b"/"):
+                    raise WasiError(Errno.PERM)
+                parts = [part for part in node.target.split(b"/") if part and part != b"."]
+                todo.extend(reversed(parts))
+            elif todo:
+                raise WasiError(Errno.NOTDIR)
+            else:
+                return Found(here, name, node, (*names, name))
+        if not names:
+            return Found(None, b"", start, ())
+        return Found(dirs[-2], names[-1], dirs[-1], tuple(names))
+
+    def find_entry(self, at: At) -> Found:
+        """Resolve a path whose last component is meant itself, not what it links to."""
+        found = self.find(at, False)
+        if at.slash and found.node is not None and not isinstance(found.node, Dir):
+            raise WasiError(Errno.NOTDIR)
+        return found
+
+    def canonical(self, at: At, follow: bool, covered: AbstractSet[Names], prefix: Names) -> Names:
+        with self.lock:
+            return self.find(at, follow, covered, prefix).names
+
+    # Making and unmaking nodes
+
+    def _admit(self, node: Node, name: bytes) -> None:
+        """Charge for a new node."""
+        if self._count >= self.usage.limits.max_entries:
+            raise WasiError(Errno.NOSPC)
+        cost = NODE_COST_BYTES + len(name) + node.size * (node.filetype is FileType.SYMBOLIC_LINK)
+        self.usage.hold(cost)
+        node.cost = cost
+
+    def _insert(self, found: Found, node: Node) -> None:
+        """Give a new node its entry."""
+        holder = found.holder
+        if holder.removed:
+            raise WasiError(Errno.NOENT)
+        self._admit(node, found.name)
+        self._put(holder, found.name, node)
+        self._count += 1
+        holder.touch(node.times.mtim)
+        self.changed()
+
+    def _forget(self, node: Node) -> None:
+        """Account for one name less."""
+        self._count -= 1
+        node.nlink -= 1
+        if node.nlink <= 0:
+            self.usage.hold(-node.cost)
+            node.cost = 0
+            self._thawed.pop((node.dev, node.ino), None)
+        if isinstance(node, File):
+            node.discard_if_unused()
+        elif isinstance(node, Dir):
+            node.removed = True
+            node.parent = None
+
+    def new_ino(self) -> int:
+        """Return a number no node of this tree or of those it was forked from has had."""
+        ino = self._next_ino
+        self._next_ino += 1
+        return ino
+
+    def _stamps(self) -> Times:
+        now = self.now_ns()
+        return Times(now, now, now)
+
+    # The volume's operations
+
+    def open(self, at: At, how: How, usage: FileUsage) -> MemoryFile | Dir:  # noqa: ARG002 - memory is charged here
+        with self.lock:
+            exclusive = how.create and how.exclusive
+            found = self.find(at, (how.follow or at.slash) and not exclusive)
+            node = found.node
+            if node is None:
+                if not how.create:
+                    raise WasiError(Errno.NOENT)
+                how.check_create(at)
+                node = File(self.dev, self.new_ino(), self._stamps(), Content(self.usage))
+                self._insert(found, node)
+                return MemoryFile(self, node)
+            if isinstance(node, Dir):
+                how.check_directory()
+                return node
+            if exclusive:
+                raise WasiError(Errno.EXIST)
+            if isinstance(node, Link):
+                raise WasiError(Errno.LOOP)
+            if how.directory or at.slash:
+                raise WasiError(Errno.NOTDIR)
+            how.check_file()
+            if how.write or how.truncate:
+                node = self.own(found, how.truncate)
+                if how.truncate:
+                    node.resize(0)
+                    node.touch(self.now_ns())
+                    self.changed()
+            return self._opened(node)
+
+    def _opened(self, node: Node) -> MemoryFile:
+        if not isinstance(node, File):
+            raise WasiError(Errno.ACCES)
+        return MemoryFile(self, node)
+
+    def stat(self, at: At, follow: bool) -> Stat:
+        with self.lock:
+            node = self.find(at, follow or at.slash).existing()
+            if at.slash and not isinstance(node, Dir):
+                raise WasiError(Errno.NOTDIR)
+            return node.stat()
+
+    def stat_dir(self, start: Dir | None) -> Stat:
+        return (start or self.root).stat()
+
+    def list(self, start: Dir | None, limit: int) -> list[tuple[bytes, int, FileType]]:
+        with self.lock:
+            return self.listing(start or self.root, limit)
+
+    def readlink(self, at: At) -> bytes:
+        with self.lock:
+            node = self.find_entry(at).existing()
+            if not isinstance(node, Link):
+                raise WasiError(Errno.INVAL)
+            return node.target
+
+    def mkdir(self, at: At) -> None:
+        with self.lock:
+            found = self.find(at, False)
+            if found.node is not None:
+                raise WasiError(Errno.EXIST)
+            self._insert(found, Dir(self.dev, self.new_ino(), self._stamps(), found.holder))
+
+    def symlink(self, at: At, target: bytes) -> None:
+        with self.lock:
+            found = self.find_entry(at)
+            if found.node is not None:
+                raise WasiError(Errno.EXIST)
+            if at.slash:
+                raise WasiError(Errno.NOENT)
+            self._insert(found, Link(self.dev, self.new_ino(), self._stamps(), target))
+
+    def link(self, old: At, new: At, follow: bool) -> None:
+        with self.lock:
+            source = self.find(old, True) if follow else self.find_entry(old)
+            node = source.existing()
+            if isinstance(node, Dir):
+                raise WasiError(Errno.PERM)
+            found = self.find_entry(new)
+            if found.node is not None:
+                raise WasiError(Errno.EXIST)
+            if new.slash or found.holder.removed:
+                raise WasiError(Errno.NOENT)
+            if self._count >= self.usage.limits.max_entries:
+                raise WasiError(Errno.NOSPC)
+            if not isinstance(node, Link):
+                node = self.own(source, False)
+            self._put(found.holder, found.name, node)
+            self._count += 1
+            node.nlink += 1
+            node.times = node.times._replace(ctim=self.now_ns())
+            found.holder.touch(self.now_ns())
+            self.changed()
+
+    def unlink(self, at: At) -> None:
+        with self.lock:
+            found = self.find_entry(at)
+            if isinstance(found.existing(), Dir):
+                raise WasiError(Errno.ISDIR)
+            self._remove(found)
+
+    def rmdir(self, at: At) -> None:
+        with self.lock:
+            found = self.find_entry(at)
+            node = found.existing()
+            if not isinstance(node, Dir):
+                raise WasiError(Errno.NOTDIR)
+            if self.listing(node, self.usage.limits.max_listing):
+                raise WasiError(Errno.NOTEMPTY)
+            self._remove(found)
+
+    def _remove(self, found: Found) -> None:
+        self._take(found.holder, found.name)
+        self._forget(found.existing())
+        found.holder.touch(self.now_ns())
+        self.changed()
+
+    def rename(self, old: At, new: At) -> None:
+        with self.lock:
+            source = self.find_entry(old)
+            node = source.existing()
+            target = self.find(new, False)
+            if target.holder.removed:
+                raise WasiError(Errno.NOENT)
+            replaced = target.node
+            if replaced is node:
+                return
+            if isinstance(node, Dir):
+                if target.holder.is_within(node):
+                    raise WasiError(Errno.INVAL)
+                if replaced is not None:
+                    if not isinstance(replaced, Dir):
+                        raise WasiError(Errno.NOTDIR)
+                    if self.listing(replaced, self.usage.limits.max_listing):
+                        raise WasiError(Errno.NOTEMPTY)
+            elif new.slash:
+                raise WasiError(Errno.NOTDIR)
+            elif isinstance(replaced, Dir):
+                raise WasiError(Errno.ISDIR)
+            if isinstance(node, File):
+                node = self.own(source, False)
+            self._move(source, target, node)
+
+    def _move(self, source: Found, target: Found, node: Node) -> None:
+        now = self.now_ns()
+        self._take(source.holder, source.name)
+        self._put(target.holder, target.name, node)
+        if target.node is not None:
+            self._forget(target.node)
+        if isinstance(node, Dir):
+            node.parent = target.holder
+        node.times = node.times._replace(ctim=now)
+        source.holder.touch(now)
+        target.holder.touch(now)
+        self.changed()
+
+    def set_times(self, at: At, follow: bool, atim: int | None, mtim: int | None, perms: Permissions) -> None:
+        with self.lock:
+            found = self.find(at, follow or at.slash)
+            node = found.existing()
+            if not (perms.dir_write if isinstance(node, Dir) else perms.file_write):
+                raise perms.write_refusal
+            if isinstance(node, File):
+                node = self.own(found, False)
+            self.stamp(node, atim, mtim)
+
+    def set_dir_times(self, start: Dir | None, atim: int | None, mtim: int | None) -> None:
+        with self.lock:
+            self.stamp(start or self.root, atim, mtim)
+
+    def stamp(self, node: Node, atim: int | None, mtim: int | None) -> None:
+        """Set a node's times."""
+        old = node.times
+        node.times = Times(old.atim if atim is None else atim, old.mtim if mtim is None else mtim, self.now_ns())
+        self.changed()
+
+
+class MemoryFile(SeekableFile):
+    """An open file of a memory volume."""
+
+    __slots__ = ("_lock", "_volume", "node")
+
+    def __init__(self, volume: MemoryVolume, node: File) -> None:
+        super().__init__(0)
+        self._volume = volume
+        self._lock = volume.lock
+        self.node = node
+        node.opened()
+
+    @property
+    def volume(self) -> MemoryVolume:
+        """Where the file is."""
+        return self._volume
+
+    def stat(self) -> Stat:
+        return self.node.stat()
+
+    def _size(self) -> int:
+        return self.node.size
+
+    def _read_at(self, views: Sequence[memoryview], offset: int) -> int:
+        with self._lock:
+            return self.node.read(views, offset)
+
+    def _write_at(self, views: Sequence[memoryview], offset: int) -> int:
+        with self._lock:
+            n = self.node.write(views, offset)
+            self._noted()
+            return n
+
+    def _append(self, views: Sequence[memoryview]) -> tuple[int, int]:
+        with self._lock:
+            end = self.node.size
+            n = self.node.write(views, end)
+            self._noted()
+            return n, end + n
+
+    def _noted(self) -> None:
+        self.node.touch(self._volume.now_ns())
+        self._volume.changed()
+
+    def set_size(self, size: int) -> None:
+        if not self.base & 1 << 6:  # Rights.FD_WRITE
+            raise WasiError(Errno.BADF)
+        with self._lock:
+            self.node.resize(size)
+            self._noted()
+
+    def _stamp(self, atim: int | None, mtim: int | None) -> None:
+        with self._lock:
+            self._volume.stamp(self.node, atim, mtim)
+
+    def fork(self, volumes: Callable[[Volume], Volume]) -> MemoryFile:
+        volume = volumes(self._volume)
+        assert isinstance(volume, MemoryVolume)
+        with self._lock:
+            node = self.node if volume is self._volume else volume.thaw_file(self.node.freeze())
+        twin = MemoryFile(volume, node)
+        twin._like(self)
+        return twin
+
+    def close(self) -> None:
+        with self._lock:
+            self.node.closed()
