@@ -1,0 +1,74 @@
+"""The kinds of guests: what the host code needs to know of each, behind one small interface.
+
+A *driver* knows one kind of guest: its host functions, how a fresh instance becomes a warm interpreter, and how
+messages get in and out. Everything else (runs, events, hostcalls, cancellation, files, images) is shared.
+"""
+
+from __future__ import annotations
+
+__all__ = ["DoorHandler", "Driver", "Port"]
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pathlib import Path
+
+    from isola_anyio.codec import Dialect
+    from isola_anyio.engine.instance import Instance
+    from isola_anyio.runtimes.resolve import RuntimeBundle
+    from isola_anyio.wasi.system import System
+
+
+
+class DoorHandler(Protocol):
+    """Answers one frame from the guest; runs on the guest's thread."""
+
+    def __call__(self, untrusted_frame: bytes, /) -> bytes:
+        """Return the reply; an exception stops the guest."""
+        ...
+
+
+class Port(Protocol):
+    """One instance's message port."""
+
+    def deliver(self, frame: bytes) -> None:
+        """Run one turn of the guest with this message; call it inside ``Instance.enter``.
+
+        Raises:
+            MemoryError: the guest has no room for the message; it is unharmed.
+            BaseException: as ``engine.ffi.Export``.
+        """
+        ...
+
+
+class Driver(Protocol):
+    """One kind of guest."""
+
+    name: str
+    dialect: Dialect
+    """Which of the codec's dialects the guest reads."""
+    default_max_memory: int
+    sdk_digest: str
+    """SHA-256 of everything of ours that ends up in an image of this guest."""
+    functions: Sequence[tuple[str, str, str, bool]]
+    """Host functions to link: module, name, parameters (``i``/``I``), whether there is a result."""
+    needed_exports: Mapping[str, str]
+    """Exports that a runtime must have, with their signatures as ``Program.exports`` gives them."""
+
+    def attach(self, instance: Instance, system: System, answer: DoorHandler, *, max_frame: int) -> Port:
+        """Connect a fresh or forked instance: install its host functions and prepare its exports."""
+        ...
+
+    def library(self, lib_dir: Path) -> Path | None:
+        """Name the archive that the guest sees as its standard library; ``None`` for a guest that has none."""
+        ...
+
+    def boot(self, port: Port, bundle: RuntimeBundle) -> None:
+        """Start the interpreter of a fresh instance and load the guest's own package; at build time, once."""
+        ...
+
+    def prepare_source(self, code: str, filename: str) -> str:
+        """Give the source that the guest is to run (JavaScript strips TypeScript here); may raise ``GuestError``."""
+        ...

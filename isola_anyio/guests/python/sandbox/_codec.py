@@ -21,9 +21,9 @@ MAX_DEPTH = 500
 MAX_INT_BITS = 2125  # no more than 640 digits, the least that sys.set_int_max_str_digits takes
 INLINE_HEX_BITS = 4 * 8192
 MAX_INT_DIGITS = 4300
-MAX_TEXT_BYTES = 512 * 1024  # what the host reads in one piece
-CUT_BYTES = 256 * 1024  # where a longer text is cut, at the next comma
-WINDOW_BYTES = 32 * 1024  # strings that cover one of these are taken out of a text that is cut
+MAX_TEXT_BYTES = 256 * 1024  # what the host reads in one piece
+CUT_BYTES = 128 * 1024  # where a longer text is cut, at the next comma
+WINDOW_BYTES = 16 * 1024  # strings that cover one of these are taken out of a text that is cut
 
 _MAGIC = 0xFE
 _VERSION = 1
@@ -155,7 +155,7 @@ _dumps_ascii = _text_encoder(_json_encoder.encode_basestring_ascii)
 _scan = json.JSONDecoder().scan_once
 
 # What json.dumps leaves behind when it turns a key that is no str into one.
-_COERCED_KEY = re.compile(r'"[-0-9tfnNI](?:[0-9.e+\-]*|rue|alse|ull|aN|I?nfinity)":').search
+_COERCED_KEY = re.compile(r'"[-0-9tfnNI](?:(?<=[-0-9])[0-9.e+\-]*|rue|alse|ull|aN|I?nfinity)":').search
 _SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]").search
 _HUGE_INT = re.compile(rf"[0-9]{{{MAX_INT_DIGITS + 1}}}").search
 _SCALARS = frozenset({str, int, float, bool, type(None)})

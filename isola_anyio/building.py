@@ -1,0 +1,279 @@
+"""Make what a template is made of: compiled code, and the image of a warm interpreter, each once per cache key."""
+
+from __future__ import annotations
+
+__all__ = ["Recipe", "Warm", "load_program", "warm_image"]
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal
+
+import wasmtime
+
+from isola_anyio import codec
+from isola_anyio.engine import ffi
+from isola_anyio.engine.compiler import compile_module
+from isola_anyio.engine.image import Image
+from isola_anyio.engine.offload import in_guest_thread
+from isola_anyio.errors import GuestError, InternalError, MemoryLimitError, RuntimeUnavailableError
+from isola_anyio.guest import Guest
+from isola_anyio.guests.protocol import Call
+from isola_anyio.limits import Limits
+from isola_anyio.runtimes.progress import Progress
+from isola_anyio.runtimes.worker import run_stoppable
+from isola_anyio.wasi.system import GuestExit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from isola_anyio.cache import Cache
+    from isola_anyio.engine.threads import Crew
+    from isola_anyio.guests import Driver
+    from isola_anyio.runtimes.progress import OnProgress
+    from isola_anyio.runtimes.resolve import RuntimeBundle
+    from isola_anyio.runtimes.worker import Meter
+    from isola_anyio.wasi.clock import Clock
+    from isola_anyio.wasi.filesystem import FileSystem
+    from isola_anyio.wasi.limits import FileLimits
+
+IMAGE_FORMAT: Final = "1"
+"""Part of every image's key; goes up when images of the same parts would differ."""
+_CHUNK_BYTES: Final = 1 << 20
+_CODE_SUFFIX: Final = ".cwasm"
+_IMAGE_SUFFIX: Final = ".image"
+_FILES_SUFFIX: Final = ".files"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything an image depends on."""
+
+    driver: Driver
+    bundle: RuntimeBundle
+    metered: bool
+    max_memory: int
+    prelude: str | None
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def code_key(self) -> str:
+        """Name the compiled code: the module, the compiler, its settings and the processor."""
+        return _key(self.bundle.sha256, ffi.engine_fingerprint(metered=self.metered))
+
+    @property
+    def image_key(self) -> str:
+        """Name the image: the code and everything that ran in it."""
+        return _key(
+            *(IMAGE_FORMAT, self.code_key, str(self.bundle.lib_sha256), self.driver.sdk_digest),
+            json.dumps([self.prelude, self.max_memory, sorted(self.env.items())]),
+        )
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+
+async def load_program(
+    recipe: Recipe, engine: ffi.Engine, linker: ffi.Linker, cache: Cache, on_progress: OnProgress | None
+) -> ffi.Program:
+    """Load the runtime's compiled code from the cache, or compile it; one builder at a time.
+
+    Raises:
+        RuntimeUnavailableError: the module cannot be compiled, or lacks what the driver needs.
+    """
+    load = partial(_load_cached, recipe, engine, linker, cache)
+    program = await run_stoppable(load)
+    if program is not None:
+        return program
+    async with cache.building("code", recipe.code_key):
+        program = await run_stoppable(load)
+        if program is not None:
+            return program
+        _report(on_progress, "compile", 0)
+        with cache.scratch("code") as scratch:
+            target = scratch.path / "code"
+            await compile_module(recipe.bundle.path, target, metered=recipe.metered)
+            await run_stoppable(partial(_store_copy, cache, recipe.code_key, target))
+        _report(on_progress, "compile", 1)
+        program = await run_stoppable(load)
+    if program is None:
+        raise InternalError("compiled code was not in the cache right after it was put there")
+    return program
+
+
+def _store_copy(cache: Cache, key: str, source: Path, meter: Meter) -> None:
+    def copy(target: BinaryIO) -> None:
+        with source.open("rb") as code:
+            while chunk := code.read(_CHUNK_BYTES):
+                target.write(chunk)
+                meter.advance(0)
+
+    cache.store_file("code", key, _CODE_SUFFIX, copy)
+
+
+def _load_cached(
+    recipe: Recipe, engine: ffi.Engine, linker: ffi.Linker, cache: Cache, meter: Meter
+) -> ffi.Program | None:
+    path = cache.lookup("code", recipe.code_key, _CODE_SUFFIX, on_bytes=meter.advance)
+    if path is None:
+        return None
+    try:
+        module = engine.load(path)
+    except wasmtime.WasmtimeError:  # another version's, or another processor's: whatever it is, it is not ours
+        cache.discard("code", recipe.code_key, _CODE_SUFFIX)
+        return None
+    return _checked_program(recipe, linker, module)
+
+
+def _checked_program(recipe: Recipe, linker: ffi.Linker, module: wasmtime.Module) -> ffi.Program:
+    """Resolve the imports and compare the exports with what the driver calls: unchecked calls rely on it."""
+    path = recipe.bundle.path
+    try:
+        program = linker.prepare(module)
+    except LookupError as exc:
+        raise RuntimeUnavailableError(f"{path} is not a {recipe.bundle.name} runtime: {exc}") from None
+    exports = program.exports()
+    for name, signature in recipe.driver.needed_exports.items():
+        if exports.get(name) != signature:
+            raise RuntimeUnavailableError(
+                f"{path} is not a {recipe.bundle.name} runtime: it exports {name} as {exports.get(name)}, where "
+                f"{signature} is needed"
+            )
+    return program
+
+
+@dataclass
+class Warm:
+    """A warm interpreter's image, and its file system at that moment."""
+
+    image: Image
+    files: FileSystem
+
+
+async def warm_image(
+    recipe: Recipe,
+    program: ffi.Program,
+    *,
+    crew: Crew,
+    files: Callable[[bytes | None], FileSystem],
+    file_limits: FileLimits,
+    clock: Clock,
+    cache: Cache | None,
+    on_progress: OnProgress | None,
+) -> Warm:
+    """Load a template's image from the cache, or start the interpreter, run the prelude, and take one.
+
+    ``files`` makes the template's file system, as it was dumped or new. Without ``cache`` nothing is kept on disk.
+
+    Raises:
+        GuestError: the prelude raised.
+    """
+    if cache is None:
+        return await _warm(recipe, program, crew, files(None), file_limits, clock, on_progress)
+    look_up = partial(_cached_image, recipe, cache, files)
+    found = await run_stoppable(look_up)
+    if found is not None:
+        return found
+    async with cache.building("images", recipe.image_key):
+        found = await run_stoppable(look_up)
+        if found is not None:
+            return found
+        warm = await _warm(recipe, program, crew, files(None), file_limits, clock, on_progress)
+        await run_stoppable(partial(_store_warm, recipe, cache, warm))
+        return warm
+
+
+def _store_warm(recipe: Recipe, cache: Cache, warm: Warm, _meter: Meter) -> None:
+    dump = warm.files.dump()
+    cache.store_file("images", recipe.image_key, _FILES_SUFFIX, lambda out: out.write(dump))
+    cache.store_file("images", recipe.image_key, _IMAGE_SUFFIX, warm.image.save)
+
+
+def _cached_image(
+    recipe: Recipe, cache: Cache, files: Callable[[bytes | None], FileSystem], meter: Meter
+) -> Warm | None:
+    path = cache.lookup("images", recipe.image_key, _IMAGE_SUFFIX, on_bytes=meter.advance)
+    dump = cache.read_verified("images", recipe.image_key, _FILES_SUFFIX)
+    if path is None or dump is None:
+        return None
+    try:
+        image = Image.open(path)
+    except (OSError, ValueError):
+        cache.discard("images", recipe.image_key, _IMAGE_SUFFIX)
+        return None
+    try:
+        return Warm(image, files(dump))
+    except ValueError:
+        image.close()
+        cache.discard("images", recipe.image_key, _FILES_SUFFIX)
+        return None
+
+
+async def _warm(
+    recipe: Recipe,
+    program: ffi.Program,
+    crew: Crew,
+    files: FileSystem,
+    file_limits: FileLimits,
+    clock: Clock,
+    on_progress: OnProgress | None,
+) -> Warm:
+    _report(on_progress, "warm", 0)
+    guest = Guest(
+        recipe.driver,
+        program,
+        crew=crew,
+        limits=Limits(max_memory=recipe.max_memory),
+        files=files,
+        file_limits=file_limits,
+        clock=clock,
+        boot_env=recipe.env,
+    )
+    try:
+        image = await in_guest_thread(crew, lambda: _boot_and_take(recipe, guest), stop=guest.instance.interrupt)
+        frozen = files.fork((), file_limits)
+    finally:
+        guest.instance.close()
+    _report(on_progress, "warm", 1)
+    return Warm(image, frozen)
+
+
+def _boot_and_take(recipe: Recipe, guest: Guest) -> Image:
+    """On a guest thread: boot, run the prelude, rehearse, freeze, take the image."""
+    output: list[bytes] = []
+    guest.build_output = lambda fd, data: output.append(data[:4096]) if len(output) < 64 else None
+    try:
+        guest.instance.enter(lambda: _boot(recipe, guest))
+    except ffi.GuestTrap as exc:
+        tail = b"".join(output)[-2000:].decode(errors="replace")
+        raise GuestError("Trap", f"the guest died while the template was built: {exc}", tail) from None
+    except GuestExit as exc:
+        raise GuestError("SystemExit", f"the prelude ended the guest's process with status {exc.code}") from None
+    return Image.take(guest.instance.store)
+
+
+def _boot(recipe: Recipe, guest: Guest) -> None:
+    guest.driver.boot(guest.port, recipe.bundle)
+    if recipe.prelude is not None:
+        source = recipe.driver.prepare_source(recipe.prelude, "<prelude>")
+        failure = guest.build_call(Call.PRELUDE, codec.encode([source, "<prelude>"], dialect=recipe.driver.dialect))
+        if failure is not None:
+            raise _prelude_error(failure)
+    guest.build_call(Call.FREEZE, b"")
+
+
+def _prelude_error(untrusted_failure: bytes) -> GuestError:
+    fields = codec.decode(untrusted_failure)
+    if not isinstance(fields, dict):
+        raise InternalError("the guest described its prelude's failure in no known way")
+    type_name, message, traceback = (str(fields.get(key, "")) for key in ("type", "message", "traceback"))
+    make = MemoryLimitError if fields.get("limit") == "memory" else GuestError
+    return make(type_name, message, traceback)
+
+
+def _report(on_progress: OnProgress | None, stage: Literal["compile", "warm"], done: int) -> None:
+    if on_progress is not None:
+        on_progress(Progress(stage, done, 1))

@@ -1,0 +1,63 @@
+"""Small pieces of structured concurrency that both backends lack."""
+
+from __future__ import annotations
+
+__all__ = ["open_task_group", "outlast", "single_exception"]
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from anyio.abc import TaskGroup
+
+
+def single_exception(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """Return the one exception a task group's group is about, or ``None`` when there are several.
+
+    Cancellations beside it are its consequence and do not count.
+    """
+    cancelled = anyio.get_cancelled_exc_class()
+    rest = [exc for exc in group.exceptions if not isinstance(exc, cancelled)]
+    if len(rest) == 1:
+        return rest[0]
+    return group.exceptions[0] if not rest else None
+
+
+@asynccontextmanager
+async def open_task_group() -> AsyncIterator[TaskGroup]:
+    """Open a task group for the library's own use: a single failure leaves it as itself, not in a group."""
+    failure: BaseException | None = None
+    try:
+        async with anyio.create_task_group() as group:
+            yield group
+    except BaseExceptionGroup as caught:
+        failure = single_exception(caught)
+        if failure is None:
+            raise
+    if failure is not None:
+        try:
+            raise failure
+        finally:
+            del failure
+
+
+async def outlast(done: Callable[[], bool], wait: Callable[[], Awaitable[object]]) -> None:
+    """Await ``wait()`` until ``done()``, through any number of cancellations; the last of them is raised afterwards.
+
+    For what must have ended before anything else may happen, such as a thread that is on its way back. A shield alone
+    does not hold against asyncio's own ``Task.cancel``.
+    """
+    cancellation: BaseException | None = None
+    cancelled = anyio.get_cancelled_exc_class()
+    while not done():
+        try:
+            with anyio.CancelScope(shield=True):
+                await wait()
+        except cancelled as exc:
+            cancellation = exc
+    if cancellation is not None:
+        raise cancellation

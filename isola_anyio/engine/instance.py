@@ -1,0 +1,135 @@
+"""One guest: a forked store, its memory, its operating system, and how it is stopped.
+
+An instance is entered by one guest thread at a time. Other threads may only call :meth:`Instance.interrupt` and
+:meth:`Instance.wake`. A guest thread blocks nowhere but in :meth:`Instance.wait`, which gives the CPU slot back and
+ends at once when the guest is stopped.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Instance"]
+
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from isola_anyio.engine import ffi
+from isola_anyio.wasi.memory import GuestMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from isola_anyio.engine.image import Image
+    from isola_anyio.engine.threads import Crew
+
+_LONGEST_WAIT_S: Final = 3600.0 * 24
+
+
+class Instance:
+    """A guest ready to be entered. Close it from a thread that is not inside it.
+
+    Attributes:
+        memory: linear memory, checked.
+        store: the seam's store, for the driver that prepares exports and installs host functions.
+    """
+
+    def __init__(self, program: ffi.Program, *, crew: Crew, max_memory: int, image: Image | None = None) -> None:
+        self.crew = crew
+        self.store = ffi.Store(program, max_memory=max_memory)
+        try:
+            if image is not None:
+                image.fork_into(self.store)
+        except BaseException:
+            self.store.close()
+            raise
+        self.max_memory = max_memory
+        self.memory = GuestMemory(self.store.buffer, self.store.memory_size(), self.store.memory_size)
+        self._woken = threading.Event()
+        self._hurried = False
+        self._engine_generation = program.engine.generation
+
+    @property
+    def dead(self) -> bool:
+        """Whether the guest trapped or was stopped inside a computation; it cannot be entered again."""
+        return self.store.dead
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the guest is being stopped."""
+        return self.store.interrupted
+
+    def set_handlers(self, handlers: Sequence[Callable[..., int | None]]) -> None:
+        """Install the host functions, in the order of the program's linker."""
+        self.store.handlers = handlers
+
+    def enter(self, work: Callable[[], None]) -> None:
+        """Call ``work``, which calls the guest's exports, with this instance as the running one.
+
+        Raises:
+            ffi.GuestTrap, ffi.FuelExhausted, ffi.StoreInterrupted: the guest is dead.
+            BaseException: what a host function raised; the guest is dead.
+        """
+        ffi.guard_signals()
+        previous = self.store.enter()
+        try:
+            if self.store.interrupted:
+                raise ffi.StoreInterrupted
+            work()
+        finally:
+            self.store.leave(previous)
+
+    def interrupt(self) -> None:
+        """Stop the guest wherever it is: in wasm at its next epoch check, in a wait at once. From any thread."""
+        self.store.interrupted = True
+        self.store.program.engine.bump()
+        self._woken.set()
+
+    def forget_interrupt(self) -> None:
+        """Take back an interrupt that came after the guest had returned by itself."""
+        self.store.interrupted = False
+        self._hurried = False
+        self._woken.clear()
+
+    def wake(self) -> None:
+        """Make a :meth:`wait` return, now or the next time. From any thread."""
+        self._woken.set()
+
+    def hurry(self) -> None:
+        """Wake the guest to unwind: it does not wait for a slot. From any thread."""
+        self._hurried = True
+        self._woken.set()
+
+    def wait(self, seconds: float | None) -> None:
+        """Block the guest thread until :meth:`wake`, or for ``seconds``; the slot is free meanwhile.
+
+        Raises:
+            ffi.StoreInterrupted: the guest is being stopped.
+        """
+        if seconds is None or seconds > 0:
+            self.crew.pause()
+            try:
+                self._woken.wait(_LONGEST_WAIT_S if seconds is None else min(seconds, _LONGEST_WAIT_S))
+            finally:
+                self.crew.resume(at_once=self.store.interrupted or self._hurried)
+        self._woken.clear()
+        if self.store.interrupted:
+            raise ffi.StoreInterrupted
+
+    def sleep(self, seconds: float | None) -> None:
+        """Block for ``seconds`` (``None``: for ever), whatever else wakes the guest.
+
+        Raises:
+            ffi.StoreInterrupted: the guest is being stopped.
+        """
+        end = None if seconds is None else time.monotonic() + seconds
+        while True:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            self.wait(left)
+
+    def close(self) -> None:
+        """Free the guest's memory. A second call does nothing."""
+        self.memory.buffer = memoryview(b"")
+        self.memory.length = 0
+        self.store.close()

@@ -1,0 +1,164 @@
+"""Feed a guest's stream argument from a producer on the host, with backpressure.
+
+The producer's task fills a bounded buffer; the guest's thread takes batches out of it, encoded there. Whoever finds
+nothing to do waits for the other: the producer for room, the guest (which returns to the host meanwhile) for items.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Feed", "FeedFailed"]
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from isola_anyio import codec
+from isola_anyio.engine.wakeup import Wakeup
+from isola_anyio.errors import InvalidArgumentError
+from isola_anyio.guests.protocol import Status, completion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from isola_anyio.codec import Dialect
+    from isola_anyio.values import JsonValue, StreamSource
+
+BATCH_ITEMS: Final = 256
+"""Items that cross in one frame at most."""
+BATCH_BYTES: Final = 1 << 20
+"""Encoded bytes after which a batch is closed."""
+
+
+class FeedFailed(Exception):  # noqa: N818 - says what happened
+    """Carries a producer's exception out of the feed's own bookkeeping."""
+
+
+class Feed:
+    """One stream argument of one run."""
+
+    def __init__(self, source: StreamSource, *, dialect: Dialect, max_payload: int, on_news: Callable[[], None]) -> None:
+        self._source = source
+        self._dialect: Dialect = dialect
+        self._max_payload = max_payload
+        self._on_news = on_news
+        self._items: deque[JsonValue] = deque()
+        self._ended = False
+        self._waiting_op: int | None = None
+        self._room = Wakeup()
+        self._taken = 0
+        self.scope = anyio.CancelScope()
+        self.failure: BaseException | None = None
+        self.stopped = False
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the guest waits for this stream and there is something for it."""
+        return self._waiting_op is not None and bool(self._items or self._ended)
+
+    # --- the guest's thread
+
+    def completion(self) -> bytes | None:
+        """Answer the READ that waits, if there is something for it now."""
+        op = self._waiting_op
+        if op is None:
+            return None
+        answer = self._answer()
+        if answer is None:
+            return None
+        self._waiting_op = None
+        return completion(op, *answer)
+
+    def read(self, op: int) -> bytes:
+        """Answer READ: a batch, the end, or nothing when the guest has to wait."""
+        answer = self._answer()
+        if answer is None:
+            self._waiting_op = op
+            # The producer may have put an item between the look and the line above.
+            answer = self._answer()
+            if answer is None:
+                return b""
+            self._waiting_op = None
+        status, body = answer
+        return bytes((status,)) + body
+
+    def stop(self) -> None:
+        """The guest wants no more."""
+        self.stopped = True
+        self._items.clear()
+        self._on_news()
+
+    def _answer(self) -> tuple[Status, bytes] | None:
+        items = self._items
+        if items:
+            return self._batch()
+        if not self._ended:
+            return None
+        if items:  # the last one was put before the end was marked
+            return self._batch()
+        if self.failure is not None:
+            text = str(self.failure)[:65536]
+            return Status.PRODUCER_FAILED, codec.encode({"type": type(self.failure).__name__, "message": text})
+        return Status.ENDED, b""
+
+    def _batch(self) -> tuple[Status, bytes]:
+        items = self._items
+        batch = [items.popleft() for _ in range(min(len(items), BATCH_ITEMS))]
+        self._taken += len(batch)
+        self._room.set()
+        try:
+            body = codec.encode(batch, max_bytes=BATCH_BYTES, dialect=self._dialect)
+        except codec.EncodeError:
+            return self._careful_batch(batch)
+        return Status.ITEMS, body
+
+    def _careful_batch(self, batch: list[JsonValue]) -> tuple[Status, bytes]:
+        """Send what can be sent of a batch that is too large or holds an item that cannot cross."""
+        good: list[JsonValue] = []
+        size = 0
+        while batch:
+            try:
+                size += len(codec.encode(batch[0], max_bytes=self._max_payload, dialect=self._dialect))
+            except codec.EncodeError as exc:
+                if good:
+                    break
+                index = self._taken - len(batch)
+                self.failure = InvalidArgumentError(f"item {index} of a stream argument: {exc}")
+                self._ended = True
+                self._items.clear()
+                batch.clear()
+                self.stopped = True
+                self._on_news()
+                text = str(self.failure)
+                return Status.PRODUCER_FAILED, codec.encode({"type": "InvalidArgumentError", "message": text})
+            if good and size > BATCH_BYTES:
+                break
+            good.append(batch.pop(0))
+        self._taken -= len(batch)
+        self._items.extendleft(reversed(batch))
+        return Status.ITEMS, codec.encode(good, max_bytes=None, dialect=self._dialect)
+
+    # --- the run's loop
+
+    async def produce(self) -> None:
+        """Pull items from the source until it ends, fails, or the guest wants no more; a task of the run."""
+        items, capacity = self._items, self._source.capacity
+        try:
+            with self.scope:
+                try:
+                    async for item in self._source:
+                        items.append(item)
+                        if self._waiting_op is not None:
+                            self._on_news()
+                        while len(items) >= capacity:
+                            await self._room.wait()
+                except Exception as exc:  # noqa: BLE001 - a producer's failure is told to the guest and raised by run
+                    if not self.stopped:
+                        self.failure = exc
+        finally:
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self._source.aclose()
+            finally:
+                self._ended = True
+                self._on_news()

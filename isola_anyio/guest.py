@@ -1,0 +1,229 @@
+"""One sandbox's guest: the instance, its message port, its operating system, and the run it is busy with.
+
+Joins the engine's side (instance, WASI) with the run's. Everything here happens on the guest's thread during a turn,
+or in the sandbox's event loop between turns.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Guest", "TextOutput"]
+
+import codecs
+import random
+import secrets
+from typing import TYPE_CHECKING, Final
+
+from isola_anyio import codec
+from isola_anyio.engine.instance import Instance
+from isola_anyio.events import StderrEvent, StdoutEvent
+from isola_anyio.guests import protocol
+from isola_anyio.guests.protocol import Call, Door, ProtocolError
+from isola_anyio.limits import Usage
+from isola_anyio.run import FRAME_OVERHEAD_BYTES
+from isola_anyio.wasi.errno import Errno, WasiError
+from isola_anyio.wasi.system import System
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer, Callable, Mapping, Sequence
+
+    from isola_anyio.engine import ffi
+    from isola_anyio.engine.image import Image
+    from isola_anyio.engine.threads import Crew
+    from isola_anyio.guests import Driver
+    from isola_anyio.limits import Limits
+    from isola_anyio.run import Run
+    from isola_anyio.wasi.clock import Clock
+    from isola_anyio.wasi.filesystem import FileSystem
+    from isola_anyio.wasi.limits import FileLimits
+
+_STDOUT: Final = 1
+_HEAD_BYTES: Final = protocol.HEAD.size
+
+
+class TextOutput:
+    """stdout and stderr of one guest, as text: characters are never split between two events.
+
+    Implements the operating system's ``Stdio``.
+    """
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._decoders = {fd: codecs.getincrementaldecoder("utf-8")("replace") for fd in (1, 2)}
+
+    def read(self, n: int) -> bytes:  # noqa: ARG002 - the interface
+        """Stdin is at its end."""
+        return b""
+
+    def write(self, fd: int, chunks: Sequence[Buffer]) -> int:
+        """Take what the guest writes; stands still while the consumer has no room."""
+        data = b"".join(chunks)
+        run = self._guest.run
+        if run is None:
+            self._guest.build_output(fd, data)
+            return len(data)
+        run.count_output(len(data))
+        text = self._decoders[fd].decode(data)
+        if text:
+            event = StdoutEvent(data=text) if fd == _STDOUT else StderrEvent(data=text)
+            if not run.emit(event, len(data)):
+                raise WasiError(Errno.CANCELED)
+        return len(data)
+
+    def flush(self, run: Run) -> None:
+        """At the end of a run: an unfinished character is shown as U+FFFD, and does not reach into the next run."""
+        for fd, decoder in self._decoders.items():
+            text = decoder.decode(b"", final=True)
+            decoder.reset()
+            if text:
+                run.emit(StdoutEvent(data=text) if fd == _STDOUT else StderrEvent(data=text), len(text))
+
+
+class Guest:
+    """A forked guest. Close it when no run is under way.
+
+    Attributes:
+        run: the run under way, ``None`` between runs.
+        abandoned: the guest did not unwind, or its runtime was tampered with: it is not entered again.
+        usage: of the last run, with the total.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        program: ffi.Program,
+        *,
+        crew: Crew,
+        limits: Limits,
+        files: FileSystem,
+        file_limits: FileLimits,
+        clock: Clock,
+        image: Image | None = None,
+        env: Mapping[str, str] | None = None,
+        boot_env: Mapping[str, str] | None = None,
+        seed: bytes | None = None,
+    ) -> None:
+        self.driver = driver
+        self.crew = crew
+        self.limits = limits
+        self.run: Run | None = None
+        self.abandoned = False
+        self.usage = Usage(total=Usage())
+        self.files = files
+        self._env = dict(env or {})
+        self._seed = seed
+        self._is_set_up = False
+        self.instance = Instance(program, crew=crew, max_memory=limits.max_memory, image=image)
+        try:
+            self._output = TextOutput(self)
+            self.system = System(
+                memory=self.instance.memory,
+                files=files,
+                stdio=self._output,
+                clock=clock,
+                random=_random_source(seed),
+                sleep=self.instance.sleep,
+                limits=file_limits,
+                args=(b"python",),
+                environ=dict(boot_env or {}),
+            )
+            self.port = driver.attach(
+                self.instance, self.system, self._answer, max_frame=limits.max_payload + FRAME_OVERHEAD_BYTES
+            )
+        except BaseException:
+            self.instance.close()
+            raise
+        self._metered = program.engine.metered
+        self.build_output: Callable[[int, bytes], None] = lambda fd, data: None  # noqa: ARG005 - output between runs
+        self._reply: bytes | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether this guest can run nothing more."""
+        return self.abandoned or self.instance.dead
+
+    @property
+    def memory_size(self) -> int:
+        """Bytes of linear memory held."""
+        return self.instance.store.memory_size()
+
+    def prepare(self, run: Run) -> None:
+        """Make ``run`` the one under way, before its message is delivered; the first time, set the fork up."""
+        if not self._is_set_up:
+            self._is_set_up = True
+            self.set_up()
+        if self.run is not run:
+            self.run = run
+            if self.limits.max_fuel is not None:
+                self.instance.store.set_fuel(self.limits.max_fuel)
+            elif self._metered:
+                self.instance.store.set_fuel((1 << 63) - 1)
+
+    def set_up(self) -> None:
+        """Give the fork its own environment, randomness and limits."""
+        seed = secrets.token_bytes(32) if self._seed is None else self._seed
+        options = {"env": self._env, "seed": seed, "max_payload": self.limits.max_payload}
+        self.port.deliver(protocol.message(Call.SETUP, 0, codec.encode(options, dialect=self.driver.dialect)))
+
+    def finish_run(self, run: Run) -> None:
+        """The run has ended: what it used is added up."""
+        if self.run is not run:
+            return
+        if not self.broken:
+            self._output.flush(run)
+        self.run = None
+        fuel = None
+        if self._metered:
+            budget = (1 << 63) - 1 if self.limits.max_fuel is None else self.limits.max_fuel
+            fuel = budget - self.instance.store.fuel()
+        used = run.usage(fuel, self.memory_size)
+        total = (self.usage.total or Usage()).plus(used)
+        self.usage = Usage(**{name: getattr(used, name) for name in Usage.__slots__ if name != "total"}, total=total)
+
+    def build_call(self, call: Call, body: bytes) -> bytes | None:
+        """Deliver a message of the template's build, outside any run; return FAIL's body, ``None`` for success."""
+        self._reply = None
+        self.port.deliver(protocol.message(call, 0, body))
+        return self._reply
+
+    def _answer(self, untrusted_frame: bytes) -> bytes:
+        """Answer the door."""
+        if len(untrusted_frame) < _HEAD_BYTES:
+            raise ProtocolError(f"a frame of {len(untrusted_frame)} bytes")
+        kind, number = protocol.HEAD.unpack_from(untrusted_frame)
+        body = memoryview(untrusted_frame)[_HEAD_BYTES:]
+        run = self.run
+        if run is not None:
+            return run.answer(kind, number, body)
+        return self._answer_build(kind, body)
+
+    def _answer_build(self, kind: int, untrusted_body: memoryview) -> bytes:
+        """Answer the door outside runs: the prelude may wait for timers, nothing else."""
+        if kind == Door.FAIL:
+            self._reply = bytes(untrusted_body)
+            return b""
+        if kind == Door.WAIT:
+            delay, _ = protocol.split_park(untrusted_body)
+            self.instance.sleep(delay)
+            return b"\0"
+        if kind == Door.LOG or kind == Door.EMIT:
+            return b"\1"
+        if kind == Door.HOSTCALL:
+            text = "hostcalls are not available while a template is built"
+            return b"\1" + codec.encode({"name": "", "type": "LookupError", "message": text})
+        if kind in (Door.DONE, Door.PARK, Door.DROP, Door.STOP):
+            return b""
+        raise ProtocolError(f"door call {kind:#x} outside a run")
+
+    def close(self) -> None:
+        """Free memory and files. A second call does nothing."""
+        self.instance.close()
+        self.files.close()
+
+
+def _random_source(seed: bytes | None) -> Callable[[int], bytes]:
+    """What ``random_get`` answers with: the operating system's randomness, or a repeatable stream."""
+    if seed is None:
+        return secrets.token_bytes
+    return random.Random(seed).randbytes  # noqa: S311 - repeatable is what was asked for
+
+

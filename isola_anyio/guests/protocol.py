@@ -1,0 +1,101 @@
+"""Which frames cross between host and guest: the numbers of docs/protocol.md, and how frames are built and taken apart.
+
+Pure. Everything that comes from a guest is checked here before it is believed.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "Call",
+    "Door",
+    "ProtocolError",
+    "Status",
+    "completion",
+    "message",
+    "split_hostcall",
+    "split_park",
+]
+
+import math
+import struct
+from enum import IntEnum
+from typing import Final
+
+
+class Call(IntEnum):
+    """Messages, host to guest."""
+
+    SETUP = 0x01
+    LOAD = 0x02
+    LOAD_FILE = 0x03
+    CALL = 0x04
+    RESUME = 0x05
+    CANCEL = 0x06
+    PRELUDE = 0x07
+    FREEZE = 0x08
+
+
+class Door(IntEnum):
+    """Door calls, guest to host."""
+
+    HOSTCALL = 0x10
+    EMIT = 0x11
+    LOG = 0x12
+    DONE = 0x13
+    FAIL = 0x14
+    PARK = 0x15
+    WAIT = 0x16
+    DROP = 0x17
+    READ = 0x18
+    STOP = 0x19
+    RANDOM = 0x1A
+    IDNA = 0x1B
+
+
+class Status(IntEnum):
+    """How an op ended."""
+
+    OK = 0
+    FAILED = 1
+    ITEMS = 2
+    ENDED = 3
+    PRODUCER_FAILED = 4
+
+
+class ProtocolError(Exception):
+    """A guest sent a frame that makes no sense; it is stopped."""
+
+
+HEAD: Final = struct.Struct("<BI")
+_COMPLETION: Final = struct.Struct("<IBI")
+_PARK: Final = struct.Struct("<dB")
+
+
+def message(kind: Call, number: int, body: bytes = b"") -> bytes:
+    """Build a message to the guest."""
+    return HEAD.pack(kind, number) + body
+
+
+def completion(op: int, status: Status, body: bytes) -> bytes:
+    """Build one record of a RESUME."""
+    return _COMPLETION.pack(op, status, len(body)) + body
+
+
+def split_hostcall(untrusted_body: memoryview) -> tuple[str, memoryview]:
+    """Split HOSTCALL's body into the call's name and its payload."""
+    if len(untrusted_body) < 2:
+        raise ProtocolError("a hostcall without a name")
+    end = 2 + int.from_bytes(untrusted_body[:2], "little")
+    if end > len(untrusted_body):
+        raise ProtocolError("a hostcall's name ends behind its frame")
+    return str(untrusted_body[2:end], "utf-8", "replace"), untrusted_body[end:]
+
+
+def split_park(untrusted_body: memoryview) -> tuple[float | None, bool]:
+    """Split PARK's or WAIT's body into seconds until the next timer (``None`` for none) and "waits for room"."""
+    if len(untrusted_body) != _PARK.size:
+        raise ProtocolError(f"a park frame of {len(untrusted_body)} bytes")
+    delay, flags = _PARK.unpack(untrusted_body)
+    if math.isnan(delay):
+        raise ProtocolError("a timer that is not a number")
+    return (None if delay < 0 else delay), bool(flags & 1)

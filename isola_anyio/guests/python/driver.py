@@ -1,0 +1,156 @@
+"""Drive CPython: a reactor whose ``turn`` export, once our package is in it, takes messages instead of source text.
+
+An ordinary turn compiles its source (about 50 µs) and touches 180 pages of a fresh image; a message touches 34 and
+takes 2 µs, because ``sandbox._main.install`` replaces the code of the function that ``turn`` runs.
+"""
+
+from __future__ import annotations
+
+__all__ = ["PythonDriver"]
+
+import hashlib
+from importlib import resources
+from typing import TYPE_CHECKING, Final
+
+from isola_anyio.errors import InternalError
+from isola_anyio.wasi.errno import WasiError
+from isola_anyio.wasi.signatures import SIGNATURES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from isola_anyio.codec import Dialect
+    from isola_anyio.engine.instance import Instance
+    from isola_anyio.guests import DoorHandler, Port
+    from isola_anyio.runtimes.resolve import RuntimeBundle
+    from isola_anyio.wasi.system import System
+
+_MODULES: Final = (
+    "__init__",
+    "_codec",
+    "_errors",
+    "_port",
+    "_loop",
+    "asyncio",
+    "logging",
+    "_cbor",
+    "serde",
+    "_stdio",
+    "_main",
+)
+"""The guest package, in an order that imports what others need first."""
+_LIBRARY: Final = "/usr/local/lib"
+_DOOR_REPLIED: Final = 0
+_DOOR_FAULT: Final = 0xFFFFFFFE  # -2: the guest raises OSError
+
+
+def _read_package() -> dict[str, str]:
+    root = resources.files(__package__).joinpath("sandbox")
+    return {name: root.joinpath(f"{name}.py").read_text("utf-8") for name in _MODULES}
+
+
+_BOOT: Final = """
+def _boot(sources):
+    import sys, types
+    for name, source in sources:
+        full = 'sandbox' if name == '__init__' else 'sandbox.' + name
+        module = sys.modules.get(full) or types.ModuleType(full)
+        module.__file__ = '<isola>/' + name + '.py'
+        module.__package__ = 'sandbox'
+        if name == '__init__':
+            module.__path__ = []
+        sys.modules[full] = module
+        if name != '__init__':
+            setattr(sys.modules['sandbox'], name, module)
+    for name, source in sources[1:] + sources[:1]:
+        full = 'sandbox' if name == '__init__' else 'sandbox.' + name
+        exec(compile(source, '<isola>/' + name + '.py', 'exec', 0, True), sys.modules[full].__dict__)
+    sys.modules['sandbox._main'].install()
+_boot(%r)
+"""
+
+
+class PythonDriver:
+    """The driver of the Python guest."""
+
+    name = "python"
+    dialect: Dialect = "python"
+    default_max_memory = 512 << 20
+    functions = (
+        *(("wasi_snapshot_preview1", name, params, result) for name, (params, result) in SIGNATURES.items()),
+        ("host", "call", "iiii", True),
+    )
+    needed_exports = {"memory": "memory", "turn": "ii>i", "host_alloc": "i>i"}  # noqa: RUF012 - the protocol's shape
+
+    def __init__(self) -> None:
+        self._package = _read_package()
+        digest = hashlib.sha256(_BOOT.encode())
+        for name, source in self._package.items():
+            digest.update(f"\0{name}\0{source}".encode())
+        self.sdk_digest = digest.hexdigest()
+
+    def attach(self, instance: Instance, system: System, answer: DoorHandler, *, max_frame: int) -> PythonPort:
+        """Connect an instance; see :class:`~isola_anyio.guests.Driver`."""
+        return PythonPort(instance, system, answer, max_frame=max_frame)
+
+    def library(self, lib_dir: Path) -> Path:
+        """Name the standard library's archive."""
+        return lib_dir / "python-stdlib.zip"
+
+    def boot(self, port: Port, bundle: RuntimeBundle) -> None:
+        """Start CPython and put the ``sandbox`` package into it."""
+        assert isinstance(port, PythonPort)
+        status = port.turn((_BOOT % (list(self._package.items()),)).encode())
+        if status:
+            raise InternalError(f"the Python guest's own package did not load (status {status}, {bundle.path})")
+
+    def prepare_source(self, code: str, filename: str) -> str:  # noqa: ARG002 - the interface
+        """Python runs as it is."""
+        return code
+
+
+class PythonPort:
+    """The message port of one Python instance."""
+
+    def __init__(self, instance: Instance, system: System, answer: DoorHandler, *, max_frame: int) -> None:
+        self._memory = instance.memory
+        self._answer = answer
+        self._max_frame = max_frame
+        calls = system.functions()
+        instance.set_handlers([*(calls[name] for name in SIGNATURES), self._door])
+        self._alloc = instance.store.export("host_alloc", "i>i", quick=True)
+        self._turn = instance.store.export("turn", "ii>i")
+
+    def deliver(self, frame: bytes) -> None:
+        """Run one turn with a message; see :class:`~isola_anyio.guests.Port`."""
+        status = self.turn(b"\0" + frame)
+        if status:
+            raise InternalError(f"the guest's message port ended a turn with status {status}")
+
+    def turn(self, source: bytes) -> int:
+        """Run one turn with these bytes and return its status, 0 for fine."""
+        length = len(source)
+        pointer = self._alloc(length)
+        if pointer == 0:
+            raise MemoryError(f"the guest has no room for a message of {length} bytes")
+        self._memory.write(pointer, source)
+        return self._turn(pointer, length)
+
+    def _door(self, pointer: int, length: int, reply_pointer: int, reply_length: int) -> int:
+        memory = self._memory
+        if length > self._max_frame:
+            return _DOOR_FAULT
+        try:
+            reply = self._answer(memory.read(pointer, length))
+            size = len(reply)
+            target = 0
+            if size:
+                target = self._alloc(size)
+                if target == 0:
+                    return _DOOR_FAULT
+                memory.write(target, reply)
+            memory.write_u32(reply_pointer, target)
+            memory.write_u32(reply_length, size)
+        except WasiError:  # a pointer outside the memory
+            return _DOOR_FAULT
+        return _DOOR_REPLIED

@@ -1,0 +1,20 @@
+"""What goes wrong at the border, as the guest sees it."""
+
+
+class HostcallError(Exception):
+    """A hostcall failed: `name` of the call, the host exception's `type` and its `message`."""
+
+    def __init__(self, name, type, message):
+        super().__init__(f"{name}: {type}: {message}" if message else f"{name}: {type}")
+        self.name = name
+        self.type = type
+        self.message = message
+
+
+class StreamError(Exception):
+    """The producer of a stream argument failed: its `type` and its `message`."""
+
+    def __init__(self, type, message):
+        super().__init__(f"{type}: {message}" if message else type)
+        self.type = type
+        self.message = message

@@ -1,0 +1,131 @@
+"""What does `asyncio` run on in here? A loop that is pumped: it runs what is ready, then says when it wants the next turn.
+
+No selector, no sockets, no threads. Inside a turn of the host's it is pumped once (`pump`); plain code that must wait
+(`run`, `asyncio.run`) pumps it and blocks in the host in between (`run_until_complete`).
+"""
+
+import asyncio
+import heapq
+import sys
+from asyncio import base_events, events
+
+from . import _port
+
+_set_running_loop = events._set_running_loop
+_get_running_loop = events._get_running_loop
+_heappop = heapq.heappop
+_CancelledError = asyncio.CancelledError
+_get_asyncgen_hooks = sys.get_asyncgen_hooks
+_set_asyncgen_hooks = sys.set_asyncgen_hooks
+
+
+class _NoSelector:
+    """BaseEventLoop asks for one when it closes."""
+
+    def close(self):
+        pass
+
+
+class PortLoop(base_events.BaseEventLoop):
+    def __init__(self):
+        super().__init__()
+        self._selector = _NoSelector()
+        self.reports = []
+        self._hooks = (self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook)
+
+    def _process_events(self, event_list):
+        pass
+
+    def _write_to_self(self):
+        pass
+
+    def _timer_handle_cancelled(self, handle):
+        # The base class only counts; popping happens lazily in `pump`, and a heap of mostly cancelled timers is
+        # rebuilt here so that cancelling in a loop does not grow it without end.
+        super()._timer_handle_cancelled(handle)
+        scheduled = self._scheduled
+        if len(scheduled) > 100 and self._timer_cancelled_count * 2 > len(scheduled):
+            live = [timer for timer in scheduled if not timer._cancelled]
+            for timer in scheduled:
+                if timer._cancelled:
+                    timer._scheduled = False
+            heapq.heapify(live)
+            self._scheduled = live
+            self._timer_cancelled_count = 0
+
+    def pump(self, until=None):
+        """Run everything that is ready; -> seconds until the next timer, or None when only the host can go on."""
+        ready = self._ready
+        outer = _get_running_loop()
+        outer_hooks = _get_asyncgen_hooks()
+        _set_running_loop(self)
+        _set_asyncgen_hooks(*self._hooks)
+        try:
+            while until is None or not until.done():
+                scheduled = self._scheduled
+                if scheduled:
+                    while scheduled and scheduled[0]._cancelled:
+                        self._timer_cancelled_count -= 1
+                        _heappop(scheduled)._scheduled = False
+                    if scheduled:
+                        now = self.time()
+                        while scheduled and scheduled[0]._when <= now:
+                            timer = _heappop(scheduled)
+                            timer._scheduled = False
+                            ready.append(timer)
+                if not ready:
+                    break
+                for _ in range(len(ready)):
+                    handle = ready.popleft()
+                    if not handle._cancelled:
+                        handle._run()
+                        handle = None
+        finally:
+            _set_running_loop(outer)
+            _set_asyncgen_hooks(*outer_hooks)
+        if ready:
+            return 0.0
+        scheduled = self._scheduled
+        return max(0.0, scheduled[0]._when - self.time()) if scheduled else None
+
+    def run_until_complete(self, future):
+        """Drive the loop from plain code, blocking the guest's thread while all of it waits."""
+        if _get_running_loop() is not None:
+            raise RuntimeError("run() cannot be called from a running event loop; await the coroutine instead")
+        new = not asyncio.isfuture(future)
+        future = asyncio.ensure_future(future, loop=self)
+        if new:
+            future._log_destroy_pending = False
+        cancelled = False
+        while True:
+            delay = self.pump(future)
+            if future.done():
+                break
+            if delay == 0.0:
+                continue
+            if delay is None and not _port.operations.waiting:
+                future.cancel()
+                self.pump(future)
+                raise RuntimeError("deadlock: the coroutine waits for something that nothing will bring about")
+            if not _port.wait(delay):
+                cancelled = True
+                future.cancel()
+        if cancelled and (future.cancelled() or future.exception() is None):
+            raise _CancelledError
+        return future.result()
+
+    def run_forever(self):
+        raise RuntimeError("run_forever() would never return in a sandbox; use run() or run_until_complete()")
+
+    def call_soon_threadsafe(self, callback, *args, context=None):
+        return self.call_soon(callback, *args, context=context)
+
+    def default_exception_handler(self, context):
+        # Shown when the run ends; asyncio's own way goes through `logging`, which the user may have replaced.
+        self.reports.append(context)
+
+    async def shutdown_default_executor(self, timeout=None):
+        pass
+
+    def run_in_executor(self, executor, func, *args):
+        raise RuntimeError("there are no threads in a sandbox; call the function directly")

@@ -1,0 +1,451 @@
+"""What does this guest do with a message? Find the function, run it to its end or until it waits, report.
+
+The outermost function of a run is plain, `async`, a generator or an async generator. Async ones are a task of the
+loop; a plain generator is advanced here, one item a step, and stands still between turns while the consumer has no
+room. When it is done, what it left running is cancelled before the result is sent.
+"""
+
+import ast
+import asyncio
+import gc
+import linecache
+import os
+import random
+import sys
+import traceback
+import types
+
+from . import _codec, _errors, _loop, _port, _stdio
+from . import asyncio as sandbox_asyncio
+
+_encode = _codec.encode
+_decode = _codec.decode
+_EncodeError = _codec.EncodeError
+_TooLarge = _codec.TooLarge
+_CancelledError = asyncio.CancelledError
+_all_tasks = asyncio.all_tasks
+_shutdown_asyncgens = _loop.PortLoop.shutdown_asyncgens
+_compile = compile
+_TracebackException = traceback.TracebackException
+_operations = _port.operations
+
+OWN_FILES = "<isola>/"
+"""File names of this package start so; its frames are left out of tracebacks."""
+GRACE_S = 0.9
+"""How long what a finished run left behind may take to unwind; below the host's own grace."""
+_TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+_CO_COROUTINE = 0x80 | 0x200
+
+main_module = sys.modules["__main__"]
+user_names = main_module.__dict__
+
+
+class Failure(Exception):
+    """A run's end that is not the guest's own exception: (type, message, limit)."""
+
+
+class Run:
+    """One message's work, from its first turn to its last."""
+
+    def __init__(self, number):
+        self.number = number
+        self.loop = loop
+        self.task = None
+        self.generator = None
+        self.streams = []
+        self.outcome = None
+        self.leaving = None
+        self.leave_by = 0.0
+
+    # --- starting
+
+    def call(self, name, args, kwargs, streams):
+        function = user_names.get(name, _MISSING)
+        if function is _MISSING:
+            raise NameError(f"name {name!r} is not defined", name=name)
+        for where, number in streams:
+            reader = sandbox_asyncio.StreamReader(number)
+            self.streams.append(reader)
+            if isinstance(where, int):
+                args.insert(where, reader)
+            else:
+                kwargs[where] = reader
+        return function(*args, **kwargs)
+
+    def load(self, code, filename):
+        lines = code.splitlines(keepends=True)
+        linecache.cache[filename] = (len(code), None, lines, filename)
+        compiled = _compile(code, filename, "exec", _TOP_LEVEL_AWAIT, True)
+        if compiled.co_flags & _CO_COROUTINE:
+            return types.FunctionType(compiled, user_names)()
+        exec(compiled, user_names)
+        return None
+
+    def load_file(self, path):
+        with open(path, "rb") as file:
+            raw = file.read()
+        import importlib.util
+
+        self_file = user_names.get("__file__", _MISSING)
+        user_names["__file__"] = path
+        try:
+            return self.load(importlib.util.decode_source(raw), path)
+        finally:
+            if self_file is _MISSING:
+                user_names.pop("__file__", None)
+            else:
+                user_names["__file__"] = self_file
+
+    def start(self, work, *args):
+        """Call what the message asks for, and take its result for what it is."""
+        result = work(*args)
+        kind = type(result)
+        if kind in _PLAIN_RESULTS:
+            self.outcome = (True, result)
+        elif isinstance(result, types.CoroutineType) or hasattr(result, "__await__"):
+            self._run_task(_awaited(result))
+        elif hasattr(result, "__anext__"):
+            self._run_task(self._stream(result))
+        elif hasattr(result, "__next__"):
+            self.generator = result
+        else:
+            self.outcome = (True, result)
+
+    def _run_task(self, coroutine):
+        self.task = self.loop.create_task(coroutine)
+        self.task._log_destroy_pending = False
+
+    async def _stream(self, iterator):
+        """Emit what an async iterator gives."""
+        emit = _port.emit
+        try:
+            async for item in iterator:
+                if not emit(self.number, _encode(item, max_bytes=_port.max_payload)):
+                    await self._room()
+        finally:
+            aclose = getattr(iterator, "aclose", None)
+            if aclose is not None:
+                await aclose()
+
+    async def _room(self):
+        self.room = self.loop.create_future()
+        try:
+            await self.room
+        finally:
+            self.room = None
+
+    room = None
+
+    # --- going on
+
+    def step(self):
+        """Go as far as it goes. -> True when a frame that ends the turn has been sent."""
+        if self.outcome is None:
+            if self.generator is not None:
+                self._advance_generator()
+                if self.outcome is None:
+                    _port.park(self.number, None, True)
+                    return
+            else:
+                delay = self.loop.pump(self.task)
+                if not self.task.done():
+                    _port.park(self.number, delay, self.room is not None)
+                    return
+                self._take_task()
+        self._leave()
+
+    def _advance_generator(self):
+        advance, emit, number, limit = self.generator.__next__, _port.emit, self.number, _port.max_payload
+        try:
+            while emit(number, _encode(advance(), max_bytes=limit)):
+                pass
+        except StopIteration as stop:
+            self.generator, self.outcome = None, (True, stop.value)
+        except BaseException as error:
+            generator, self.generator = self.generator, None
+            self.outcome = (False, error)
+            close = getattr(generator, "close", None)
+            if close is not None:
+                try:
+                    close()
+                except BaseException as second:
+                    report("a generator failed while it was being closed", second)
+
+    def _take_task(self):
+        task, self.task = self.task, None
+        if task.cancelled():
+            self.outcome = (False, _CancelledError())
+        else:
+            error = task.exception()
+            self.outcome = (True, task.result()) if error is None else (False, error)
+
+    def cancel(self):
+        """The host cancels the run: let it unwind."""
+        if self.outcome is not None:
+            return
+        if self.task is not None:
+            self.task.cancel()
+            return
+        generator, self.generator = self.generator, None
+        self.outcome = (False, _CancelledError())
+        if generator is not None and hasattr(generator, "close"):
+            try:
+                generator.close()
+            except BaseException as error:
+                self.outcome = (False, error)
+
+    # --- ending
+
+    def _leave(self):
+        """Cancel what is left, then report; parks while leftovers unwind, for no longer than the grace."""
+        tasks = _all_tasks(self.loop)
+        if self.leaving is None:
+            self.leaving = True
+            self.leave_by = self.loop.time() + GRACE_S
+            for task in tasks:
+                task.cancel()
+            if self.loop._asyncgens:
+                self.loop.create_task(self._close_generators())
+                tasks = _all_tasks(self.loop)
+        if tasks:
+            delay = self.loop.pump()
+            tasks = _all_tasks(self.loop)
+            left = self.leave_by - self.loop.time()
+            if tasks and left > 0 and (delay is not None or _operations.waiting):
+                _port.park(self.number, left if delay is None else min(left, delay), False)
+                return
+        self.finish()
+
+    async def _close_generators(self):
+        try:
+            await _shutdown_asyncgens(self.loop)
+        finally:
+            self.loop._asyncgens_shutdown_called = False
+
+    def finish(self):
+        for reader in self.streams:
+            reader.close()
+        self.loop.clear()
+        _operations.abandon()
+        self.loop.show_reports()
+        global current
+        current = None
+        ok, value = self.outcome
+        if ok:
+            try:
+                frame = _encode(value, max_bytes=_port.max_payload)
+            except BaseException as error:
+                ok, value = False, error
+        if ok:
+            _port.done(self.number, frame)
+        else:
+            _port.fail(self.number, describe(value))
+
+
+async def _awaited(awaitable):
+    return await awaitable
+
+
+class MainLoop(_loop.PortLoop):
+    """The loop of the outermost functions; one a sandbox."""
+
+    def clear(self):
+        """Forget what is still scheduled: the run that scheduled it is over."""
+        self._ready.clear()
+        self._scheduled.clear()
+        self._timer_cancelled_count = 0
+
+    def show_reports(self):
+        reports, self.reports = self.reports, []
+        for context in reports:
+            report(context.get("message", "unhandled exception in the event loop"), context.get("exception"))
+
+
+def report(message, error):
+    """Tell of a failure nobody waits for, on stderr."""
+    try:
+        print(message, file=sys.stderr)
+        if error is not None:
+            print(_format(error), file=sys.stderr, end="")
+    except _CancelledError:
+        pass
+
+
+def _own_frame(frame):
+    return frame.filename.startswith(OWN_FILES)
+
+
+def _clean(formatted, seen):
+    """Take this package's frames out of a TracebackException and of those it came from."""
+    if formatted is None or id(formatted) in seen:
+        return
+    seen.add(id(formatted))
+    formatted.stack[:] = [frame for frame in formatted.stack if not _own_frame(frame)]
+    _clean(formatted.__cause__, seen)
+    _clean(formatted.__context__, seen)
+    for nested in formatted.exceptions or ():
+        _clean(nested, seen)
+
+
+def _format(error):
+    formatted = _TracebackException.from_exception(error)
+    _clean(formatted, set())
+    return "".join(formatted.format())
+
+
+def describe(error):
+    """The body of FAIL for an exception; survives exceptions whose own methods fail."""
+    limit = None
+    if isinstance(error, _TooLarge):
+        limit = "payload"
+    elif isinstance(error, MemoryError):
+        limit = "memory"
+    try:
+        message = str(error)
+    except BaseException:
+        message = "<its __str__ failed>"
+    if isinstance(error, SystemExit):
+        message = message or "0"
+    try:
+        text = _format(error)
+    except BaseException:
+        text = ""
+    name = type(error).__name__
+    if isinstance(error, _EncodeError):
+        name = "TypeError" if isinstance(error, TypeError) else "ValueError"
+    fields = {"type": str(name), "message": message[:_TEXT], "traceback": text[-_TEXT:], "limit": limit}
+    return _encode(fields)
+
+
+_TEXT = 1 << 16
+"""Characters of a message or traceback that cross."""
+_MISSING = object()
+_PLAIN_RESULTS = frozenset((type(None), bool, int, float, str, list, dict, tuple, bytes))
+
+loop = MainLoop()
+current = None
+_reserve = bytearray(1 << 16)
+
+
+def setup(options):
+    """Right after the fork: environment, randomness, limits."""
+    for name, value in options["env"].items():
+        os.environ[name] = value
+    seed = options["seed"]
+    random.seed(seed)
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        words = [int.from_bytes(seed[at : at + 4], "little") for at in range(0, 32, 4)]
+        numpy_random.seed(words)
+    _port.max_payload = options["max_payload"]
+
+
+def freeze():
+    """Right before the image is taken: nothing pending, nothing open, nothing to collect soon."""
+    linecache_clear()
+    loop.clear()
+    gc.collect()
+    gc.freeze()
+
+
+def linecache_clear():
+    cache = linecache.cache
+    for name in [name for name in cache if name.startswith(("<python-input", "<stdin"))]:
+        del cache[name]
+
+
+def prelude(code, filename):
+    """Run the user's prelude to its end, blocking; at build time only."""
+    result = Run(0).load(code, filename)
+    if result is not None:
+        loop.run_until_complete(result)
+        loop.clear()
+
+
+def dispatch(message):
+    """The one entrance: a whole message, already checked by the host."""
+    global current, _reserve
+    kind = message[1]
+    number = int.from_bytes(message[2:6], "little")
+    body = message[6:]
+    try:
+        if kind == _port.RESUME:
+            _operations.settle(body)
+            run = current
+            if run is None:
+                return
+            if run.room is not None and not run.room.done():
+                run.room.set_result(None)
+            run.step()
+        elif kind == _port.CALL:
+            run = current = Run(number)
+            _port.current_run = number
+            name, args, kwargs, streams = _decode(body)
+            run.start(run.call, name, args, kwargs, streams)
+            run.step()
+        elif kind == _port.LOAD:
+            run = current = Run(number)
+            _port.current_run = number
+            run.start(run.load, *_decode(body))
+            run.step()
+        elif kind == _port.LOAD_FILE:
+            run = current = Run(number)
+            _port.current_run = number
+            run.start(run.load_file, _decode(body))
+            run.step()
+        elif kind == _port.CANCEL:
+            run = current
+            if run is not None and run.number == number:
+                run.cancel()
+                run.step()
+        elif kind == _port.SETUP:
+            setup(_decode(body))
+        elif kind == _port.PRELUDE:
+            try:
+                prelude(*_decode(body))
+            except BaseException as error:
+                _port.fail(0, describe(error))
+            else:
+                _port.done(0, b"null")
+        elif kind == _port.FREEZE:
+            freeze()
+    except BaseException as error:
+        _reserve = None  # an out-of-memory report needs some memory itself
+        run = current
+        if run is None:
+            raise
+        if run.outcome is None:
+            run.outcome = (False, error)
+            run.generator = run.task = None
+        elif run.outcome[0]:
+            run.outcome = (False, error)
+        error = None
+        try:
+            run._leave()
+        except BaseException as second:
+            current = None
+            _operations.waiting.clear()
+            _port.fail(run.number, describe(second))
+        _reserve = bytearray(1 << 16)
+
+
+def install():
+    """Make the interpreter a message port: the `turn` export now brings messages here."""
+    import _reactor
+
+    turn = _reactor.turn
+    compiled_turn = types.FunctionType(turn.__code__, turn.__globals__, "turn")
+    turn.__globals__.update(_isola_source=compiled_turn, _isola_dispatch=dispatch)
+
+    def port(source, environ):
+        if source[:1] == b"\0":
+            _isola_dispatch(source)  # noqa: F821 - a global of _reactor
+            return 0
+        return _isola_source(source, environ)  # noqa: F821
+
+    turn.__code__ = port.__code__
+    linecache._register_code = lambda *args: None
+    _stdio.install()
+    asyncio.events.new_event_loop = asyncio.new_event_loop = _loop.PortLoop
+    for name in [name for name in user_names if not name.startswith("__")]:
+        del user_names[name]

@@ -1,0 +1,72 @@
+"""Where do `print` and tracebacks go? Straight to file descriptors 1 and 2, a line at a time, in the order written.
+
+Line buffering, although these are not terminals: what was printed before a guest is stopped has arrived.
+"""
+
+import asyncio
+import errno
+import io
+import sys
+
+from . import _port
+
+_CancelledError = asyncio.CancelledError
+_write = io.TextIOWrapper.write
+_flush = io.TextIOWrapper.flush
+
+
+class _Output(io.TextIOWrapper):
+    """Text out; writing to one of the two first sends what the other still holds."""
+
+    _other = None
+    _unsent = False
+
+    def write(self, text):
+        other = self._other
+        if other is not None and other._unsent:
+            other._send()
+        try:
+            count = _write(self, text)
+        except OSError as error:
+            raise _meaning(error) from None
+        self._unsent = text[-1:] != "\n"
+        return count
+
+    def flush(self):
+        self._send()
+
+    def _send(self):
+        self._unsent = False
+        try:
+            _flush(self)
+        except OSError as error:
+            raise _meaning(error) from None
+
+
+def _meaning(error):
+    """The host refuses a write with ECANCELED when the run it waited in is being cancelled."""
+    return _CancelledError() if error.errno == errno.ECANCELED else error
+
+
+def _open(number, name, errors):
+    raw = io.FileIO(number, "wb", closefd=False)
+    stream = _Output(io.BufferedWriter(raw), encoding="utf-8", errors=errors, newline="\n", line_buffering=True)
+    raw.name = stream.mode = name if number < 0 else "w"
+    return stream
+
+
+def install():
+    """Replace the interpreter's own streams."""
+    out = _open(1, "<stdout>", "surrogateescape")
+    err = _open(2, "<stderr>", "backslashreplace")
+    out._other, err._other = err, out
+    sys.stdout = sys.__stdout__ = out
+    sys.stderr = sys.__stderr__ = err
+
+    def flush():
+        if out._unsent:
+            out._send()
+        if err._unsent:
+            err._send()
+
+    _port.flush = flush

@@ -1,0 +1,238 @@
+"""Answer what the guest asks of the host: find the handler, run it, turn its end into a completion.
+
+Plain handlers run on the guest's thread, inside the door call. Async ones are tasks of the run's task group; what
+passes between the threads is a deque of requests one way, a deque of completions the other.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Handlers", "HostcallDesk", "check_handlers", "failure"]
+
+import inspect
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+import anyio
+
+from isola_anyio import codec
+from isola_anyio.errors import InvalidArgumentError, clip
+from isola_anyio.guests.protocol import ProtocolError, Status, completion
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from isola_anyio.codec import Dialect
+    from isola_anyio.values import JsonValue
+
+Handler: TypeAlias = Callable[[Any], Any]
+Handlers: TypeAlias = Mapping[str, Handler]
+
+PENDING_BYTES: Final = 64 << 20
+"""Payload bytes of hostcalls that have not ended, beyond which a guest stands still: it must not fill the host's
+memory with calls it never waits for. One payload may always be in flight, whatever its size."""
+
+_logger = logging.getLogger("isola_anyio.hostcalls")
+
+
+def check_handlers(handlers: object) -> dict[str, Handler]:
+    """Return a copy of ``hostcalls=``, checked.
+
+    Raises:
+        InvalidArgumentError: it is not a mapping of names to callables of one argument.
+    """
+    if handlers is None:
+        return {}
+    if not isinstance(handlers, Mapping):
+        raise InvalidArgumentError(f"hostcalls is a mapping of names to handlers, not {clip(handlers)}")
+    checked: dict[str, Handler] = {}
+    for name, handler in handlers.items():
+        if not isinstance(name, str) or not name:
+            raise InvalidArgumentError(f"hostcalls: a handler's name is a non-empty str, not {clip(name)}")
+        if not callable(handler):
+            raise InvalidArgumentError(
+                f"hostcalls[{name!r}] is not callable: {clip(handler)}; give a function that takes the payload"
+            )
+        checked[name] = handler
+    return checked
+
+
+def failure(name: str, exc: BaseException) -> bytes:
+    """Encode an exception for the guest: its type's name and its text, never its traceback."""
+    try:
+        text = str(exc)
+    except Exception:  # noqa: BLE001 - a stranger's __str__
+        text = ""
+    return failure_of(name, type(exc).__name__, text)
+
+
+def failure_of(name: str, type_name: str, text: str) -> bytes:
+    """Encode a failure for the guest."""
+    return codec.encode({"name": name, "type": type_name, "message": text[:65536]})
+
+
+def is_async(handler: Handler) -> bool:
+    """Tell whether calling a handler gives a coroutine: looks through partials and ``__call__``."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
+
+
+class _Request(NamedTuple):
+    op: int
+    name: str
+    work: Callable[[], Awaitable[Any]]
+    size: int
+
+
+class HostcallDesk:
+    """The hostcalls of one run.
+
+    ``request``, ``drop`` and ``settled_nowait`` are called on the guest's thread or between its turns; ``start`` in
+    the run's own task. Numbers of ops are the guest's: each is checked to be new.
+    """
+
+    def __init__(
+        self,
+        handlers: Handlers,
+        *,
+        dialect: Dialect,
+        max_payload: int,
+        max_in_flight: int,
+        on_news: Callable[[], None],
+    ) -> None:
+        self._handlers = handlers
+        self._dialect: Dialect = dialect
+        self._max_payload = max_payload
+        self._max_in_flight = max_in_flight
+        self._on_news = on_news
+        self._context = copy_context()
+        self._requests: deque[_Request] = deque()
+        self._drops: deque[int] = deque()
+        self._scopes: dict[int, anyio.CancelScope] = {}
+        self._open: set[int] = set()
+        self._pending_bytes = 0
+        self.completions: deque[bytes] = deque()
+        self.count = 0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the guest must stand still before it may ask for more."""
+        return self._pending_bytes > PENDING_BYTES
+
+    @property
+    def has_news(self) -> bool:
+        """Whether :meth:`start` has something to do."""
+        return bool(self._drops) or (bool(self._requests) and len(self._scopes) < self._max_in_flight)
+
+    def request(self, op: int, name: str, untrusted_payload: memoryview) -> bytes:
+        """Take a hostcall; return the reply to the door: empty when the answer comes later."""
+        self.count += 1
+        if op in self._open:
+            raise ProtocolError(f"op {op} is under way already")
+        handler = self._handlers.get(name)
+        if handler is None:
+            return _reply(Status.FAILED, failure_of(name, "LookupError", "the host has no handler of this name"))
+        size = len(untrusted_payload)
+        if size > self._max_payload:
+            text = f"a payload of {size} bytes is over max_payload ({self._max_payload})"
+            return _reply(Status.FAILED, failure_of(name, "ValueError", text))
+        try:
+            payload = codec.decode(untrusted_payload)
+        except codec.CodecError as exc:
+            return _reply(Status.FAILED, failure_of(name, "ValueError", str(exc)))
+        if is_async(handler):
+            self._queue(op, name, partial(handler, payload), size)
+            return b""
+        try:
+            result = self._context.run(handler, payload)
+            if inspect.isawaitable(result):
+                self._queue(op, name, _constantly(result), size)
+                return b""
+            return _reply(Status.OK, self._encode(result))
+        except Exception as exc:  # noqa: BLE001 - whatever the handler raises is the guest's to see
+            return _reply(Status.FAILED, failure(name, exc))
+
+    def _queue(self, op: int, name: str, work: Callable[[], Awaitable[Any]], size: int) -> None:
+        self._open.add(op)
+        self._pending_bytes += size
+        self._requests.append(_Request(op, name, work, size))
+        self._on_news()
+
+    def drop(self, op: int) -> None:
+        """The guest waits no more for this op: cancel its handler."""
+        if op in self._open:
+            self._drops.append(op)
+            self._on_news()
+
+    def start(self, group: TaskGroup) -> None:
+        """Start the handlers that were asked for, and cancel those nobody waits for."""
+        while self._drops:
+            op = self._drops.popleft()
+            scope = self._scopes.get(op)
+            if scope is not None:
+                scope.cancel()
+            elif op in self._open:
+                self._withdraw(op)
+        while self._requests and len(self._scopes) < self._max_in_flight:
+            request = self._requests.popleft()
+            self._scopes[request.op] = scope = anyio.CancelScope()
+            group.start_soon(self._serve, request, scope, name=f"hostcall {request.name}")
+
+    def _withdraw(self, op: int) -> None:
+        for request in self._requests:
+            if request.op == op:
+                self._requests.remove(request)
+                self._end(request)
+                return
+
+    async def _serve(self, request: _Request, scope: anyio.CancelScope) -> None:
+        answer = completion(request.op, Status.FAILED, failure_of(request.name, "CancelledError", "it was cancelled"))
+        try:
+            with scope:
+                try:
+                    result = await request.work()
+                    answer = completion(request.op, Status.OK, self._encode(result))
+                except Exception as exc:  # noqa: BLE001 - whatever the handler raises is the guest's to see
+                    if scope.cancel_called:
+                        _logger.warning("hostcall %r failed while it was being cancelled", request.name, exc_info=exc)
+                    answer = completion(request.op, Status.FAILED, failure(request.name, exc))
+        finally:
+            del self._scopes[request.op]
+            self._end(request)
+            # A handler that raised a cancellation of its own making must not leave the guest waiting for ever.
+            self.completions.append(answer)
+            self._on_news()
+
+    def _end(self, request: _Request) -> None:
+        self._open.discard(request.op)
+        self._pending_bytes -= request.size
+
+    def _encode(self, value: JsonValue) -> bytes:
+        return codec.encode(value, max_bytes=self._max_payload, dialect=self._dialect)
+
+    def abandon(self) -> None:
+        """Forget requests that were never started: the run is over."""
+        while self._requests:
+            request = self._requests.popleft()
+            self._end(request)
+            close = getattr(getattr(request.work, "awaitable", None), "close", None)
+            if close is not None:
+                close()
+
+
+def _reply(status: Status, body: bytes) -> bytes:
+    return bytes((status,)) + body
+
+
+class _constantly:  # noqa: N801 - used as a function
+    """A callable that gives the awaitable a plain handler returned."""
+
+    def __init__(self, awaitable: Awaitable[Any]) -> None:
+        self.awaitable = awaitable
+
+    def __call__(self) -> Awaitable[Any]:
+        return self.awaitable

@@ -1,0 +1,405 @@
+"""A sandbox: one guest with its life cycle, its runs in turn, and nothing of it left when it is closed."""
+
+from __future__ import annotations
+
+__all__ = ["Sandbox"]
+
+import itertools
+import warnings
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+from anyio.abc import AsyncResource
+
+from isola_anyio import codec
+from isola_anyio.concurrency import single_exception
+from isola_anyio.engine.offload import in_guest_thread
+from isola_anyio.errors import (
+    GuestError,
+    InvalidArgumentError,
+    SandboxBrokenError,
+    SandboxBusyError,
+    SandboxClosedError,
+    clip,
+)
+from isola_anyio.events import EndEvent, ErrorEvent, EventQueue, EventStream
+from isola_anyio.guests.protocol import Call
+from isola_anyio.run import Run, RunOptions, active_runs
+from isola_anyio.values import bind_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
+
+    from anyio.abc import TaskGroup
+
+    from isola_anyio.guest import Guest
+    from isola_anyio.hostcalls import Handlers
+    from isola_anyio.limits import Limits, Usage
+    from isola_anyio.values import JsonValue
+
+_LARGE_GUEST_BYTES: Final = 96 << 20
+"""A guest with more memory than this is freed on a thread: giving it back to the kernel takes milliseconds."""
+
+
+def _argument_error(
+    exc: codec.EncodeError, positional: list[Any], named: dict[str, Any], guest: Guest
+) -> InvalidArgumentError:
+    """Say which argument cannot cross: encode them one by one until one fails again."""
+    places: list[tuple[str, Any]] = [(f"argument {index}", value) for index, value in enumerate(positional)]
+    places += [(f"argument {name!r}", value) for name, value in named.items()]
+    for where, value in places:
+        try:
+            codec.encode(value, max_bytes=guest.limits.max_payload, dialect=guest.driver.dialect)
+        except codec.EncodeError as found:
+            return InvalidArgumentError(f"{where} cannot cross: {found}")
+    return InvalidArgumentError(f"the arguments cannot cross: {exc}")
+
+
+class _State(Enum):
+    NEW = "new"
+    STARTED = "started"
+    CLOSED = "closed"
+
+
+class Sandbox(AsyncResource):
+    """One sandbox, made by :meth:`SandboxTemplate.create` or :meth:`SandboxTemplate.instantiate`.
+
+    It belongs to the event loop it is started in. ``async with sandbox`` starts and closes it; so do :meth:`start`
+    and :meth:`aclose`. Runs take turns, first come first served. When it is closed nothing of it is running: no guest
+    code, no hostcall, no stream producer.
+    """
+
+    def __init__(self, fork: Callable[[], Guest], handlers: Handlers, limits: Limits) -> None:
+        self._fork = fork
+        self._handlers = handlers
+        self._limits = limits
+        self._state = _State.NEW
+        self._guest: Guest | None = None
+        self._usage: Usage | None = None
+        self._turns = anyio.Lock()
+        self._numbers = itertools.count(1)
+        self._activities: set[_Activity] = set()
+        self._group: TaskGroup | None = None
+        self._closed = anyio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Sandbox {self._state.value}{', broken' if self.broken else ''} at {id(self):#x}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", None) is _State.STARTED:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
+
+    # --- life cycle --------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Fork the guest. A second call does nothing.
+
+        Raises:
+            SandboxClosedError: the sandbox, its template or its context is closed.
+        """
+        await anyio.lowlevel.checkpoint()
+        if self._state is _State.CLOSED:
+            raise SandboxClosedError("the sandbox is closed; create another from the template")
+        if self._state is _State.NEW:
+            self._guest = self._fork()
+            self._state = _State.STARTED
+
+    async def aclose(self) -> None:
+        """Stop whatever runs, free everything. A second call waits for the first.
+
+        Releases even when cancelled; the wait for a guest thread to come back is bounded by what the guest's plain
+        hostcall handlers take.
+        """
+        if self._state is _State.CLOSED:
+            if self._guest is not None:
+                await self._closed.wait()
+            await anyio.lowlevel.checkpoint()
+            return
+        self._state = _State.CLOSED
+        with anyio.CancelScope(shield=True):
+            for activity in list(self._activities):
+                activity.close()
+            for activity in list(self._activities):
+                await activity.ended.wait()
+            await self._release()
+        self._closed.set()
+        await anyio.lowlevel.checkpoint()
+
+    async def _release(self) -> None:
+        guest, self._guest = self._guest, None
+        if guest is None:
+            return
+        self._usage = guest.usage
+        if guest.memory_size > _LARGE_GUEST_BYTES:
+            await in_guest_thread(guest.crew, guest.close, stop=lambda: None, urgent=True)
+        else:
+            guest.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        group = anyio.create_task_group()
+        try:
+            await group.__aenter__()
+        except BaseException:
+            await self.aclose()
+            raise
+        self._group = group
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        group, self._group = self._group, None
+        assert group is not None
+        failure: BaseException | None = None
+        try:
+            await self.aclose()
+        except BaseException as caught:  # noqa: BLE001 - a cancellation; it goes through the group like the body's own
+            if exc is None:
+                exc_type, exc, traceback = type(caught), caught, caught.__traceback__
+        group.cancel_scope.cancel()
+        try:
+            return await group.__aexit__(exc_type, exc, traceback)
+        except BaseExceptionGroup as caught:
+            # What the body raised leaves as itself: returning False raises it again, without the group's wrapping.
+            failure = single_exception(caught)
+            if failure is exc:
+                return False
+            if failure is None:
+                raise
+        raise failure
+
+    # --- running -----------------------------------------------------------------------------------------------
+
+    async def run(self, name: str, /, *args: Any, **kwargs: Any) -> JsonValue:
+        """Call a guest function and return its final value; partial results and output are discarded.
+
+        Cancelling it stops the guest: one that waits unwinds within a second and the sandbox stays usable; one that
+        computes is interrupted, and the sandbox is :attr:`broken`.
+
+        Args:
+            name: a name of the guest's global scope.
+            args: values, :class:`Arg`, :class:`StreamArg`, or anyio object receive streams.
+            kwargs: the same, by name (JavaScript receives them as one trailing object).
+
+        Raises:
+            InvalidArgumentError: an argument cannot cross.
+            GuestError: the function raised, or there is none of this name.
+            LimitError: a limit stopped it.
+            SandboxClosedError, SandboxBrokenError, SandboxBusyError: it cannot run.
+        """
+        return await self._complete(self._call_options(name, args, kwargs))
+
+    async def load_script(self, code: str, *, filename: str = "<script>") -> None:
+        """Run top-level code, which may use ``await``; the names it defines persist.
+
+        Raises:
+            As :meth:`run`; a syntax error is a ``GuestError`` too.
+        """
+        await self._complete(self._checked_script(code, filename))
+
+    async def load_file(self, guest_path: str) -> None:
+        """Run a file the guest can see as :meth:`load_script` does.
+
+        Raises:
+            As :meth:`run`; a missing file is a ``GuestError`` of the guest's own type.
+        """
+        if not isinstance(guest_path, str) or not guest_path:
+            raise InvalidArgumentError(f"load_file takes a path inside the guest, not {clip(guest_path)}")
+        body = codec.encode(guest_path)
+        await self._complete(RunOptions(Call.LOAD_FILE, body))
+
+    def run_stream(self, name: str, /, *args: Any, **kwargs: Any) -> EventStream:
+        """Start a guest function and stream its events; arguments and errors as :meth:`run`.
+
+        Inside ``async with`` of the sandbox the run starts at once; a sandbox started by :meth:`start` has no task
+        group, so there it starts when the stream is entered or first read.
+        """
+        return self._stream(self._call_options(name, args, kwargs))
+
+    def load_stream(self, code: str, *, filename: str = "<script>") -> EventStream:
+        """:meth:`load_script` with its output as events."""
+        return self._stream(self._checked_script(code, filename))
+
+    def _call_options(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunOptions:
+        if not isinstance(name, str) or not name:
+            raise InvalidArgumentError(f"run takes the name of a guest function, not {clip(name)}")
+        guest = self._usable()
+        bound = bind_arguments(args, kwargs)
+        streams = [(where, number) for number, (where, _) in enumerate(bound.streams)]
+        value = [name, bound.positional, bound.named, streams]
+        try:
+            body = codec.encode(value, max_bytes=guest.limits.max_payload, dialect=guest.driver.dialect, root="$")
+        except codec.EncodeError as exc:
+            raise _argument_error(exc, bound.positional, bound.named, guest) from None
+        return RunOptions(Call.CALL, body, tuple(source for _, source in bound.streams))
+
+    def _checked_script(self, code: str, filename: str) -> RunOptions:
+        for what, value in (("code", code), ("filename", filename)):
+            if not isinstance(value, str):
+                raise InvalidArgumentError(f"{what} is a str, not {clip(value)}")
+        guest = self._usable()
+        try:
+            body = codec.encode([code, filename], max_bytes=guest.limits.max_payload, dialect=guest.driver.dialect)
+        except codec.EncodeError as exc:
+            raise InvalidArgumentError(f"the script cannot cross: {exc}") from None
+        return RunOptions(Call.LOAD, body)
+
+    def _usable(self) -> Guest:
+        """Return the guest if a run may be asked for."""
+        guest = self._guest
+        if guest is None or self._state is not _State.STARTED:
+            advice = "is closed" if self._state is _State.CLOSED else "was not started; use `async with` or start()"
+            raise SandboxClosedError(f"the sandbox {advice}")
+        if guest.broken:
+            raise SandboxBrokenError(
+                "the sandbox was stopped in the middle of a computation, or its guest died; create a new one"
+            )
+        for run in active_runs.get():
+            if run.guest is guest and guest.run is run:
+                raise SandboxBusyError(
+                    "a handler of this sandbox's own run would wait for itself: let the handler return first, or use "
+                    "another sandbox"
+                )
+        return guest
+
+    async def _complete(self, options: RunOptions) -> JsonValue:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        return await _Activity(self, options).perform()
+
+    def _stream(self, options: RunOptions) -> EventStream:
+        streaming = _Streaming(self, options)
+        if self._group is not None:
+            streaming.begin(self._group)
+        return EventStream(streaming)
+
+    # --- state -------------------------------------------------------------------------------------------------
+
+    @property
+    def usage(self) -> Usage:
+        """What the last run used, with the total of all in ``usage.total``; kept after a failure and after closing."""
+        guest = self._guest
+        if guest is not None:
+            return guest.usage
+        if self._usage is not None:
+            return self._usage
+        raise SandboxClosedError("the sandbox was not started and has used nothing")
+
+    @property
+    def memory_size(self) -> int:
+        """Bytes of guest linear memory right now; 0 when not started or closed."""
+        return 0 if self._guest is None else self._guest.memory_size
+
+    def mount(self, guest_path: str) -> MountView:
+        """Look at a memory or overlay mount of this sandbox from the host's side; see :class:`MountView`.
+
+        Raises:
+            InvalidArgumentError: nothing of that kind is mounted there.
+            SandboxClosedError: the sandbox is closed, or was not started.
+        """
+        return self._usable().files.mount_view(guest_path)
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`aclose` was called."""
+        return self._state is _State.CLOSED
+
+    @property
+    def broken(self) -> bool:
+        """Whether the guest was stopped in the middle of a computation; it runs nothing more."""
+        return self._guest is not None and self._guest.broken
+
+
+class _Activity:
+    """One use of a sandbox, waiting for its turn or running; what closing the sandbox has to stop and wait for."""
+
+    def __init__(self, sandbox: Sandbox, options: RunOptions, queue: EventQueue | None = None) -> None:
+        self._sandbox = sandbox
+        self._options = options
+        self._queue = queue
+        self._run: Run | None = None
+        self._queued = anyio.CancelScope()
+        self.ended = anyio.Event()
+
+    def close(self) -> None:
+        """Stop it because the sandbox is being closed."""
+        self._queued.cancel()
+        if self._run is not None:
+            self._run.close()
+
+    async def perform(self) -> JsonValue:
+        """Wait for the turn, run, return the value."""
+        sandbox = self._sandbox
+        acquired = False
+        sandbox._activities.add(self)  # noqa: SLF001 - same module
+        try:
+            with self._queued:
+                await sandbox._turns.acquire()  # noqa: SLF001 - same module
+                acquired = True
+            if not acquired or sandbox.closed:
+                raise SandboxClosedError("the sandbox was closed before this had its turn")
+            guest = sandbox._usable()  # noqa: SLF001 - same module
+            number = next(sandbox._numbers)  # noqa: SLF001 - same module
+            self._run = Run(guest, number, self._options, sandbox._handlers, queue=self._queue)  # noqa: SLF001
+            return await self._run.complete()
+        finally:
+            if acquired:
+                sandbox._turns.release()  # noqa: SLF001 - same module
+            sandbox._activities.discard(self)  # noqa: SLF001 - same module
+            self.ended.set()
+
+
+class _Streaming:
+    """A run whose events are streamed; its task lives in the sandbox's task group, or in one of the stream's own."""
+
+    def __init__(self, sandbox: Sandbox, options: RunOptions) -> None:
+        self.queue = EventQueue()
+        self._activity = _Activity(sandbox, options, self.queue)
+        self._scope = anyio.CancelScope()
+        self._begun = False
+        self._own_group: TaskGroup | None = None
+
+    def begin(self, group: TaskGroup) -> None:
+        """Start the run's task."""
+        self._begun = True
+        group.start_soon(self._work, name="isola event stream")
+
+    async def _work(self) -> None:
+        error: BaseException | None = SandboxClosedError("the run was cancelled before it ended")
+        try:
+            with self._scope:
+                try:
+                    value = await self._activity.perform()
+                    self.queue.put(EndEvent(data=value), 0)
+                    error = None
+                except GuestError as exc:
+                    self.queue.put(ErrorEvent(data=f"{exc.type}: {exc.message}", exception=exc), 0)
+                    error = None
+                except Exception as exc:  # noqa: BLE001 - it is raised where the events are read
+                    error = exc
+        finally:
+            self.queue.end(error)
+
+    async def start(self) -> None:
+        """Make sure that the run is started."""
+        if not self._begun:
+            group = anyio.create_task_group()
+            await group.__aenter__()
+            self._own_group = group
+            self.begin(group)
+
+    def cancel(self) -> None:
+        """Cancel the run."""
+        self._scope.cancel()
+
+    async def join(self) -> None:
+        """Wait until nothing of the run is left."""
+        if self._begun:
+            with anyio.CancelScope(shield=True):
+                await self._activity.ended.wait()
+        group, self._own_group = self._own_group, None
+        if group is not None:
+            await group.__aexit__(None, None, None)

@@ -1,0 +1,462 @@
+"""Templates: build one, and create sandboxes from it.
+
+A :class:`SandboxContext` owns what is dear and shared: compilation engines, guest threads, compiled programs. A
+:class:`SandboxTemplate` is a program, the image of its warm interpreter, and defaults; it belongs to no event loop.
+"""
+
+from __future__ import annotations
+
+__all__ = ["SandboxContext", "SandboxTemplate", "build_template"]
+
+import random
+import threading
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from isola_anyio.building import Recipe, load_program, warm_image
+from isola_anyio.cache import DEFAULT_CACHE_DIR, Cache, open_cache
+from isola_anyio.engine import ffi
+from isola_anyio.engine.threads import Crew
+from isola_anyio.errors import InvalidArgumentError, SandboxClosedError, clip
+from isola_anyio.guest import Guest
+from isola_anyio.guests.kinds import drivers
+from isola_anyio.hostcalls import check_handlers
+from isola_anyio.limits import Limits, check_count, check_seconds, check_size
+from isola_anyio.mounts import MountConfig, bind_mounts, validate_mounts
+from isola_anyio.runtimes.progress import check_on_progress
+from isola_anyio.runtimes.resolve import find_runtime
+from isola_anyio.sandbox import Sandbox
+from isola_anyio.wasi.clock import SystemClock
+from isola_anyio.wasi.filesystem import FileSystem
+from isola_anyio.wasi.limits import FileLimits
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from isola_anyio.building import Warm
+    from isola_anyio.cache import CacheDir
+    from isola_anyio.hostcalls import Handlers
+    from isola_anyio.runtimes.progress import OnProgress
+    from isola_anyio.wasi.clock import Clock
+
+_SEED_BYTES: Final = 32
+_MAX_PARALLEL: Final = 4096
+
+
+class SandboxContext:
+    """Owner of the engines, the guest threads and the templates built through it; usable from several event loops.
+
+    Args:
+        cache_dir: where runtimes, compiled code and images are kept; the default of :meth:`build_template`'s.
+        max_parallel: guests that compute at the same time (waiting ones do not count); default the cores plus two.
+    """
+
+    def __init__(self, *, cache_dir: CacheDir = DEFAULT_CACHE_DIR, max_parallel: int | None = None) -> None:
+        if max_parallel is not None:
+            check_count("max_parallel", max_parallel, high=_MAX_PARALLEL)
+        self._cache_dir = cache_dir
+        self._crew = Crew(max_parallel)
+        self._lock = threading.Lock()
+        self._engines: dict[bool, ffi.Engine] = {}
+        self._linkers: dict[tuple[str, bool], ffi.Linker] = {}
+        self._programs: dict[str, ffi.Program] = {}
+        self._scratch_cache: Cache | None = None
+        self._generation = ffi.generation()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<SandboxContext{' closed' if self._closed else ''} max_parallel={self._crew.max_parallel}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def close(self) -> None:
+        """Make no more templates and sandboxes; sandboxes that live go on to their end. A second call does nothing."""
+        self._closed = True
+        self._crew.retire()
+        with self._lock:
+            cache, self._scratch_cache = self._scratch_cache, None
+            self._programs.clear()
+        if cache is not None:
+            cache.close()
+
+    async def aclose(self) -> None:
+        """:meth:`close`, as a checkpoint."""
+        self.close()
+        await anyio.lowlevel.checkpoint()
+
+    def check_open(self) -> None:
+        """Refuse to go on in a closed context, or in a child of ``os.fork``.
+
+        Raises:
+            SandboxClosedError: either is so.
+        """
+        if self._closed:
+            raise SandboxClosedError("the context is closed and makes no more sandboxes; create a new SandboxContext")
+        if self._generation != ffi.generation():
+            raise SandboxClosedError(
+                "this context was made before os.fork() and its engine lost its threads in the child; create a new "
+                "SandboxContext, or call build_template again, after the fork"
+            )
+
+    async def build_template(
+        self,
+        runtime: str,
+        *,
+        version: str | None = None,
+        runtime_path: str | os.PathLike[str] | None = None,
+        runtime_lib_dir: str | os.PathLike[str] | None = None,
+        cache_dir: CacheDir = DEFAULT_CACHE_DIR,
+        max_memory: int | None = None,
+        runtime_digest: str | None = None,
+        prelude: str | None = None,
+        mounts: Sequence[MountConfig] = (),
+        env: Mapping[str, str] | None = None,
+        metered: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> SandboxTemplate:
+        """Build a template: resolve the runtime, compile it, start it, run the prelude, take its image.
+
+        Each step is cached; two builds of the same, in one process or in two, do the work once. Cancelling it stops
+        whatever it does within a second and leaves nothing half written.
+
+        Args:
+            runtime: ``"python"`` or ``"js"``.
+            version: a release of the runtime that this package has a pin for.
+            runtime_path: a runtime of your own, a file or the directory that holds it.
+            runtime_lib_dir: with ``runtime_path``: the directory of its library.
+            cache_dir: where things are kept; ``None``: nothing outlives the template.
+            max_memory: bytes of guest memory; 512 MiB for Python, 64 MiB for JavaScript by default.
+            runtime_digest: SHA-256 that the runtime must have.
+            prelude: guest code to run once; what it leaves is in every sandbox.
+            mounts: host files the prelude and every sandbox see.
+            env: environment variables of the prelude and of every sandbox.
+            metered: compile with fuel accounting, so that sandboxes may have a fuel budget.
+            on_progress: called with :class:`Progress`.
+
+        Raises:
+            InvalidArgumentError: an argument is wrong; the text says which and why.
+            RuntimeUnavailableError, DigestMismatchError: there is no such runtime here.
+            GuestError: the prelude raised.
+            SandboxClosedError: the context is closed.
+        """
+        await anyio.lowlevel.checkpoint()
+        self.check_open()
+        known = drivers()
+        if not isinstance(runtime, str) or runtime not in known:
+            raise InvalidArgumentError(f"runtime must be {' or '.join(map(repr, known))}, not {clip(runtime)}")
+        driver = known[runtime]
+        memory = check_size("max_memory", driver.default_max_memory if max_memory is None else max_memory)
+        if prelude is not None and not isinstance(prelude, str):
+            raise InvalidArgumentError(f"prelude is guest source code (a str), not {clip(prelude)}")
+        environment = check_env(env)
+        configs = validate_mounts(mounts)
+        if not isinstance(metered, bool):
+            raise InvalidArgumentError(f"metered is True or False, not {clip(metered)}")
+        report = check_on_progress(on_progress)
+        chosen = self._cache_dir if cache_dir is DEFAULT_CACHE_DIR else cache_dir
+        cache = self._temporary_cache() if chosen is None else open_cache(chosen)
+        bundle = await find_runtime(
+            runtime,
+            cache,
+            version=version,
+            runtime_path=runtime_path,
+            runtime_lib_dir=runtime_lib_dir,
+            runtime_digest=runtime_digest,
+            on_progress=report,
+        )
+        recipe = Recipe(driver, bundle, metered, memory, prelude, environment)
+        program = await self._program(recipe, cache, report)
+        file_limits = FileLimits()
+        clock = SystemClock()
+        base = partial(_base_files, driver, bundle.lib_dir, bind_mounts(configs), file_limits)
+        warm = await warm_image(
+            recipe,
+            program,
+            crew=self._crew,
+            files=base,
+            file_limits=file_limits,
+            clock=clock,
+            cache=None if chosen is None or configs else cache,
+            on_progress=report,
+        )
+        return SandboxTemplate(self, recipe, program, warm, file_limits, clock, configs)
+
+    async def _program(self, recipe: Recipe, cache: Cache, on_progress: OnProgress | None) -> ffi.Program:
+        program = self._programs.get(recipe.code_key)
+        if program is None:
+            engine, linker = self._engine(recipe)
+            program = await load_program(recipe, engine, linker, cache, on_progress)
+            with self._lock:
+                program = self._programs.setdefault(recipe.code_key, program)
+        return program
+
+    def _engine(self, recipe: Recipe) -> tuple[ffi.Engine, ffi.Linker]:
+        metered, driver = recipe.metered, recipe.driver
+        with self._lock:
+            engine = self._engines.get(metered)
+            if engine is None:
+                engine = self._engines[metered] = ffi.Engine(metered=metered)
+            linker = self._linkers.get((driver.name, metered))
+            if linker is None:
+                linker = self._linkers[driver.name, metered] = ffi.Linker(engine, driver.functions)
+        return engine, linker
+
+    def _temporary_cache(self) -> Cache:
+        with self._lock:
+            if self._scratch_cache is None:
+                self._scratch_cache = open_cache(None)
+                self._scratch_cache.leave_to_collector()
+            return self._scratch_cache
+
+    @property
+    def crew(self) -> Crew:
+        """The guest threads."""
+        return self._crew
+
+
+class SandboxTemplate:
+    """A warm interpreter to fork sandboxes from; made by :func:`build_template`. Belongs to no event loop.
+
+    Close it when no more sandboxes are wanted: its image's file is given back, sandboxes that live go on.
+    """
+
+    def __init__(
+        self,
+        context: SandboxContext,
+        recipe: Recipe,
+        program: ffi.Program,
+        warm: Warm,
+        file_limits: FileLimits,
+        clock: Clock,
+        mounts: Sequence[MountConfig],
+    ) -> None:
+        self._context = context
+        self._recipe = recipe
+        self._program = program
+        self._warm = warm
+        self._file_limits = file_limits
+        self._clock = clock
+        self._mounts = tuple(mounts)
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = " closed" if self._closed else ""
+        return f"<SandboxTemplate {self.runtime} {self.version}{state}, image of {self.image_size} bytes>"
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self.close()
+
+    @property
+    def runtime(self) -> str:
+        """``"python"`` or ``"js"``."""
+        return self._recipe.bundle.name
+
+    @property
+    def version(self) -> str:
+        """The runtime's version."""
+        return self._recipe.bundle.version
+
+    @property
+    def image_size(self) -> int:
+        """Bytes of the memory image, which all sandboxes share."""
+        return self._warm.image.size
+
+    def close(self) -> None:
+        """Make no more sandboxes. A second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._warm.image.close()
+            self._warm.files.close()
+
+    @asynccontextmanager
+    async def create(self, **options: Any) -> AsyncIterator[Sandbox]:
+        """Give a started sandbox; see :meth:`instantiate` for the options.
+
+        An exception raised in the body leaves it as itself, never wrapped in an ``ExceptionGroup``.
+        """
+        async with await self.instantiate(**options) as sandbox:
+            yield sandbox
+
+    async def instantiate(
+        self,
+        *,
+        max_memory: int | None = None,
+        mounts: Sequence[MountConfig] = (),
+        env: Mapping[str, str] | None = None,
+        hostcalls: Handlers | None = None,
+        http: None = None,
+        max_fuel: int | None = None,
+        max_cpu: float | None = None,
+        max_output: int | None = None,
+        max_payload: int | None = None,
+        max_hostcalls: int | None = None,
+        seed: int | str | bytes | None = None,
+    ) -> Sandbox:
+        """Give a sandbox that is not yet started; ``async with`` it, or ``start()`` and ``aclose()`` it.
+
+        Args:
+            max_memory: bytes of guest memory; may only lower the template's.
+            mounts: host files this sandbox sees, besides the template's.
+            env: environment variables, over the template's.
+            hostcalls: handlers by name.
+            http: ``None``: the guest has no HTTP.
+            max_fuel: fuel for each run; the template must be ``metered``.
+            max_cpu: seconds of guest CPU for each run.
+            max_output: bytes of stdout, stderr and logs a run may write; 16 MiB by default.
+            max_payload: bytes of any one value crossing the boundary; 64 MiB by default.
+            max_hostcalls: hostcalls in flight at once; 1024 by default.
+            seed: makes the guest's randomness repeatable.
+
+        Raises:
+            InvalidArgumentError: an option is wrong; the text says which and why.
+            SandboxClosedError: the template or its context is closed.
+        """
+        await anyio.lowlevel.checkpoint()
+        self._check_open()
+        limits = self._limits(max_memory, max_fuel, max_cpu, max_output, max_payload, max_hostcalls)
+        handlers = check_handlers(hostcalls)
+        if http is not None:
+            raise InvalidArgumentError(f"http={clip(http)}: this release has no HTTP bridge; leave http out")
+        configs = validate_mounts(mounts)
+        environment = check_env(env)
+        fork = partial(self._fork, limits, configs, environment, check_seed(seed))
+        return Sandbox(fork, handlers, limits)
+
+    def _check_open(self) -> None:
+        self._context.check_open()
+        if self._closed:
+            raise SandboxClosedError("the template is closed and makes no more sandboxes; build it again")
+
+    def _limits(
+        self,
+        max_memory: int | None,
+        max_fuel: int | None,
+        max_cpu: float | None,
+        max_output: int | None,
+        max_payload: int | None,
+        max_hostcalls: int | None,
+    ) -> Limits:
+        limits = Limits(max_memory=self._recipe.max_memory)
+        if max_memory is not None:
+            check_size("max_memory", max_memory)
+            if not self.image_size <= max_memory <= self._recipe.max_memory:
+                raise InvalidArgumentError(
+                    f"max_memory={max_memory} must be between {self.image_size}, which the template already uses, and "
+                    f"{self._recipe.max_memory}, the template's own max_memory"
+                )
+            limits = replace(limits, max_memory=max_memory)
+        if max_fuel is not None:
+            check_count("max_fuel", max_fuel)
+            if not self._recipe.metered:
+                raise InvalidArgumentError(
+                    f"max_fuel={max_fuel} needs a template built with metered=True; build one, or leave max_fuel out"
+                )
+            limits = replace(limits, max_fuel=max_fuel)
+        if max_cpu is not None:
+            limits = replace(limits, max_cpu=check_seconds("max_cpu", max_cpu))
+        if max_output is not None:
+            limits = replace(limits, max_output=check_size("max_output", max_output, high=1 << 40))
+        if max_payload is not None:
+            limits = replace(limits, max_payload=check_size("max_payload", max_payload, low=1, high=1 << 31))
+        if max_hostcalls is not None:
+            limits = replace(limits, max_hostcalls=check_count("max_hostcalls", max_hostcalls))
+        return limits
+
+    def _fork(
+        self, limits: Limits, mounts: Sequence[MountConfig], env: Mapping[str, str], seed: bytes | None
+    ) -> Guest:
+        """Fork a guest: an instance over the image, files of its own."""
+        self._check_open()
+        files = self._warm.files.fork(bind_mounts(mounts), self._file_limits)
+        try:
+            return Guest(
+                self._recipe.driver,
+                self._program,
+                crew=self._context.crew,
+                limits=limits,
+                files=files,
+                file_limits=self._file_limits,
+                clock=self._clock,
+                image=self._warm.image,
+                env=env,
+                seed=seed,
+            )
+        except BaseException:
+            files.close()
+            raise
+
+
+def _base_files(
+    driver: Any, lib_dir: Any, mounts: Any, limits: FileLimits, dump: bytes | None
+) -> FileSystem:
+    files = FileSystem.base(stdlib=driver.library(lib_dir), mounts=mounts, limits=limits)
+    if dump is not None:
+        files.load(dump)
+    return files
+
+
+def check_env(env: object) -> dict[str, str]:
+    """Return a copy of ``env=``, checked.
+
+    Raises:
+        InvalidArgumentError: it is not a mapping of names to text.
+    """
+    if env is None:
+        return {}
+    if not hasattr(env, "items"):
+        raise InvalidArgumentError(f"env is a mapping of names to text, not {clip(env)}")
+    checked: dict[str, str] = {}
+    for name, value in env.items():
+        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+            raise InvalidArgumentError(f"env: {clip(name)} cannot be a variable's name: a non-empty str without = or NUL")
+        if not isinstance(value, str) or "\0" in value:
+            raise InvalidArgumentError(f"env[{name!r}] is text without NUL (a str), not {clip(value)}")
+        checked[name] = value
+    return checked
+
+
+def check_seed(seed: object) -> bytes | None:
+    """Return 32 bytes made of ``seed=``.
+
+    Raises:
+        InvalidArgumentError: it is not an int, a str or bytes.
+    """
+    if seed is None:
+        return None
+    if isinstance(seed, bool) or not isinstance(seed, (int, str, bytes)):
+        raise InvalidArgumentError(f"seed is an int, a str or bytes, not {clip(seed)}")
+    return random.Random(seed).randbytes(_SEED_BYTES)  # noqa: S311 - repeatable is what was asked for
+
+
+_default_lock: Final = threading.Lock()
+_default: SandboxContext | None = None
+
+
+def default_context() -> SandboxContext:
+    """Return the process's own context; a child of ``os.fork`` gets a new one."""
+    global _default  # noqa: PLW0603 - one a process
+    with _default_lock:
+        if _default is None or _default._generation != ffi.generation():  # noqa: SLF001 - same module
+            _default = SandboxContext()
+        return _default
+
+
+async def build_template(runtime: str, **options: Any) -> SandboxTemplate:
+    """Build a template in the process's default context; see :meth:`SandboxContext.build_template` for the options."""
+    return await default_context().build_template(runtime, **options)
+
+
