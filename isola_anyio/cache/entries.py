@@ -121,6 +121,11 @@ class Cache:
         if self._finalizer is not None:
             self._finalizer()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was a temporary cache, and is gone."""
+        return self._finalizer is not None and not self._finalizer.alive
+
     def leave_to_collector(self) -> None:
         """Let a temporary directory go with the last reference to this object, without a ``ResourceWarning``."""
         self._close_is_due = False
@@ -129,6 +134,7 @@ class Cache:
         """Return where the entry is or would be. A key may hold one ``/``, which makes a private subdirectory."""
         if kind not in KINDS or not KEY_PATTERN.fullmatch(key) or not SUFFIX_PATTERN.fullmatch(suffix):
             raise ValueError(f"not a cache entry's name: {kind!r}, {key!r}, {suffix!r}")
+        self._check_open()
         return self.root / kind / f"{key}{suffix}"
 
     def lookup(
@@ -233,6 +239,7 @@ class Cache:
 
     def scratch(self, kind: CacheKind) -> Scratch:
         """Return a new private directory beside the entries of ``kind``; closing it removes it."""
+        self._check_open()
         scratch = Scratch(self.root / kind)
         try:
             scratch.path.mkdir(mode=0o700)
@@ -253,15 +260,17 @@ class Cache:
         record = _seen_here.get(name) or read_record(seen)
         if record is None or not record.covers(found):
             record = hash_file(path, on_bytes, follow_links=True)
-            with contextlib.suppress(OSError):
-                self._write_record(seen, record)
+            if not self.closed:
+                with contextlib.suppress(OSError):
+                    self._write_record(seen, record)
         _seen_here[name] = record
         return record.sha256
 
     def building(self, kind: CacheKind, key: str) -> Building:
         """Return the turn to build ``key``: ``async with cache.building("code", key)``, look up again, then build.
 
-        One holder at a time among all tasks, threads and processes. Waiting for it can be cancelled.
+        One holder at a time among all tasks, threads and processes; the holder must not ask for it again. Waiting for
+        it can be cancelled. Entering raises ``OSError`` when the lock file cannot be made.
         """
         self.path(kind, key)  # refuses a key that is no name
         return Building(self.root / kind / f".lock-{key.replace('/', '+')}")
@@ -270,6 +279,10 @@ class Cache:
         """Remove temporaries whose makers are gone."""
         for kind in KINDS:
             sweep(self.root / kind)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError(f"{self!r} is closed")  # going on would make its directory anew
 
     def _is_sound_parent(self, kind: CacheKind, parent: Path) -> bool:
         # The directory of the kind was claimed when the cache was opened, and may be a link of the user's own.
@@ -314,7 +327,12 @@ def _record_of(path: Path) -> Path:
 
 def _root_of(cache_dir: CacheDir) -> Path:
     if isinstance(cache_dir, DefaultCacheDir):
-        return platformdirs.user_cache_path("isola-anyio", appauthor=False).absolute()
+        default = platformdirs.user_cache_path("isola-anyio", appauthor=False)
+        if default.parts[0] == "~":
+            raise InvalidArgumentError(
+                "cache_dir: this user has no home directory for the default one; give a directory"
+            )
+        return default.absolute()
     return path_argument("cache_dir", cache_dir, "a directory's path or None")
 
 

@@ -111,9 +111,11 @@ async def fetch(pin: Pin, directory: Path, on_progress: OnProgress | None) -> Fe
     try:
         message = await _watch(process, pin, directory, on_progress)
         status = await process.wait()
+    except BaseException:
+        _kill(process)
+        raise
     finally:
         with anyio.move_on_after(GRACE_S, shield=True):
-            _kill(process)
             await process.aclose()
     if status != 0:
         raise RuntimeUnavailableError(f"{tool.name} ended with exit status {status}: {_tail(message)}")
@@ -176,8 +178,7 @@ async def _watch(process: Process, pin: Pin, directory: Path, on_progress: OnPro
 
 
 def _kill(process: Process) -> None:
-    if process.returncode is not None:
-        return
+    # Also when the tool itself has ended: what it started may still hold its end of the pipe, and keeps the group.
     with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS refuses for one that has just ended
         if sys.platform == "win32":
             process.kill()

@@ -38,45 +38,52 @@ def find_own(pin: Pin, cache: Cache, runtime_path: object, runtime_lib_dir: obje
         RuntimeUnavailableError: a file is missing or unreadable, or the module lacks an export.
     """
     given = path_argument("runtime_path", runtime_path, "the path of a module or of a directory that holds it")
+    lib_given: Path | None = None
+    if runtime_lib_dir is not None:
+        expected = f"the path of the directory that holds {pin.library.name}"
+        lib_given = path_argument("runtime_lib_dir", runtime_lib_dir, expected)
+    try:
+        path = _find_module(pin, given)
+        library = _find_library(pin, lib_given or path.parent, optional=pin.runtime != "python" and lib_given is None)
+        files = (path,) if library is None else (path, library)
+        meter.begin("verify", sum(file.stat().st_size for file in files))
+        sha256 = cache.digest_of(path, meter.advance)
+        lib_sha256 = None if library is None else cache.digest_of(library, meter.advance)
+    except OSError as exc:
+        raise RuntimeUnavailableError(
+            f"the {pin.runtime} runtime at {clip(os.fspath(given))} is unreadable: {exc}"
+        ) from exc
+    meter.finish()
+    return Own(path, path.parent if library is None else library.parent, sha256, lib_sha256)
+
+
+def _find_module(pin: Pin, given: Path) -> Path:
     path = _locate(given, pin.main) if given.is_dir() else given
     if path is None or not path.is_file():
         raise RuntimeUnavailableError(
             f"runtime_path {clip(os.fspath(given))} "
-            + ("is not there" if path else f"holds neither {pin.main.name} nor {pin.main.member}")
-            + f"; give the file of the {pin.runtime} runtime, or the directory that holds it"
-        )
-    if runtime_lib_dir is None:
-        lib_dir = path.parent
-    else:
-        lib_given = path_argument("runtime_lib_dir", runtime_lib_dir, f"the directory that holds {pin.library.name}")
-        found = _locate(lib_given, pin.library)
-        lib_dir = found.parent if found else lib_given
-    library = lib_dir / pin.library.name
-    has_library = library.is_file()
-    if not has_library and (pin.runtime == "python" or runtime_lib_dir is not None):
-        raise RuntimeUnavailableError(
-            f"{pin.library.name} is not in {clip(os.fspath(lib_dir))}; "
-            "give the directory that holds it as runtime_lib_dir"
+            + (f"holds neither {pin.main.name} nor {pin.main.member}" if path is None else "is not a file")
+            + f"; give the module of the {pin.runtime} runtime, or the directory that holds it"
         )
     try:
         exported = export_names(path)
-        missing = [name for name in pin.exports if name not in exported]
-        if missing:
-            raise RuntimeUnavailableError(
-                f"{clip(os.fspath(path))} is no {pin.runtime} runtime: it does not export {', '.join(missing)}"
-            )
-        files = (path, library) if has_library else (path,)
-        meter.begin("verify", sum(file.stat().st_size for file in files))
-        sha256 = cache.digest_of(path, meter.advance)
-        lib_sha256 = cache.digest_of(library, meter.advance) if has_library else None
     except MalformedModuleError as exc:
         raise RuntimeUnavailableError(f"{clip(os.fspath(path))} is no WebAssembly module: {exc}") from exc
-    except OSError as exc:
+    if missing := [name for name in pin.exports if name not in exported]:
         raise RuntimeUnavailableError(
-            f"the {pin.runtime} runtime at {clip(os.fspath(path))} is unreadable: {exc}"
-        ) from exc
-    meter.finish()
-    return Own(path, lib_dir, sha256, lib_sha256)
+            f"{clip(os.fspath(path))} is no {pin.runtime} runtime: it does not export {', '.join(missing)}"
+        )
+    return path
+
+
+def _find_library(pin: Pin, directory: Path, *, optional: bool) -> Path | None:
+    library = _locate(directory, pin.library)
+    if library is None and not optional:
+        raise RuntimeUnavailableError(
+            f"{pin.library.name} is not in {clip(os.fspath(directory))}; "
+            "give the directory that holds it as runtime_lib_dir"
+        )
+    return library
 
 
 def _locate(directory: Path, file: PinnedFile) -> Path | None:

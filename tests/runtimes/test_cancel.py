@@ -33,8 +33,8 @@ with open(os.path.join(os.environ["TMPDIR"], "part"), "wb") as file:
 time.sleep(600)
 """
 STUCK_SCRIPT = f"""
-import subprocess, sys
-subprocess.run([sys.executable, "-I", "-S", "-c", {GRANDCHILD_SCRIPT!r}])
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-I", "-S", "-c", {GRANDCHILD_SCRIPT!r}])
 """
 
 
@@ -86,10 +86,12 @@ async def test_cancelling_a_hung_transfer_kills_the_tool_and_leaves_nothing(
     assert has_runtime(cache.root)
 
 
-async def test_what_the_tool_started_is_killed_with_it(
-    cache: Cache, started: list[Process], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups are POSIX's")
+@pytest.mark.parametrize("ending", ["child.wait()", "os._exit(0)"])
+async def test_what_the_tool_started_is_killed_with_it_or_after_it(
+    cache: Cache, started: list[Process], monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    use_tool(monkeypatch, STUCK_SCRIPT)
+    use_tool(monkeypatch, STUCK_SCRIPT + ending)
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(10)
         monkeypatch.setenv("TEST_PORT", str(server.getsockname()[1]))
