@@ -10,7 +10,6 @@ from __future__ import annotations
 
 __all__ = [
     "MAX_DEPTH",
-    "MAX_TEXT_BYTES",
     "CodecError",
     "Dialect",
     "EncodeError",
@@ -20,7 +19,7 @@ __all__ = [
     "encode",
 ]
 
-from isola_anyio.codec.decoding import MAX_TEXT_BYTES, decode
 from isola_anyio.codec.encoding import Dialect, encode
+from isola_anyio.codec.decoding import decode
 from isola_anyio.codec.errors import CodecError, EncodeError, EncodeTypeError, TooLarge
 from isola_anyio.codec.jsontext import MAX_DEPTH

@@ -1,42 +1,37 @@
 """Turn hostile bytes into a value, or refuse them, in time and memory bounded by their length.
 
 Every JSON text is measured before it is parsed: its length, because ``json`` holds the interpreter's lock until it is
-done, and its depth, because it recurses. A value larger than one text may be arrives as several: a text that *goes
-on* repeats the brackets that were open where its forerunner was cut, and its leftmost containers are poured into the
-rightmost ones of what is there. Between two texts ``pause`` is called.
-
-Every segment is used once, so no frame unfolds into more than it holds. What is left is what JSON itself costs: a
-text of empty lists becomes about 30 times its size in memory, the most that any text does.
+done (a long one is cut, see `cutting`), and its depth, because ``json`` recurses. Every segment is used once, so that
+no frame unfolds into more than it holds. What is left is what JSON itself costs: a text of empty lists becomes 24
+times its size in memory, one of dicts with one member 29 times, the most that any text does.
 """
 
 from __future__ import annotations
 
-__all__ = ["MAX_TEXT_BYTES", "decode"]
+__all__ = ["decode"]
 
+import secrets
 import sys
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias
 
 from isola_anyio.codec import buffers
+from isola_anyio.codec.cutting import PART_BYTES, Part, cut, graft
 from isola_anyio.codec.errors import CodecError, TooLarge
-from isola_anyio.codec.frame import LONG_KEYS, MAGIC, Frame, unpack
-from isola_anyio.codec.jsontext import MAX_DEPTH, MAX_INT_DIGITS, is_too_deep, loose_int, scan, scan_loosely, scanner
-
-MAX_TEXT_BYTES: Final = 512 * 1024
-"""The longest JSON text a guest may send in one piece: the worst that can be done with it took 35 ms to parse."""
+from isola_anyio.codec.frame import MAGIC, SEGMENT_KEYS, Frame, unpack
+from isola_anyio.codec.jsontext import MAX_DEPTH, MAX_INT_DIGITS, is_too_deep, loose_int, scan, scanner
 
 ESCAPE_DEPTH: Final = 1
-"""Escapes are objects in the text, leaves in the value."""
+"""Escapes are objects in the text and leaves in the value."""
 
 _STR_RUN_BYTES: Final = 4 * 1024 * 1024
 
+_Scan: TypeAlias = Callable[[str, int], tuple[Any, int]]
+_Pairs: TypeAlias = list[tuple[str, Any]]
+
 
 def decode(
-    data: bytes | memoryview,
-    *,
-    max_bytes: int | None = None,
-    max_text_bytes: int | None = MAX_TEXT_BYTES,
-    pause: Callable[[], object] | None = None,
+    data: bytes | memoryview, *, max_bytes: int | None = None, pause: Callable[[], object] | None = None
 ) -> Any:
     """Return the value that ``data`` encodes.
 
@@ -46,8 +41,7 @@ def decode(
     Args:
         data: what a guest, or `encode`, made. Untrusted.
         max_bytes: how long ``data`` may be.
-        max_text_bytes: how long a JSON text in it may be; ``None`` for any length.
-        pause: called between texts, to let other threads run.
+        pause: called now and then while a long ``data`` is decoded, to let other threads run.
 
     Raises:
         CodecError: ``data`` is not a value.
@@ -56,21 +50,12 @@ def decode(
     size = len(data)
     if max_bytes is not None and size > max_bytes:
         raise TooLarge("$", size, max_bytes)
-    if size and data[0] == MAGIC:
-        return _FrameDecoder(data, max_text_bytes, pause).decode()
-    return _parse(
-        data, scan if sys.get_int_max_str_digits() == MAX_INT_DIGITS else scan_loosely, max_text_bytes, MAX_DEPTH
-    )
+    if size <= PART_BYTES and (not size or data[0] != MAGIC) and sys.get_int_max_str_digits() == MAX_INT_DIGITS:
+        return _parse(data, scan, MAX_DEPTH)
+    return _Decoder(data, pause).decode()
 
 
-def _parse(
-    data: bytes | memoryview,
-    scan_once: Callable[[str, int], tuple[Any, int]],
-    max_text_bytes: int | None,
-    max_depth: int,
-) -> Any:
-    if max_text_bytes is not None and len(data) > max_text_bytes:
-        raise CodecError("$", f"a JSON text of {len(data)} bytes; the limit is {max_text_bytes}, split it")
+def _parse(data: bytes | memoryview, scan_once: _Scan, max_depth: int) -> Any:
     try:
         text = str(data, "utf-8")
         if is_too_deep(text, max_depth):
@@ -89,57 +74,77 @@ def _parse(
     return value
 
 
-class _FrameDecoder:
-    """Decodes one frame."""
+def _no_pause() -> None:
+    pass
 
-    def __init__(
-        self, data: bytes | memoryview, max_text_bytes: int | None, pause: Callable[[], object] | None
-    ) -> None:
+
+class _Decoder:
+    """Decodes frames and long texts."""
+
+    def __init__(self, data: bytes | memoryview, pause: Callable[[], object] | None) -> None:
+        self._pause = pause or _no_pause
         self._borrowed = not isinstance(data, bytes)
-        self._frame: Frame = unpack(memoryview(data))
-        self._max_text_bytes = max_text_bytes
-        self._pause = pause
+        view = memoryview(data)
+        self._is_frame = len(data) > 0 and data[0] == MAGIC
+        self._frame = unpack(view) if self._is_frame else Frame("", 0, view, [])
 
     def decode(self) -> Any:
         frame = self._frame
-        long_keys = frame.flags & LONG_KEYS
-        hooks: dict[str, Any] = {"object_pairs_hook": self._pairs} if long_keys else {"object_hook": self._object}
+        depth = MAX_DEPTH + ESCAPE_DEPTH if self._is_frame else MAX_DEPTH
+        hooks: dict[str, Any] = {}
+        if frame.flags & SEGMENT_KEYS:
+            hooks["object_pairs_hook"] = self._pairs
+        elif self._is_frame:
+            hooks["object_hook"] = self._object
         if sys.get_int_max_str_digits() != MAX_INT_DIGITS:
             hooks["parse_int"] = loose_int
         scan_once = scanner(**hooks)
-        value: Any = None
-        for number, (text, spine) in enumerate(frame.texts):
-            if number and self._pause is not None:
-                self._pause()
-            part = _parse(text, scan_once, self._max_text_bytes, MAX_DEPTH + ESCAPE_DEPTH)
-            if number:
-                self._graft(value, part, spine)
-            elif spine:
-                raise CodecError("$", "the first text goes on from nothing")
-            else:
-                value = part
+        if len(frame.text) <= PART_BYTES:
+            value = _parse(frame.text, scan_once, depth)
+        else:
+            value = self._decode_parts(frame.text, scan_once, hooks, depth)
         if any(segment is not None for segment in frame.segments):
             raise CodecError("$", "a segment that nothing refers to")
         return value
 
-    def _graft(self, value: Any, part: Any, spine: int) -> None:
-        """Pour the ``spine`` leftmost containers of ``part`` into the rightmost ones of ``value``."""
-        key = self._frame.key
-        for left in range(spine - 1, -1, -1):
-            if type(value) is list and type(part) is list and (not left or (value and part)):
-                into, inner = value, part[0] if left else None
-                value = into[-1] if left else None
-                into += part[1:] if left else part
-            elif type(value) is dict and type(part) is dict and (not left or (value and key in part)):
-                fields = cast("dict[str, Any]", value)
-                inner = part.pop(key) if left else None
-                value = fields[next(reversed(fields))] if left else None
-                fields.update(part)
-            else:
-                raise CodecError("$", "a text goes on from what was not there")
-            part = inner
-        if not spine:
-            raise CodecError("$", "a second text that goes on from nothing")
+    def _decode_parts(self, text: memoryview, scan_once: _Scan, hooks: dict[str, Any], depth: int) -> Any:
+        # A key that no guest can know, so that none of its strings is taken for a hole.
+        hole = f"\x7f{secrets.token_hex(8)}"
+        value: Any = None
+        try:
+            for part in cut(text, hole, depth, self._pause):
+                scan_part = scan_once
+                if part.strings:
+                    fill = self._filler(part, hole)
+                    scan_part = scanner(object_pairs_hook=fill, parse_int=hooks.get("parse_int"))
+                found = _parse(part.text, scan_part, depth + ESCAPE_DEPTH)
+                if part.spine:
+                    graft(value, found, part.spine, hole)
+                else:
+                    value = found
+                self._pause()
+        except CodecError:
+            raise
+        except ValueError as exc:  # a long string's
+            raise CodecError("$", f"not JSON: {exc}") from None
+        return value
+
+    def _filler(self, part: Part, hole: str) -> Callable[[_Pairs], Any]:
+        """Return a hook that puts a part's long strings in, then does what a frame's hook does."""
+
+        def fill(pairs: _Pairs) -> Any:
+            if len(pairs) == 1 and pairs[0][0] == hole and type(pairs[0][1]) is str:
+                return part.strings[int(pairs[0][1])]
+            if any(name.startswith(hole) for name, _ in pairs):
+                pairs = [
+                    (part.strings[int(name[len(hole) :])] if name.startswith(hole) and name != hole else name, item)
+                    for name, item in pairs
+                ]
+            if self._frame.flags & SEGMENT_KEYS:
+                return self._pairs(pairs)
+            return self._object(dict(pairs)) if self._is_frame else dict(pairs)
+
+        return fill
 
     def _object(self, found: dict[str, Any]) -> Any:
         if len(found) == 1:
@@ -148,7 +153,7 @@ class _FrameDecoder:
                 return self._unescape(payload)
         return found
 
-    def _pairs(self, pairs: list[tuple[str, Any]]) -> Any:
+    def _pairs(self, pairs: _Pairs) -> Any:
         key = self._frame.key
         if len(pairs) == 1 and pairs[0][0] == key and type(pairs[0][1]) is str:
             return self._unescape(pairs[0][1])
@@ -171,8 +176,8 @@ class _FrameDecoder:
         if code == "s":
             return self._str(rest)
         if code in {"I", "J"}:
-            number_bytes = int.from_bytes(self._take(rest), "little")
-            return -number_bytes if code == "J" else number_bytes
+            magnitude = int.from_bytes(self._take(rest), "little")
+            return -magnitude if code == "J" else magnitude
         try:
             if code == "i":
                 return int(rest, 16)
@@ -184,26 +189,20 @@ class _FrameDecoder:
 
     def _str(self, number: str) -> str:
         data = self._take(number)
-        try:
-            if len(data) <= _STR_RUN_BYTES or self._pause is None:
-                return str(data, "utf-8", "surrogatepass")
-            return self._long_str(data, self._pause)
-        except UnicodeDecodeError as exc:
-            raise CodecError("$", f"a string that is not UTF-8: {exc.reason} at byte {exc.start}") from None
-
-    def _long_str(self, data: memoryview, pause: Callable[[], object]) -> str:
-        parts: list[str] = []
+        runs: list[str] = []
         start = 0
-        while start < len(data):
-            end = min(start + _STR_RUN_BYTES, len(data))
-            while end < len(data) and end > start and data[end] & 0xC0 == 0x80:  # inside of a character
-                end -= 1
-            if end == start:
-                raise CodecError("$", "a string that is not UTF-8")
-            parts.append(str(data[start:end], "utf-8", "surrogatepass"))
-            start = end
-            pause()
-        return "".join(parts)
+        try:
+            while len(data) - start > _STR_RUN_BYTES:
+                end = start + _STR_RUN_BYTES
+                while end > start and data[end] & 0xC0 == 0x80:  # inside of a character
+                    end -= 1
+                runs.append(str(data[start : end or len(data)], "utf-8", "surrogatepass"))
+                start = end or len(data)
+                self._pause()
+            runs.append(str(data[start:], "utf-8", "surrogatepass"))
+        except UnicodeDecodeError as exc:
+            raise CodecError("$", f"a string that is not UTF-8: {exc.reason}") from None
+        return runs[0] if len(runs) == 1 else "".join(runs)
 
     def _take(self, number: str) -> memoryview:
         """Return a segment, which nothing else may then refer to."""

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from isola_anyio.codec import buffers
 from isola_anyio.codec.errors import EncodeError, EncodeTypeError, Step, TooLarge, format_path, remedy, type_name
-from isola_anyio.codec.frame import LONG_KEYS, pack
+from isola_anyio.codec.frame import SEGMENT_KEYS, pack
 from isola_anyio.codec.jsontext import (
     MAX_DEPTH,
     MAX_SAFE_INT,
@@ -111,7 +111,7 @@ def _encode_escaped(value: Any, root: str, *, js: bool) -> bytes:
         raise EncodeError(root, "nested deeper than the rest of this thread's stack allows") from None
     if not rewriter.escapes:
         return text
-    return b"".join(pack(key, rewriter.flags, text, rewriter.segments))
+    return pack(key, rewriter.flags, text, rewriter.segments)
 
 
 class _KeyTaken(Exception):  # noqa: N818 - a signal
@@ -212,7 +212,7 @@ class _Rewriter:
             if key.startswith(self.key):
                 raise _KeyTaken
             if not self.js and has_surrogate_pair(key):
-                self.flags |= LONG_KEYS
+                self.flags |= SEGMENT_KEYS
                 self.escapes += 1
                 yield self.key + self._segment("s", key.encode("utf-8", "surrogatepass")), item
             else:

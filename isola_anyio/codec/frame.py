@@ -1,23 +1,22 @@
-"""Lay JSON texts and binary segments out in one block of bytes, and take a hostile block apart.
+"""Lay a JSON text and binary segments out in one block of bytes, and take a hostile block apart.
 
-| bytes      | what |
-|------------|------|
-| 1          | 0xFE, which starts no UTF-8 and so no JSON text |
-| 1          | version, 1 |
-| 1          | length of the reserved key |
-| 1          | flags; bit 0: some dicts' keys are segments |
-| 4          | number of texts, at least 1 |
-| 4          | number of segments |
-| 8 a text   | its length; how many levels of the text before it goes on (see ``docs/values.md``) |
-| 4 a segment| its length |
-| rest       | the reserved key, the texts, and each segment at the next multiple of 8 |
+| bytes       | what |
+|-------------|------|
+| 1           | 0xFE, which starts no UTF-8 and so no JSON text |
+| 1           | version, 1 |
+| 1           | length of the reserved key |
+| 1           | flags; bit 0: some dicts' keys are segments |
+| 4           | length of the text |
+| 4           | number of segments |
+| 4 a segment | its length |
+| rest        | the reserved key, the text, and each segment at the next multiple of 8 |
 
 Numbers are unsigned and little-endian. Nothing may be missing and nothing left over.
 """
 
 from __future__ import annotations
 
-__all__ = ["LONG_KEYS", "MAGIC", "Frame", "pack", "unpack"]
+__all__ = ["MAGIC", "SEGMENT_KEYS", "Frame", "pack", "unpack"]
 
 import struct
 from collections.abc import Sequence
@@ -27,36 +26,34 @@ from isola_anyio.codec.errors import CodecError
 
 MAGIC: Final = 0xFE
 VERSION: Final = 1
-LONG_KEYS: Final = 1
+SEGMENT_KEYS: Final = 1
 ALIGNMENT: Final = 8
-MIN_TEXT_BYTES: Final = 64 * 1024
-"""Every text but the last is at least as long, so that a frame has few texts and joining them stays cheap."""
 
 _HEAD: Final = struct.Struct("<BBBBII")
 _PADDING: Final = bytes(ALIGNMENT)
 
 
 class Frame(NamedTuple):
-    """What a block of bytes holds; the texts and segments are views of it."""
+    """What a block of bytes holds; the text and the segments are views of it."""
 
     key: str
     flags: int
-    texts: list[tuple[memoryview, int]]
+    text: memoryview
     segments: list[memoryview | None]
 
 
-def pack(key: str, flags: int, text: bytes, segments: Sequence[Any]) -> list[Any]:
-    """Return the pieces, to be joined, of a frame of one text; ``segments`` hold contiguous buffers."""
+def pack(key: str, flags: int, text: bytes, segments: Sequence[Any]) -> bytes:
+    """Return a frame; ``segments`` hold contiguous buffers."""
     sizes = [memoryview(segment).nbytes for segment in segments]
     name = key.encode("ascii")
-    head = _HEAD.pack(MAGIC, VERSION, len(name), flags, 1, len(segments))
-    pieces: list[Any] = [head, struct.pack(f"<II{len(sizes)}I", len(text), 0, *sizes), name, text]
-    at = sum(map(len, pieces))
+    head = _HEAD.pack(MAGIC, VERSION, len(name), flags, len(text), len(segments))
+    pieces: list[Any] = [head, struct.pack(f"<{len(sizes)}I", *sizes), name, text]
+    at = len(head) + 4 * len(sizes) + len(name) + len(text)
     for segment, size in zip(segments, sizes, strict=True):
         gap = -at % ALIGNMENT
         pieces += (_PADDING[:gap], segment)
         at += gap + size
-    return pieces
+    return b"".join(pieces)
 
 
 def unpack(data: memoryview) -> Frame:
@@ -67,27 +64,23 @@ def unpack(data: memoryview) -> Frame:
     """
     if len(data) < _HEAD.size:
         raise CodecError("$", f"a frame of {len(data)} bytes is cut short")
-    magic, version, key_length, flags, n_texts, n_segments = _HEAD.unpack_from(data)
-    if magic != MAGIC or version != VERSION or flags & ~LONG_KEYS or not key_length or not n_texts:
-        raise CodecError("$", f"not a frame's head: {bytes(data[: _HEAD.size]).hex()}")
-    at = _HEAD.size + 8 * n_texts + 4 * n_segments
-    if at + key_length > len(data):
-        raise CodecError("$", f"{n_texts} texts and {n_segments} segments are more than {len(data)} bytes hold")
-    numbers: tuple[int, ...] = struct.unpack_from(f"<{2 * n_texts + n_segments}I", data, _HEAD.size)
-    text_sizes = numbers[: 2 * n_texts : 2]
-    if any(size < MIN_TEXT_BYTES for size in text_sizes[:-1]):
-        raise CodecError("$", f"a text other than the last is shorter than {MIN_TEXT_BYTES} bytes")
+    magic, version, key_length, flags, text_length, n_segments = _HEAD.unpack_from(data)
+    if magic != MAGIC or version != VERSION or flags & ~SEGMENT_KEYS or not key_length:
+        raise CodecError("$", f"not the head of a frame: {bytes(data[: _HEAD.size]).hex()}")
+    at = _HEAD.size + 4 * n_segments
+    if at > len(data):
+        raise CodecError("$", f"{n_segments} segments are more than {len(data)} bytes hold")
+    sizes: tuple[int, ...] = struct.unpack_from(f"<{n_segments}I", data, _HEAD.size)
+    # Slices never fail and never grow, so one check at the end is enough.
     key = str(data[at : at + key_length], "latin-1")
     at += key_length
-    texts: list[tuple[memoryview, int]] = []
+    text = data[at : at + text_length]
+    at += text_length
     segments: list[memoryview | None] = []
-    for size, spine in zip(text_sizes, numbers[1 : 2 * n_texts : 2], strict=True):
-        texts.append((data[at : at + size], spine))
-        at += size
-    for size in numbers[2 * n_texts :]:
+    for size in sizes:
         at += -at % ALIGNMENT
         segments.append(data[at : at + size])
         at += size
-    if at != len(data):  # slices never fail, so the one check at the end is enough
+    if at != len(data):
         raise CodecError("$", f"the parts of a frame end at {at}, the frame at {len(data)}")
-    return Frame(key, flags, texts, segments)
+    return Frame(key, flags, text, segments)

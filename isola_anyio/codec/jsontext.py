@@ -16,6 +16,8 @@ __all__ = [
     "MAX_DEPTH",
     "MAX_INT_DIGITS",
     "MAX_SAFE_INT",
+    "bracket_marks",
+    "brackets_open_after",
     "dumps",
     "dumps_ascii",
     "dumps_finite",
@@ -26,6 +28,7 @@ __all__ = [
     "has_unsafe_int",
     "is_too_deep",
     "loose_int",
+    "mask_escapes",
     "scan",
     "scan_loosely",
     "scanner",
@@ -39,6 +42,8 @@ from itertools import accumulate
 from json import encoder as _encoder
 from typing import Any, Final
 
+from isola_anyio.codec.errors import CodecError
+
 MAX_DEPTH: Final = 500
 """How deep lists and dicts may nest; half of CPython's default recursion limit, which both ``json`` directions need."""
 
@@ -51,16 +56,17 @@ MAX_SAFE_INT: Final = 2**53 - 1
 _KEY_SEPARATOR: Final = ":"
 _ITEM_SEPARATOR: Final = ","
 
-_COERCED_KEY: Final = re.compile(r'"[-0-9tfnNI](?:[0-9.e+\-]*|rue|alse|ull|aN|I?nfinity)":')
+_COERCED_KEY: Final = re.compile(r'"[-0-9tfnNI](?:(?<=[-0-9])[0-9.e+\-]*|rue|alse|ull|aN|I?nfinity)":')
 _LONG_INT: Final = re.compile(r"(?:^|[\[,:])-?[0-9]{16}[0-9]*(?:$|[,\]}])")
 _SURROGATE_PAIR: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _HUGE_INT: Final = re.compile(rf"[0-9]{{{MAX_INT_DIGITS + 1}}}")
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _ONLY_STR: Final = frozenset({str})
 
-_ZEROS: Final = bytes.maketrans(b"123456789", b"0" * 9)
-_SIXTEEN_DIGITS: Final = b"0" * 16
-_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
+_INTS: Final = bytes.maketrans(b"123456789[:-", b"0" * 9 + b",,,")
+_LONG_RUN: Final = b"," + b"0" * 16
+_CLOSERS: Final = bytes.maketrans(b"[{", b"]}")
+_RISE: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NOT_MARKS: Final = bytes(set(range(256)) - set(b'[]{}"'))
 _DIGIT_RUN: Final = 600
 """Below 640, the least that ``sys.set_int_max_str_digits`` takes."""
@@ -165,7 +171,7 @@ def has_only_str_keys(value: Any) -> bool:
 
 def has_unsafe_int(text: str, raw: bytes) -> bool:
     """Say whether ``text`` may hold an int that JavaScript's numbers do not; ``raw`` is ``text`` in UTF-8."""
-    return _SIXTEEN_DIGITS in raw.translate(_ZEROS) and _LONG_INT.search(text) is not None
+    return _LONG_RUN in (b"," + raw).translate(_INTS) and _LONG_INT.search(text) is not None
 
 
 def has_huge_int(text: str) -> bool:
@@ -186,20 +192,57 @@ def is_too_deep(text: str, limit: int) -> bool:
     """
     if text.count("[") + text.count("{") <= limit:
         return False
-    raw = text.encode("utf-8", "surrogatepass")
-    if b"\\" in raw:
-        raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # A string without brackets is now two quotes, and two neighbouring quotes can go wherever they stand: what is left
-    # is inside or outside of a string as before.
-    marks = raw.translate(_BRACKETS, _NOT_MARKS).replace(b'""', b"")
-    if b'"' in marks:
-        marks = b"".join(marks.split(b'"')[::2])
+    marks = bracket_marks(mask_escapes(text.encode("utf-8", "surrogatepass")))
     depth = 0
     for start in range(0, len(marks), _RUN):
         run = marks[start : start + _RUN]
-        opened = run.count(b"[")
-        # "[" is 91 and "]" is 93: 92 less the code is the change of depth.
-        if depth + opened > limit and max(accumulate((92 - mark for mark in run), initial=depth)) > limit:
+        opened = run.count(b"[") + run.count(b"{")
+        if depth + opened > limit and depth + _peak(run) > limit:
             return True
         depth += 2 * opened - len(run)
     return False
+
+
+def mask_escapes(raw: bytes) -> bytes:
+    """Return JSON text in which every quote begins or ends a string; nothing else moves.
+
+    ``raw`` neither begins nor ends inside of an escape.
+    """
+    return raw.replace(b"\\\\", b"__").replace(b'\\"', b"__") if b"\\" in raw else raw
+
+
+def bracket_marks(masked: bytes) -> bytes:
+    """Return the brackets outside of strings; ``masked`` begins outside of one."""
+    # A string without brackets is two quotes when all else is gone, and two neighbouring quotes can go wherever they
+    # stand: what is left is inside or outside of a string as before.
+    marks = masked.translate(None, _NOT_MARKS).replace(b'""', b"")
+    return b"".join(marks.split(b'"')[::2]) if b'"' in marks else marks
+
+
+def brackets_open_after(opened: bytes, marks: bytes, limit: int) -> bytes:
+    """Return the brackets that are open after ``marks``, if those in ``opened`` were before.
+
+    Raises:
+        CodecError: a bracket closes what was not open, or there are more than ``limit``.
+    """
+    for start in range(0, len(marks), _RUN):
+        run = marks[start : start + _RUN]
+        if len(opened) + run.count(b"[") + run.count(b"{") > limit and len(opened) + _peak(run) > limit:
+            raise CodecError("$", f"nested deeper than {MAX_DEPTH} levels")
+        while True:
+            left = run.replace(b"[]", b"").replace(b"{}", b"")
+            if len(left) == len(run):
+                break
+            run = left
+        closers = len(run.rstrip(b"[{"))  # what is left closes first, then opens
+        if closers:
+            if opened[-closers:][::-1].translate(_CLOSERS) != run[:closers]:
+                raise CodecError("$", "not JSON: brackets that do not match")
+            opened = opened[:-closers]
+        opened += run[closers:]
+    return opened
+
+
+def _peak(run: bytes) -> int:
+    """Return how many levels above its start some brackets rise."""
+    return max(accumulate(map(_RISE.__getitem__, run), initial=0))

@@ -1,8 +1,8 @@
 """Turn a value into the bytes that cross to the host, and the host's bytes into a value.
 
 The same wire form, limits and error texts as the host's ``isola_anyio.codec``, whose modules give the reasons; guest
-files never import host files, so the algorithm is here again, for this side's needs: a result larger than one JSON
-text may be is cut into several (`_cut`), and what the host sends is not distrusted.
+files never import host files, so the algorithm is here again, for this side's needs: what the host sends is not
+distrusted.
 
 A host's tests run this file on the host's Python, so it uses nothing newer than 3.11.
 """
@@ -21,13 +21,10 @@ MAX_DEPTH = 500
 MAX_INT_BITS = 2125  # no more than 640 digits, the least that sys.set_int_max_str_digits takes
 INLINE_HEX_BITS = 4 * 8192
 MAX_INT_DIGITS = 4300
-MAX_TEXT_BYTES = 256 * 1024  # what the host reads in one piece
-CUT_BYTES = 128 * 1024  # where a longer text is cut, at the next comma
-WINDOW_BYTES = 16 * 1024  # strings that cover one of these are taken out of a text that is cut
 
 _MAGIC = 0xFE
 _VERSION = 1
-_LONG_KEYS = 1
+_SEGMENT_KEYS = 1
 _KEY = "$"
 _HEAD = struct.Struct("<BBBBII")
 _PADDING = bytes(8)
@@ -229,24 +226,11 @@ def encode(value, *, max_bytes=None, root="$"):
         suspicious = True
     if suspicious:
         raw, rewriter = _escaped(value, root)
+    if rewriter is not None and rewriter.escapes:
+        raw = _pack(rewriter.key, rewriter.flags, raw, rewriter.segments)
     if max_bytes is not None and len(raw) > max_bytes:
         raise TooLarge(root, len(raw), max_bytes)
-    if rewriter is not None and rewriter.escapes:
-        key, flags, segments = rewriter.key, rewriter.flags, rewriter.segments
-    elif len(raw) > MAX_TEXT_BYTES:
-        key, flags, segments = _unused_key(raw), 0, []
-    else:
-        return raw
-    if len(raw) > MAX_TEXT_BYTES:
-        raw, masked, found_flags = _take_out_long_strings(raw, key, segments)
-        flags |= found_flags
-        texts = _cut(raw, masked, key)
-    else:
-        texts = [(0, [raw])]
-    size, pieces = _pack(key, flags, texts, segments)
-    if max_bytes is not None and size > max_bytes:
-        raise TooLarge(root, size, max_bytes)
-    return b"".join(pieces)
+    return raw
 
 
 class _KeyTaken(Exception):
@@ -287,14 +271,6 @@ def _free_key(value):
     while str(number) in taken:
         number += 1
     return f"{_KEY}{number}{_KEY}"
-
-
-def _unused_key(raw):
-    """Return a reserved key that no string in the JSON text ``raw`` starts with."""
-    key, number = _KEY, 0
-    while f'"{key}'.encode() in raw:
-        key, number = f"{_KEY}{number}{_KEY}", number + 1
-    return key
 
 
 class _Rewriter:
@@ -351,7 +327,7 @@ class _Rewriter:
             if key.startswith(self.key):
                 raise _KeyTaken
             if _SURROGATE_PAIR(key) is not None:
-                self.flags |= _LONG_KEYS
+                self.flags |= _SEGMENT_KEYS
                 self.escapes += 1
                 yield self.key + self._str(key), item
             else:
@@ -511,111 +487,17 @@ def _view(data, spec):
 # Frames
 
 
-def _pack(key, flags, texts, segments):
-    """Return the size and the pieces of a frame; a text is how many levels go on, and its own pieces."""
+def _pack(key, flags, text, segments):
+    sizes = [memoryview(segment).nbytes for segment in segments]
     name = key.encode("ascii")
-    numbers = []
-    for spine, pieces in texts:
-        numbers += (sum(map(len, pieces)), spine)
-    numbers += (memoryview(segment).nbytes for segment in segments)
-    head = _HEAD.pack(_MAGIC, _VERSION, len(name), flags, len(texts), len(segments))
-    out = [head, struct.pack(f"<{len(numbers)}I", *numbers), name]
-    for _, pieces in texts:
-        out += pieces
-    at = sum(map(len, out))
-    for segment in segments:
+    head = _HEAD.pack(_MAGIC, _VERSION, len(name), flags, len(text), len(segments))
+    pieces = [head, struct.pack(f"<{len(sizes)}I", *sizes), name, text]
+    at = len(head) + 4 * len(sizes) + len(name) + len(text)
+    for segment, size in zip(segments, sizes):
         gap = -at % 8
-        out += (_PADDING[:gap], segment)
-        at += gap + memoryview(segment).nbytes
-    return at, out
-
-
-def _take_out_long_strings(raw, key, segments):
-    """Make segments of the strings that cover a whole window of the JSON text ``raw``.
-
-    Returns what is left of it, and the same with escaped quotes and backslashes blanked, so that every quote there
-    begins or ends a string; and the flags that the frame needs.
-    """
-    masked = raw
-    if b"\\" in raw:
-        masked = raw.replace(b"\\\\", b"__").replace(b'\\"', b"__")
-    raw_pieces, masked_pieces = [], []
-    flags = done = at = quotes = 0
-    while at < len(raw):
-        found = masked.count(b'"', at, at + WINDOW_BYTES)
-        if found or not quotes & 1:
-            quotes += found
-            at += WINDOW_BYTES
-            continue
-        first = masked.rfind(b'"', done, at)
-        last = masked.find(b'"', at) + 1
-        token = raw[first:last]
-        if b"\\" in token:
-            segments.append(json.loads(token).encode("utf-8", "surrogatepass"))
-        else:
-            segments.append(token[1:-1])
-        new = f'"{key}s{len(segments) - 1}"'
-        if raw[last : last + 1] == b":":
-            flags = _LONG_KEYS
-        else:
-            new = f'{{"{key}":"s{len(segments) - 1}"}}'
-        raw_pieces += (raw[done:first], new.encode())
-        masked_pieces += (masked[done:first], new.encode())
-        done = at = last
-        quotes = 0
-    if not done:
-        return raw, masked, flags
-    raw_pieces.append(raw[done:])
-    masked_pieces.append(masked[done:])
-    return b"".join(raw_pieces), b"".join(masked_pieces), flags
-
-
-def _cut(raw, masked, key):
-    """Cut a JSON text at commas into texts that each repeat the brackets open where the last one ended."""
-    texts = []
-    opened = b""
-    start = 0
-    view = memoryview(raw)
-    name = f'{{"{key}":'.encode()
-    while len(raw) - start > MAX_TEXT_BYTES - WINDOW_BYTES:  # the rest may have MAX_DEPTH brackets and keys to repeat
-        at = start + CUT_BYTES
-        if masked.count(b'"', start, at) & 1:
-            at = masked.find(b'"', at) + 1
-        while True:
-            comma = masked.find(b",", at)
-            quote = masked.find(b'"', at, comma)
-            if comma < 0 or quote < 0:
-                break
-            at = masked.find(b'"', quote + 1) + 1
-        if comma < 0:
-            break
-        still_open = _open_brackets(opened, masked[start:comma])
-        texts.append((len(opened), [_opening(opened, name), view[start:comma], _closing(still_open)]))
-        opened = still_open
-        start = comma + 1
-    texts.append((len(opened), [_opening(opened, name), view[start:]]))
-    return texts
-
-
-def _open_brackets(opened, run):
-    marks = run.translate(None, _NOT_MARKS).replace(b'""', b"")
-    if b'"' in marks:
-        marks = b"".join(marks.split(b'"')[::2])
-    marks = opened + marks
-    while True:
-        less = marks.replace(b"[]", b"").replace(b"{}", b"")
-        if len(less) == len(marks):
-            return marks
-        marks = less
-
-
-def _opening(opened, name):
-    """Return the open brackets again, each dict but the innermost one with the reserved key for its last."""
-    return opened[:-1].replace(b"{", name) + opened[-1:]
-
-
-def _closing(opened):
-    return opened[::-1].translate(bytes.maketrans(b"[{", b"]}"))
+        pieces += (_PADDING[:gap], segment)
+        at += gap + size
+    return b"".join(pieces)
 
 
 # Decoding
@@ -638,7 +520,7 @@ def decode(data):
 
 
 class _FrameDecoder:
-    """Decodes one frame; the host sends frames of one text."""
+    """Decodes one frame."""
 
     def __init__(self, data):
         self._data = memoryview(data)
@@ -646,21 +528,21 @@ class _FrameDecoder:
 
     def decode(self):
         data = self._data
-        _, version, key_length, flags, n_texts, n_segments = _HEAD.unpack_from(data)
-        if version != _VERSION or n_texts != 1:
-            raise CodecError("$", f"version {version} and {n_texts} texts; this guest reads version {_VERSION}, 1 text")
-        numbers = struct.unpack_from(f"<{2 + n_segments}I", data, _HEAD.size)
-        at = _HEAD.size + 4 * len(numbers)
+        _, version, key_length, flags, text_length, n_segments = _HEAD.unpack_from(data)
+        if version != _VERSION:
+            raise CodecError("$", f"version {version} of frames; this guest reads {_VERSION}")
+        sizes = struct.unpack_from(f"<{n_segments}I", data, _HEAD.size)
+        at = _HEAD.size + 4 * n_segments
         self._key = str(data[at : at + key_length], "ascii")
         at += key_length
-        text = str(data[at : at + numbers[0]], "utf-8")
-        at += numbers[0]
+        text = str(data[at : at + text_length], "utf-8")
+        at += text_length
         self._segments = []
-        for size in numbers[2:]:
+        for size in sizes:
             at += -at % 8
             self._segments.append(data[at : at + size])
             at += size
-        if flags & _LONG_KEYS:
+        if flags & _SEGMENT_KEYS:
             decoder = json.JSONDecoder(object_pairs_hook=self._pairs)
         else:
             decoder = json.JSONDecoder(object_hook=self._object)

@@ -1,0 +1,176 @@
+"""Cut a long JSON text into short ones without parsing it.
+
+``json`` holds the interpreter's lock until it is done: over a second for the 64 MiB that a guest may send. So a long
+text is cut at commas, about every `CUT_BYTES`. Each part but the first repeats the brackets that were open at the
+cut, each part but the last closes those open at its end, so that each is a JSON text of its own:
+
+    [1,{"a":[2,3]},4]    cut after the 2:    [1,{"a":[2]}]    and    [{"<hole>":[3]},4]
+
+The second one's leftmost containers are then poured into the rightmost ones of what is there (`graft`). Strings too
+long to stay in a part are read by runs, and leave a *hole* in it: an object with one key that only this call knows.
+
+Where the brackets and strings are is found by searching and replacing at C speed, window by window, so that nothing
+here holds the lock for long either.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CUT_BYTES", "PART_BYTES", "Part", "cut", "graft"]
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple, cast
+
+from isola_anyio.codec.errors import CodecError
+from isola_anyio.codec.jsontext import bracket_marks, brackets_open_after, mask_escapes, scan
+
+CUT_BYTES: Final = 128 * 1024
+"""Where a part ends, at the next comma."""
+
+PART_BYTES: Final = 256 * 1024
+"""The longest part, and the longest text that is not cut; the worst text of this length took 20 ms to parse."""
+
+LONG_STR_BYTES: Final = 32 * 1024
+"""A string that crosses the end of a part leaves a hole if it is longer."""
+
+STR_RUN_BYTES: Final = 1024 * 1024
+_STEP_BYTES: Final = 4 * 1024
+
+_WHOLE_ESCAPES: Final = re.compile(rb"(?:[^\\]++|\\(?:u[0-9a-fA-F]{4}|[^u]))*+", re.DOTALL)
+_HIGH: Final = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}")
+_LOW: Final = re.compile(rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_CLOSERS: Final = bytes.maketrans(b"[{", b"]}")
+
+
+class Part(NamedTuple):
+    """A JSON text cut from a longer one.
+
+    Attributes:
+        text: what to parse.
+        spine: how many levels of it go on from the part before.
+        strings: what its holes stand for.
+    """
+
+    text: bytes
+    spine: int
+    strings: list[str]
+
+
+def cut(data: memoryview, hole: str, max_depth: int, pause: Callable[[], object]) -> Iterator[Part]:
+    """Yield the parts of the untrusted JSON text ``data``; ``hole`` is a key that it cannot know.
+
+    Raises:
+        CodecError: the text is malformed, or nests deeper than ``max_depth``, or is no text that an encoder makes.
+    """
+    reopen = f'{{"{hole}":'.encode()
+    opened = b""
+    start = 0
+    while True:
+        spine = len(opened)
+        # Each dict but the innermost one has the container that goes on as the value of the hole's key.
+        pieces = [opened[:-1].replace(b"{", reopen) + opened[-1:]]
+        strings: list[str] = []
+        at = start
+        if len(data) - start <= PART_BYTES - CUT_BYTES:
+            run = _run(data, at, len(data))
+            opened = brackets_open_after(opened, bracket_marks(mask_escapes(run)), max_depth)
+            yield Part(b"".join([*pieces, run]), spine, strings)
+            return
+        size, want = 0, CUT_BYTES
+        while True:
+            run = _run(data, at, want)
+            masked = mask_escapes(run)
+            comma = masked.find(b",") if want == _STEP_BYTES else -1
+            quote = masked.find(b'"', 0, comma) if comma >= 0 else masked.find(b'"')
+            if want == _STEP_BYTES:
+                keep = quote if quote >= 0 else comma if comma >= 0 else len(run)
+                in_string = quote >= 0
+            else:
+                in_string = bool(masked.count(b'"') & 1)
+                keep = masked.rfind(b'"') if in_string else len(run)
+            opened = brackets_open_after(opened, bracket_marks(masked[:keep]), max_depth)
+            pieces.append(run[:keep])
+            at += keep
+            if in_string:
+                end = _string_end(data, at + 1)
+                if end - at > LONG_STR_BYTES:
+                    token = f'"{hole}{len(strings)}"' if data[end : end + 1] == b":" else f'{{"{hole}":"{len(strings)}"}}'
+                    strings.append(_long_str(data, at + 1, end - 1, pause))
+                    pieces.append(token.encode())
+                else:
+                    pieces.append(bytes(data[at:end]))
+                    size += end - at
+                at = end
+            elif want == _STEP_BYTES and (comma >= 0 or at == len(data)):
+                break
+            size += want
+            want = _STEP_BYTES
+            if size > PART_BYTES:
+                raise CodecError("$", f"not JSON that an encoder makes: no comma near byte {at}")
+        if at == len(data):
+            yield Part(b"".join(pieces), spine, strings)
+            return
+        if data[at + 1 : at + 2] in {b"]", b"}", b""}:
+            raise CodecError("$", f"not JSON: nothing after the comma at byte {at}")
+        pieces.append(opened[::-1].translate(_CLOSERS))
+        yield Part(b"".join(pieces), spine, strings)
+        start = at + 1
+
+
+def graft(value: Any, part: Any, spine: int, hole: str) -> None:
+    """Pour the ``spine`` leftmost containers of ``part`` into the rightmost ones of ``value``."""
+    for left in range(spine - 1, -1, -1):
+        if type(value) is list and type(part) is list and (not left or (value and part)):
+            items = cast("list[Any]", value)
+            more = cast("list[Any]", part)
+            value, part = (items[-1], more[0]) if left else (None, None)
+            items += more[1:] if left else more
+        elif type(value) is dict and type(part) is dict and (not left or (value and hole in part)):
+            fields = cast("dict[str, Any]", value)
+            others = cast("dict[str, Any]", part)
+            value, part = (fields[next(reversed(fields))], others.pop(hole)) if left else (None, None)
+            fields.update(others)
+        else:
+            raise CodecError("$", "not JSON: brackets that do not match")
+
+
+def _run(data: memoryview, start: int, length: int) -> bytes:
+    """Return some of ``data`` from ``start``, which is not inside of an escape, up to where no escape is cut."""
+    run = bytes(data[start : start + length])
+    if (len(run) - len(run.rstrip(b"\\"))) & 1:
+        run = bytes(data[start : start + length + 1])
+    return run
+
+
+def _string_end(data: memoryview, at: int) -> int:
+    """Return the index after the quote that ends the string that ``at`` is in."""
+    while at < len(data):
+        run = _run(data, at, CUT_BYTES)
+        quote = mask_escapes(run).find(b'"')
+        if quote >= 0:
+            return at + quote + 1
+        at += len(run)
+    raise CodecError("$", "not JSON: a string without an end")
+
+
+def _long_str(data: memoryview, start: int, stop: int, pause: Callable[[], object]) -> str:
+    """Read the inside of a JSON string by runs that end between two characters."""
+    runs: list[str] = []
+    while start < stop:
+        run = bytes(data[start : min(start + STR_RUN_BYTES, stop)])
+        whole = _WHOLE_ESCAPES.match(run)
+        end = start + (whole.end() if whole else 0)
+        while start < end < stop and data[end] & 0xC0 == 0x80:  # inside of a character's UTF-8
+            end -= 1
+        if _HIGH.fullmatch(data[max(start, end - 6) : end]) and _LOW.fullmatch(data[end : min(end + 6, stop)]):
+            end += 6  # the other half of a character
+        if end == start:
+            raise CodecError("$", f"not JSON: a bad escape or no UTF-8 at byte {start}")
+        text = f'"{str(data[start:end], "utf-8")}"'
+        found, read = scan(text, 0)
+        if read != len(text):
+            raise CodecError("$", f"not JSON: a bad string at byte {start}")
+        runs.append(found)
+        start = end
+        pause()
+    return "".join(runs)
