@@ -1,0 +1,53 @@
+// Which names does a guest find? Those of the web platform's that make sense here, as the platform defines them:
+// writable, configurable, not enumerable, for a guest that wants to replace them.
+
+import { expose, apply } from "isola:primordials";
+import { AbortController, AbortSignal } from "isola:abort";
+import { Crypto, crypto } from "isola:crypto";
+import { Event, EventTarget } from "isola:events";
+import { TextDecoder, TextEncoder } from "isola:encoding";
+import { URL, URLSearchParams } from "isola:url";
+import { clearInterval, clearTimeout, setInterval, setTimeout } from "isola:timers";
+import { console } from "isola:console";
+import { hostcall, reportLost } from "isola:dispatcher";
+import { performance } from "isola:performance";
+import { random } from "isola:random";
+import { structuredClone } from "isola:structured_clone";
+
+const enqueue = globalThis.queueMicrotask;
+
+// The engine drops what a microtask throws; here it is reported.
+function queueMicrotask(callback) {
+  if (typeof callback !== "function") throw new TypeError("queueMicrotask: the argument must be a function");
+  enqueue(() => {
+    try {
+      apply(callback, undefined, []);
+    } catch (error) {
+      reportLost("Uncaught ", error);
+    }
+  });
+}
+
+const globals = {
+  AbortController,
+  AbortSignal,
+  Crypto,
+  Event,
+  EventTarget,
+  TextDecoder,
+  TextEncoder,
+  URL,
+  URLSearchParams,
+  clearInterval,
+  clearTimeout,
+  console,
+  crypto,
+  hostcall,
+  performance,
+  queueMicrotask,
+  setInterval,
+  setTimeout,
+  structuredClone,
+};
+for (const name of Object.keys(globals)) expose(globalThis, name, globals[name]);
+expose(Math, "random", random);

@@ -1,0 +1,6 @@
+// What does the host hold on to? These functions, in this order; see `driver.py`.
+
+import "isola:globals";
+import * as dispatcher from "isola:dispatcher";
+
+globalThis.__isola = dispatcher;

@@ -1,0 +1,37 @@
+// Where do random numbers come from?
+//
+// `Math.random` is a small generator of our own, because the engine's state is part of the image and would be the same
+// in every sandbox. It is seeded at the fork. What must be unguessable comes from the host each time (crypto.js).
+//
+// sfc32, by Chris Doty-Humphrey: four 32-bit words, period about 2**127, passes PractRand. Two outputs make 53 bits.
+
+let a = 0x9e3779b9;
+let b = 0x243f6a88;
+let c = 0xb7e15162;
+let counter = 1;
+
+function word() {
+  const sum = (((a + b) | 0) + counter) | 0;
+  counter = (counter + 1) | 0;
+  a = b ^ (b >>> 9);
+  b = (c + (c << 3)) | 0;
+  c = (c << 21) | (c >>> 11);
+  c = (c + sum) | 0;
+  return sum >>> 0;
+}
+
+export function random() {
+  const high = word() >>> 5; // 27 bits
+  const low = word() >>> 6; // 26 bits
+  return (high * 67108864 + low) / 9007199254740992;
+}
+
+// Take the first 16 bytes of the seed.
+export function seedRandom(seed) {
+  const u32 = (at) => seed[at] | (seed[at + 1] << 8) | (seed[at + 2] << 16) | (seed[at + 3] << 24);
+  a = u32(0);
+  b = u32(4);
+  c = u32(8);
+  counter = u32(12) | 1;
+  for (let i = 0; i < 15; i++) word();
+}
