@@ -175,6 +175,11 @@ class Crew:
         turn.acquire()
 
     @property
+    def busy(self) -> int:
+        """Slots taken right now."""
+        return self._active
+
+    @property
     def idle(self) -> int:
         """Threads that wait for work right now."""
         return len(self._idle)

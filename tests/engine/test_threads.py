@@ -1,0 +1,158 @@
+"""The crew of guest threads: slots, order, withdrawal, blocking, and its end."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from isola_anyio.engine.threads import Crew, Ticket
+
+
+@pytest.fixture
+def crew():
+    crew = Crew(max_parallel=1)
+    yield crew
+    crew.retire()
+
+
+class Work:
+    """A piece of work that says when it began and ends when it is told."""
+
+    def __init__(self, crew: Crew, *, urgent: bool = False) -> None:
+        self.began, self.may_end, self.ended = threading.Event(), threading.Event(), threading.Event()
+        self.crew = crew
+        self.ticket: Ticket = crew.submit(self._run, urgent=urgent)
+
+    def _run(self) -> None:
+        self.began.set()
+        self.may_end.wait(10)
+        self.ended.set()
+
+    def finish(self) -> None:
+        self.may_end.set()
+        assert self.ended.wait(10)
+
+
+def test_no_more_than_max_parallel_compute_at_once(crew):
+    first, second = Work(crew), Work(crew)
+    assert first.began.wait(10)
+    assert not second.began.wait(0.05)
+    first.finish()
+    assert second.began.wait(10)
+    second.finish()
+
+
+def test_work_is_done_in_the_order_it_came(crew):
+    order: list[int] = []
+    gate = Work(crew)
+    done = threading.Event()
+    for number in range(20):
+        crew.submit(lambda number=number: order.append(number))
+    crew.submit(done.set)
+    gate.finish()
+    assert done.wait(10)
+    assert order == list(range(20))
+
+
+def test_a_queued_ticket_can_be_withdrawn_and_a_started_one_cannot(crew):
+    first, second = Work(crew), Work(crew)
+    assert first.began.wait(10)
+    assert second.ticket.withdraw()
+    assert not second.ticket.withdraw()
+    assert not first.ticket.withdraw()
+    first.finish()
+    assert not second.began.wait(0.05)
+
+
+def test_urgent_work_does_not_wait_for_a_slot(crew):
+    first = Work(crew)
+    assert first.began.wait(10)
+    urgent = Work(crew, urgent=True)
+    assert urgent.began.wait(10)
+    urgent.finish()
+    first.finish()
+
+
+def test_a_blocked_guest_gives_its_slot_to_the_next_and_takes_one_again(crew):
+    paused, resume, resumed = threading.Event(), threading.Event(), threading.Event()
+
+    def block() -> None:
+        crew.pause()
+        paused.set()
+        resume.wait(10)
+        crew.resume(at_once=False)
+        resumed.set()
+
+    crew.submit(block)
+    assert paused.wait(10)
+    second = Work(crew)
+    assert second.began.wait(10)
+    resume.set()
+    assert not resumed.wait(0.05)
+    second.finish()
+    assert resumed.wait(10)
+
+
+def test_a_stopped_guest_resumes_at_once(crew):
+    paused, resume, resumed = threading.Event(), threading.Event(), threading.Event()
+
+    def block() -> None:
+        crew.pause()
+        paused.set()
+        resume.wait(10)
+        crew.resume(at_once=True)
+        resumed.set()
+
+    crew.submit(block)
+    assert paused.wait(10)
+    second = Work(crew)
+    assert second.began.wait(10)
+    resume.set()
+    assert resumed.wait(10)
+    second.finish()
+
+
+def test_slots_are_never_lost_or_made(crew):
+    crew = Crew(max_parallel=3)
+    lock = threading.Lock()
+    running, most = 0, 0
+    done = threading.Semaphore(0)
+
+    def work(number: int) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        if number % 3 == 0:
+            with lock:
+                running -= 1
+            crew.pause()
+            crew.resume(at_once=False)
+            with lock:
+                running += 1
+                most = max(most, running)
+        with lock:
+            running -= 1
+        done.release()
+
+    for number in range(600):
+        crew.submit(lambda number=number: work(number))
+    for _ in range(600):
+        assert done.acquire(timeout=10)
+    assert most <= 3
+    crew.retire()
+
+
+def test_retiring_lets_threads_end_and_still_serves_what_comes():
+    crew = Crew(max_parallel=2)
+    work = Work(crew)
+    assert work.began.wait(10)
+    crew.retire()
+    late = Work(crew)
+    late.finish()
+    work.finish()
+    for thread in threading.enumerate():
+        if thread.name.startswith("isola-guest"):
+            thread.join(0.5)
+    assert crew.idle == 0
