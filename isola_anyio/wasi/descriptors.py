@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from isola_anyio.wasi.limits import FileLimits
+    from isola_anyio.wasi.paths import Names
     from isola_anyio.wasi.volume import Permissions, Volume
 
 FIRST_FILE: Final = 3
@@ -32,9 +33,10 @@ class Descriptor:
         inheriting: rights of descriptors opened through it.
         flags: ``FdFlags`` as the guest last set them.
         perms: those of the mount it was opened in.
+        guest: the path it was opened by, from the root.
     """
 
-    __slots__ = ("base", "flags", "inheriting", "perms")
+    __slots__ = ("base", "flags", "guest", "inheriting", "perms")
 
     filetype: ClassVar[FileType] = FileType.UNKNOWN
 
@@ -43,6 +45,7 @@ class Descriptor:
         self.inheriting = inheriting
         self.flags = flags
         self.perms: Permissions | None = None
+        self.guest: Names | None = None
 
     def stat(self) -> Stat:
         """Tell about the open thing."""
@@ -170,6 +173,7 @@ class SeekableFile(Descriptor):
     def _like(self, other: SeekableFile) -> None:
         """Take over the guest's view of a descriptor that this one was forked from."""
         self.base, self.inheriting, self.flags, self.perms = other.base, other.inheriting, other.flags, other.perms
+        self.guest = other.guest
         self.offset = other.offset
 
     def set_times(self, atim: int | None, mtim: int | None) -> None:

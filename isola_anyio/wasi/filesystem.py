@@ -1,7 +1,6 @@
-"""Serve one sandbox's files: the operations of preview 1 over mounts, under their permissions.
+"""Own one sandbox's files, from the template's fork to the last close.
 
-``FileSystem`` is the part that knows what a request may do; volumes know how. It is forked for every sandbox, so
-making one copies a dict and little else.
+Making one for a sandbox copies a dict and little else: what a template's files hold is shared until it is changed.
 """
 
 from __future__ import annotations
@@ -10,23 +9,25 @@ __all__ = ["FileSystem"]
 
 from typing import TYPE_CHECKING, Any
 
-from isola_anyio.wasi.abi import DIRENT, FdFlags, FileType, OFlags, Rights, Stat
+from isola_anyio.wasi.abi import OFlags, Rights
 from isola_anyio.wasi.archive import ArchiveVolume
-from isola_anyio.wasi.descriptors import Descriptor, Table
-from isola_anyio.wasi.errno import Errno, WasiError
+from isola_anyio.wasi.descriptors import Descriptor, SeekableFile, Table
+from isola_anyio.wasi.errno import WasiError
+from isola_anyio.wasi.fileops import FileOperations
 from isola_anyio.wasi.hostfile import SharedFileVolume
+from isola_anyio.wasi.hostside import MountView
+from isola_anyio.wasi.image import pack, pack_tree, unpack, unpack_tree
 from isola_anyio.wasi.limits import FileLimits, FileUsage
-from isola_anyio.wasi.memfs import MemoryVolume
-from isola_anyio.wasi.mounts import BoundMount, Mount, MountTable, device_of
-from isola_anyio.wasi.namespace import Directory, Namespace, Place
-from isola_anyio.wasi.paths import guest_names
-from isola_anyio.wasi.volume import How, Permissions, Volume
+from isola_anyio.wasi.memfs import MemoryFile, MemoryVolume
+from isola_anyio.wasi.mounts import BoundMount, MountTable, device_of
+from isola_anyio.wasi.namespace import Directory, Namespace
+from isola_anyio.wasi.paths import Names, guest_names, guest_text
+from isola_anyio.wasi.tree import Dir, FrozenFile
+from isola_anyio.wasi.volume import Permissions, Volume
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
-
-    from isola_anyio.wasi.paths import Names
+    from collections.abc import Iterable, Sequence
 
 READ_ONLY = Permissions()
 READ_WRITE = Permissions(True, True, True, True)
@@ -34,7 +35,7 @@ READ_WRITE = Permissions(True, True, True, True)
 ROOT_FD = 3
 
 
-class FileSystem:
+class FileSystem(FileOperations):
     """One sandbox's files and open descriptors.
 
     Attributes:
@@ -42,11 +43,10 @@ class FileSystem:
         table: open descriptors; 3 is ``/``, and 0 to 2 are added by the owner of standard input and output.
     """
 
-    __slots__ = ("_closed", "_owned", "namespace", "table", "usage")
+    __slots__ = ("_closed", "_owned", "table")
 
     def __init__(self, mounts: MountTable, limits: FileLimits) -> None:
-        self.usage = FileUsage(limits)
-        self.namespace = Namespace(mounts, limits)
+        super().__init__(Namespace(mounts, limits), FileUsage(limits))
         self.table = Table(limits)
         self._owned: list[Volume] = []
         self._closed = False
@@ -87,17 +87,23 @@ class FileSystem:
                     bound.append(BoundMount(below, archive, READ_ONLY))
             tmp = (b"tmp",)
             bound.append(BoundMount(tmp, MemoryVolume(files.usage, device_of(tmp)), READ_WRITE, private=True))
-            files.namespace.table.add([*bound, *mounts])
+            files._add([*bound, *mounts])
         except BaseException:
             files.close()
             raise
         files._open_root()
         return files
 
+    def _add(self, mounts: Sequence[BoundMount]) -> None:
+        for bound in mounts:
+            bound.volume.charge_to(self.usage)
+        self.namespace.table.add(mounts)
+
     def _open_root(self) -> None:
         root = self.namespace.table.by_point[()]
         directory = Directory((), root.volume, (), None, preopen=True)
         directory.perms = root.perms
+        directory.guest = ()
         self.table.put(ROOT_FD, directory)
 
     def fork(self, mounts: Iterable[BoundMount] = (), limits: FileLimits | None = None) -> FileSystem:
@@ -118,7 +124,7 @@ class FileSystem:
                     volume = forked[mount.volume] = mount.volume.fork(child.usage)
                     child._owned.append(volume)
                     by_point[point] = mount.with_volume(volume)
-            child.namespace.table.add(mounts)
+            child._add(mounts)
             for fd, descriptor in self.table:
                 if fd >= ROOT_FD:
                     kept = descriptor.fork(lambda volume: forked.get(volume, volume))
@@ -138,205 +144,136 @@ class FileSystem:
         for volume in self._owned:
             volume.close()
 
-    def mount_at(self, point: Names) -> Mount:
-        """Return the mount at exactly this guest path; ``KeyError`` when there is none."""
-        return self.namespace.table.by_point[point]
+    def mount_view(self, guest_path: str) -> MountView:
+        """Return the host's view of a mount kept in memory.
 
-    # Opening
+        Raises:
+            KeyError: when no mount is at exactly this guest path.
+            TypeError: when it is one of the host's own files, which the host can see for itself.
+        """
+        point = guest_names(guest_path)
+        mount = self.namespace.table.by_point.get(point)
+        if mount is None:
+            raise KeyError(guest_path)
+        if not isinstance(mount.volume, MemoryVolume):
+            raise TypeError(f"{guest_path!r} shows files of the host; there is nothing of it in memory")
+        return MountView(guest_text(point), mount.volume)
 
-    def open(
-        self, start: Descriptor, path: bytes, follow: bool, oflags: int, base: int, inheriting: int, fdflags: int
-    ) -> Descriptor:
-        """Open or create a file or a directory; the descriptor is the caller's to add to the table."""
-        create = bool(oflags & OFlags.CREAT)
-        truncate = bool(oflags & OFlags.TRUNC)
-        if start.base & Rights.PATH_OPEN == 0 or (create and not start.base & Rights.PATH_CREATE_FILE):
-            self._not_capable(start)
-        if truncate and not start.base & Rights.PATH_FILESTAT_SET_SIZE:
-            self._not_capable(start)
-        place = self.namespace.place(start, path, follow)
-        granted = base & start.inheriting
-        how = How(
-            read=bool(granted & Rights.FD_READ),
-            write=bool(granted & Rights.FD_WRITE),
-            create=create,
-            exclusive=bool(oflags & OFlags.EXCL),
-            truncate=truncate,
-            directory=bool(oflags & OFlags.DIRECTORY),
-            follow=follow,
-            flags=fdflags & FdFlags.ALL,
-            perms=place.mount.perms,
-        )
-        opened: Any = place.mount.volume.open(place.at, how, self.usage)
-        if isinstance(opened, Descriptor):
-            opened.base = granted
-            opened.inheriting = inheriting & start.inheriting
-            opened.flags = how.flags
-            opened.perms = how.perms
-            return opened
-        mount = place.mount
-        directory = Directory(mount.point, mount.volume, place.guest[len(mount.point) :], opened)
-        directory.perms = how.perms
-        if base or inheriting:
-            directory.base = base & Rights.DIRECTORY & start.inheriting
-            directory.inheriting = inheriting & start.inheriting
-        else:  # asked for nothing in particular: as much as the start has
-            directory.base = start.base
-            directory.inheriting = start.inheriting
-        directory.flags = how.flags
-        return directory
+    # On disk
 
-    @staticmethod
-    def _not_capable(start: Descriptor) -> None:
-        raise WasiError(Errno.NOTCAPABLE if isinstance(start, Directory) else Errno.NOTDIR)
+    def dump(self) -> bytes:
+        """Return the private state: what is in ``/tmp``, what overlays hold, and what is open.
 
-    def _at(self, start: Descriptor, path: bytes, follow: bool, right: int) -> Place:
-        if not start.base & right:
-            self._not_capable(start)
-        return self.namespace.place(start, path, follow)
+        Descriptors open for writing to the host or to a shared memory mount are left out.
+        """
+        chunks: list[bytes] = []
+        orphans: dict[Names, list[FrozenFile]] = {}
+        descriptors = [
+            record for fd, open_now in self.table if fd >= ROOT_FD and (record := self._describe(fd, open_now, orphans))
+        ]
+        volumes: dict[str, Any] = {}
+        for point, mount in self.namespace.table.by_point.items():
+            volume = mount.volume
+            if mount.private and isinstance(volume, MemoryVolume):
+                tree = pack_tree(volume.freeze(), orphans.get(point, ()), chunks)
+                volumes[_latin(point)] = [tree, *volume.counters]
+        return pack({"volumes": volumes, "descriptors": descriptors}, chunks)
 
-    # Looking
+    def _describe(self, fd: int, d: Descriptor, orphans: dict[Names, list[FrozenFile]]) -> dict[str, Any] | None:
+        record: dict[str, Any] = {"fd": fd, "base": d.base, "inheriting": d.inheriting, "flags": d.flags}
+        if isinstance(d, Directory):
+            guest = d.guest
+            if isinstance(d.volume, MemoryVolume) and isinstance(d.token, Dir):
+                inner = d.volume.path_of(d.token)
+                guest = None if inner is None else (*d.point, *inner)
+            record |= {"kind": "dir", "preopen": d.preopen}
+        elif isinstance(d, MemoryFile) and (point := self._private_point(d.volume)) is not None:
+            frozen = d.node.freeze()
+            orphans.setdefault(point, []).append(frozen)
+            return record | {
+                "kind": "memory",
+                "at": _latin(point),
+                "file": [frozen.dev, frozen.ino],
+                "offset": d.offset,
+            }
+        elif isinstance(d, SeekableFile) and not d.base & Rights.FD_WRITE:
+            guest = d.guest
+            record |= {"kind": "file", "offset": d.offset}
+        else:
+            return None
+        return None if guest is None else record | {"guest": _latin(guest)}
 
-    def stat(self, start: Descriptor, path: bytes, follow: bool) -> Stat:
-        """Tell about what a path leads to."""
-        place = self._at(start, path, follow, Rights.PATH_FILESTAT_GET)
-        if not place.mount.perms.dir_read and not place.is_start:
-            raise WasiError(Errno.ACCES)
-        return place.mount.volume.stat(place.at, follow)
+    def _private_point(self, volume: Volume) -> Names | None:
+        for point, mount in self.namespace.table.by_point.items():
+            if mount.private and mount.volume is volume:
+                return point
+        return None
 
-    def readlink(self, start: Descriptor, path: bytes) -> bytes:
-        """Return a symbolic link's target."""
-        place = self._at(start, path, False, Rights.PATH_READLINK)
-        if not place.mount.perms.dir_read:
-            raise WasiError(Errno.ACCES)
-        return place.mount.volume.readlink(place.at)
+    def load(self, data: bytes) -> None:
+        """Take over what ``dump`` returned, in a file system with the same mounts.
 
-    def readdir(self, directory: Descriptor, cookie: int, room: int) -> bytes:
-        """Return up to ``room`` bytes of packed entries from ``cookie`` on, the last one cut off if need be."""
-        if not isinstance(directory, Directory):
-            raise WasiError(Errno.NOTDIR)
-        if not directory.base & Rights.FD_READDIR:
-            raise WasiError(Errno.NOTCAPABLE)
-        entries = directory.snapshot
-        if entries is None or not cookie:
-            entries = directory.snapshot = self._entries(directory)
-        parts: list[bytes] = []
-        while room > 0 and cookie < len(entries):
-            name, ino, filetype = entries[cookie]
-            cookie += 1
-            entry = DIRENT.pack(cookie, ino or 1, len(name), filetype) + name
-            parts.append(entry[:room])
-            room -= len(entry)
-        return b"".join(parts)
+        A descriptor whose host file is gone is left out. ``ValueError`` for bytes that are not of this library's
+        version or of other mounts; the file system is then to be closed.
+        """
+        try:
+            self._load(data)
+        except (KeyError, TypeError, IndexError, OverflowError, WasiError) as exc:
+            raise ValueError("not the state of these files") from exc
 
-    def _entries(self, directory: Directory) -> list[tuple[bytes, int, FileType]]:
-        mounts = self.namespace.table
-        if not mounts.by_point[directory.point].perms.dir_read:
-            raise WasiError(Errno.ACCES)
-        ino = directory.stat().ino
-        found = directory.volume.list(directory.token, self.usage.limits.max_listing)
-        guest = (*directory.point, *directory.inner)
-        below = mounts.above.get(guest)
-        if below:
-            found = [entry for entry in found if entry[0] not in below]
-            for name in sorted(below):
-                mount = mounts.by_point.get((*guest, name))
-                if mount is not None:
-                    st = mount.volume.stat_dir(None)
-                    found.append((name, st.ino, st.filetype))
-        return [(b".", ino, FileType.DIRECTORY), (b"..", ino, FileType.DIRECTORY), *found]
+    def _load(self, data: bytes) -> None:
+        header, chunks = unpack(data)
+        files: dict[Names, dict[tuple[int, int], FrozenFile]] = {}
+        by_point = self.namespace.table.by_point
+        for key, (tree, next_ino, count) in header["volumes"].items():
+            point = _names(key)
+            mount = by_point[point]
+            if not mount.private or not isinstance(mount.volume, MemoryVolume):
+                raise ValueError("not a private mount")
+            image = unpack_tree(tree, chunks)
+            files[point] = image.files
+            volume = mount.volume.revived(self.usage, image.root, int(next_ino), int(count))
+            self._owned.append(volume)
+            by_point[point] = mount.with_volume(volume)
+        self.table.clear()
+        self._open_root()
+        root = self.table.remove(ROOT_FD)
+        for record in header["descriptors"]:
+            fd = record["fd"]
+            if not isinstance(fd, int) or not ROOT_FD <= fd < ROOT_FD + 2 * self.usage.limits.max_open_files:
+                raise ValueError("not a descriptor")
+            opened = self._reopen(root, record, files)
+            if opened is not None:
+                self.table.put(fd, opened)
 
-    # Changing
-
-    def _entry(self, start: Descriptor, path: bytes, right: int, busy: Errno, dots: Errno) -> Place:
-        """Resolve a path whose last entry is to be made or changed."""
-        place = self._at(start, path, False, right)
-        if place.is_start:
-            raise WasiError(busy)
-        if place.at.names[-1] == b"..":
-            raise WasiError(dots)
-        return place
-
-    def _check_new(self, place: Place) -> None:
-        """Refuse a new entry where none may be made, but say ``EXIST`` first, as hosts do."""
-        perms = place.mount.perms
-        if not perms.dir_write:
+    def _reopen(
+        self, root: Descriptor, record: dict[str, Any], files: dict[Names, dict[tuple[int, int], FrozenFile]]
+    ) -> Descriptor | None:
+        base, inheriting, flags = int(record["base"]), int(record["inheriting"]), int(record["flags"])
+        if record["kind"] == "memory":
+            point = _names(record["at"])
+            mount = self.namespace.table.by_point[point]
+            assert isinstance(mount.volume, MemoryVolume)
+            dev, ino = record["file"]
+            opened: Descriptor = MemoryFile(mount.volume, mount.volume.thaw_file(files[point][dev, ino]))
+            opened.perms = mount.perms
+        else:
+            path = b"/".join(_names(record["guest"])) or b"."
+            oflags = OFlags.DIRECTORY if record["kind"] == "dir" else 0
             try:
-                place.mount.volume.stat(place.at._replace(slash=False), False)
-            except (WasiError, OSError):
-                raise perms.write_refusal from None
-            raise WasiError(Errno.EXIST)
+                opened = self.open(root, path, True, oflags, base, inheriting, 0)
+            except (OSError, WasiError):
+                return None
+        opened.base, opened.inheriting, opened.flags = base, inheriting, flags
+        if isinstance(opened, Directory):
+            opened.preopen = bool(record["preopen"])
+        elif isinstance(opened, SeekableFile):
+            opened.offset = int(record["offset"])
+        return opened
 
-    def _check_old(self, place: Place) -> None:
-        """Refuse to change an entry where none may be, but say ``NOENT`` first; and keep the way to mounts."""
-        perms = place.mount.perms
-        if not perms.dir_write:
-            place.mount.volume.stat(place.at._replace(slash=False), False)
-            raise perms.write_refusal
-        if place.guest in self.namespace.table.above:
-            raise WasiError(Errno.BUSY)
 
-    def mkdir(self, start: Descriptor, path: bytes) -> None:
-        """Create a directory."""
-        place = self._entry(start, path, Rights.PATH_CREATE_DIRECTORY, Errno.EXIST, Errno.EXIST)
-        self._check_new(place)
-        place.mount.volume.mkdir(place.at)
+def _latin(names: Names) -> str:
+    return b"/".join(names).decode("latin-1")
 
-    def rmdir(self, start: Descriptor, path: bytes) -> None:
-        """Remove an empty directory."""
-        place = self._entry(start, path, Rights.PATH_REMOVE_DIRECTORY, Errno.BUSY, Errno.NOTEMPTY)
-        self._check_old(place)
-        place.mount.volume.rmdir(place.at)
 
-    def unlink(self, start: Descriptor, path: bytes) -> None:
-        """Remove anything but a directory."""
-        place = self._entry(start, path, Rights.PATH_UNLINK_FILE, Errno.BUSY, Errno.ISDIR)
-        self._check_old(place)
-        place.mount.volume.unlink(place.at)
-
-    def symlink(self, target: bytes, start: Descriptor, path: bytes) -> None:
-        """Create a symbolic link to a relative target that, as written, stays in the mount."""
-        place = self._entry(start, path, Rights.PATH_SYMLINK, Errno.EXIST, Errno.EXIST)
-        if not target or b"\0" in target:
-            raise WasiError(Errno.NOENT if not target else Errno.INVAL)
-        if len(target) > self.usage.limits.max_path_bytes:
-            raise WasiError(Errno.NAMETOOLONG)
-        self._check_new(place)
-        if target.startswith(b"/"):
-            raise WasiError(Errno.PERM)
-        depth = len(place.guest) - len(place.mount.point) - 1
-        for part in target.split(b"/"):
-            if part == b"..":
-                depth -= 1
-            elif part not in (b"", b"."):
-                depth += 1
-            if depth < 0:
-                raise WasiError(Errno.PERM)
-        place.mount.volume.symlink(place.at, target)
-
-    def link(self, old: Descriptor, follow: bool, old_path: bytes, new: Descriptor, new_path: bytes) -> None:
-        """Give a file a second name in the same mount."""
-        source = self._at(old, old_path, follow, Rights.PATH_LINK_SOURCE)
-        place = self._entry(new, new_path, Rights.PATH_LINK_TARGET, Errno.EXIST, Errno.EXIST)
-        if source.mount.point != place.mount.point:
-            raise WasiError(Errno.XDEV)
-        if source.is_start:
-            raise WasiError(Errno.PERM)
-        self._check_new(place)
-        place.mount.volume.link(source.at, place.at, follow)
-
-    def rename(self, old: Descriptor, old_path: bytes, new: Descriptor, new_path: bytes) -> None:
-        """Move within a mount."""
-        source = self._entry(old, old_path, Rights.PATH_RENAME_SOURCE, Errno.BUSY, Errno.BUSY)
-        place = self._entry(new, new_path, Rights.PATH_RENAME_TARGET, Errno.BUSY, Errno.BUSY)
-        if source.mount.point != place.mount.point:
-            raise WasiError(Errno.XDEV)
-        self._check_old(source)
-        if place.guest in self.namespace.table.above:
-            raise WasiError(Errno.BUSY)
-        place.mount.volume.rename(source.at, place.at)
-
-    def set_times(self, start: Descriptor, path: bytes, follow: bool, atim: int | None, mtim: int | None) -> None:
-        """Set time stamps by path."""
-        place = self._at(start, path, follow, Rights.PATH_FILESTAT_SET_TIMES)
-        place.mount.volume.set_times(place.at, follow, atim, mtim, place.mount.perms)
+def _names(text: str) -> Names:
+    return tuple(text.encode("latin-1").split(b"/")) if text else ()

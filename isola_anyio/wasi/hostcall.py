@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["CallTarget", "hostcall"]
 
-from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 from isola_anyio.wasi.errno import Errno, WasiError, errno_of
@@ -40,8 +39,7 @@ def hostcall(function: Callable[Concatenate[S, P], None]) -> Callable[Concatenat
     answer is kept in ``fault``, and the guest is told no more than ``IO``.
     """
 
-    @wraps(function)
-    def call(self: S, *args: P.args, **kwargs: P.kwargs) -> int:
+    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> int:
         try:
             function(self, *args, **kwargs)
         except WasiError as exc:
@@ -55,4 +53,5 @@ def hostcall(function: Callable[Concatenate[S, P], None]) -> Callable[Concatenat
             return Errno.IO.value
         return 0
 
+    call.__name__, call.__qualname__, call.__doc__ = function.__name__, function.__qualname__, function.__doc__
     return call

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from isola_anyio.wasi.abi import FileType, Stat
 from isola_anyio.wasi.content import Content
-from isola_anyio.wasi.descriptors import SeekableFile
+from isola_anyio.wasi.descriptors import Descriptor, SeekableFile
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.tree import Dir, File, Frozen, FrozenDir, FrozenFile, FrozenLink, Link, Node, Times
 from isola_anyio.wasi.volume import At, Crossing, How, Permissions, Volume
@@ -73,9 +73,10 @@ class MemoryVolume(Volume):
         self._count = 0
         self._thawed: dict[tuple[int, int], File | Link] = {}
         self._frozen = frozen
-        now = self.now_ns() if frozen is None else 0
-        times = Times(now, now, now) if frozen is None else frozen.times
-        self.root = Dir(dev, _ROOT_INO, times, None, frozen)
+        if frozen is None:
+            self.root = Dir(dev, _ROOT_INO, self._stamps(), None)
+        else:
+            self.root = Dir(frozen.dev, frozen.ino, frozen.times, None, frozen)
 
     # Frozen and live
 
@@ -93,6 +94,18 @@ class MemoryVolume(Volume):
             child = self._new(usage, self.freeze())
             child._count = self._count
             return child
+
+    @property
+    def counters(self) -> tuple[int, int]:
+        """The next node number and how many entries there are."""
+        return self._next_ino, self._count
+
+    def revived(self, usage: FileUsage, frozen: FrozenDir, next_ino: int, count: int) -> MemoryVolume:
+        """Return such a volume as a dump left it."""
+        volume = self._new(usage, frozen)
+        volume._next_ino = next_ino
+        volume._count = count
+        return volume
 
     def _new(self, usage: FileUsage, frozen: FrozenDir) -> MemoryVolume:
         return type(self)(usage, self.dev, frozen, self._next_ino)
@@ -153,7 +166,7 @@ class MemoryVolume(Volume):
         """Return a directory's path from the root; ``None`` when it was removed."""
         names: list[bytes] = []
         while at.parent is not None:
-            names.append(next(name for name, node in self.entries_of(at.parent).items() if node is at))
+            names.append(self.name_of(at))
             at = at.parent
         return None if at.removed else tuple(reversed(names))
 
@@ -195,12 +208,25 @@ class MemoryVolume(Volume):
             raise WasiError(Errno.OVERFLOW)
         return [(name, node.ino, node.filetype) for name, node in entries.items() if node is not None]
 
-    def own(self, found: Found, empty: bool) -> File:
-        """Return the found file for writing; ``empty`` says that its bytes are about to go."""
+    def adopt(self, found: Found, empty: bool = False) -> Node:  # noqa: ARG002
+        """Return the found node, now one of this tree's own; ``empty`` says that its bytes are about to go."""
+        return found.existing()
+
+    def adopt_dir(self, at: Dir) -> Dir:
+        """Return a directory, now one of this tree's own."""
+        return at
+
+    def name_of(self, at: Dir) -> bytes:
+        """Return a directory's name in its parent."""
+        assert at.parent is not None
+        return next(name for name, node in self.entries_of(at.parent).items() if node is at)
+
+    def opened(self, found: Found, usage: FileUsage) -> Descriptor:  # noqa: ARG002 - memory is charged here
+        """Return a descriptor for the found file."""
         node = found.node
         if not isinstance(node, File):
-            raise WasiError(Errno.ROFS)
-        return node
+            raise WasiError(Errno.ACCES)
+        return MemoryFile(self, node)
 
     def _put(self, at: Dir, name: bytes, node: Node) -> None:
         if at.removed:
@@ -290,9 +316,13 @@ class MemoryVolume(Volume):
         holder.touch(node.times.mtim)
         self.changed()
 
-    def _forget(self, node: Node) -> None:
+    def _is_counted(self, found: Found) -> bool:  # noqa: ARG002
+        """Tell whether the found entry is one of this tree's own, counted when it was made."""
+        return True
+
+    def _forget(self, node: Node, *, counted: bool) -> None:
         """Account for one name less."""
-        self._count -= 1
+        self._count -= counted
         node.nlink -= 1
         if node.nlink <= 0:
             self.usage.hold(-node.cost)
@@ -302,7 +332,7 @@ class MemoryVolume(Volume):
             node.discard_if_unused()
         elif isinstance(node, Dir):
             node.removed = True
-            node.parent = None
+            node.parent = node.lower = None
 
     def new_ino(self) -> int:
         """Return a number no node of this tree or of those it was forked from has had."""
@@ -316,7 +346,7 @@ class MemoryVolume(Volume):
 
     # The volume's operations
 
-    def open(self, at: At, how: How, usage: FileUsage) -> MemoryFile | Dir:  # noqa: ARG002 - memory is charged here
+    def open(self, at: At, how: How, usage: FileUsage) -> Descriptor | Dir:
         with self.lock:
             exclusive = how.create and how.exclusive
             found = self.find(at, (how.follow or at.slash) and not exclusive)
@@ -339,17 +369,13 @@ class MemoryVolume(Volume):
                 raise WasiError(Errno.NOTDIR)
             how.check_file()
             if how.write or how.truncate:
-                node = self.own(found, how.truncate)
-                if how.truncate:
+                node = self.adopt(found, how.truncate)
+                found = found._replace(node=node)
+                if how.truncate and isinstance(node, File):
                     node.resize(0)
                     node.touch(self.now_ns())
                     self.changed()
-            return self._opened(node)
-
-    def _opened(self, node: Node) -> MemoryFile:
-        if not isinstance(node, File):
-            raise WasiError(Errno.ACCES)
-        return MemoryFile(self, node)
+            return self.opened(found, usage)
 
     def stat(self, at: At, follow: bool) -> Stat:
         with self.lock:
@@ -401,8 +427,7 @@ class MemoryVolume(Volume):
                 raise WasiError(Errno.NOENT)
             if self._count >= self.usage.limits.max_entries:
                 raise WasiError(Errno.NOSPC)
-            if not isinstance(node, Link):
-                node = self.own(source, False)
+            node = self.adopt(source)
             self._put(found.holder, found.name, node)
             self._count += 1
             node.nlink += 1
@@ -428,8 +453,9 @@ class MemoryVolume(Volume):
             self._remove(found)
 
     def _remove(self, found: Found) -> None:
+        counted = self._is_counted(found)
         self._take(found.holder, found.name)
-        self._forget(found.existing())
+        self._forget(found.existing(), counted=counted)
         found.holder.touch(self.now_ns())
         self.changed()
 
@@ -455,16 +481,15 @@ class MemoryVolume(Volume):
                 raise WasiError(Errno.NOTDIR)
             elif isinstance(replaced, Dir):
                 raise WasiError(Errno.ISDIR)
-            if isinstance(node, File):
-                node = self.own(source, False)
-            self._move(source, target, node)
+            self._move(source, target, self.adopt(source))
 
     def _move(self, source: Found, target: Found, node: Node) -> None:
         now = self.now_ns()
+        counted = self._is_counted(target)
         self._take(source.holder, source.name)
         self._put(target.holder, target.name, node)
         if target.node is not None:
-            self._forget(target.node)
+            self._forget(target.node, counted=counted)
         if isinstance(node, Dir):
             node.parent = target.holder
         node.times = node.times._replace(ctim=now)
@@ -478,13 +503,11 @@ class MemoryVolume(Volume):
             node = found.existing()
             if not (perms.dir_write if isinstance(node, Dir) else perms.file_write):
                 raise perms.write_refusal
-            if isinstance(node, File):
-                node = self.own(found, False)
-            self.stamp(node, atim, mtim)
+            self.stamp(self.adopt(found), atim, mtim)
 
     def set_dir_times(self, start: Dir | None, atim: int | None, mtim: int | None) -> None:
         with self.lock:
-            self.stamp(start or self.root, atim, mtim)
+            self.stamp(self.adopt_dir(start or self.root), atim, mtim)
 
     def stamp(self, node: Node, atim: int | None, mtim: int | None) -> None:
         """Set a node's times."""

@@ -67,6 +67,7 @@ class Directory(Descriptor):
         twin = Directory(self.point, volumes(self.volume), self.inner, None, preopen=self.preopen)
         twin.token = self.volume.twin(self.token, twin.volume)
         twin.base, twin.inheriting, twin.flags, twin.perms = self.base, self.inheriting, self.flags, self.perms
+        twin.guest = self.guest
         return twin
 
     def sync(self, data_only: bool) -> None:  # noqa: ARG002

@@ -155,10 +155,11 @@ class Dir(Node):
     """A directory: names to nodes. ``parent`` is ``None`` for a root and for a removed directory.
 
     Only its volume looks into it: ``entries`` may still be ``pending`` (those of a frozen directory, not thawed yet),
-    and in an overlay ``None`` hides a name of the ``lower`` host directory, which shows through otherwise.
+    and in an overlay ``None`` hides a name of the ``lower`` host directory, which shows through otherwise; one that was
+    only looked at there is not ``anchored`` in its parent's entries.
     """
 
-    __slots__ = ("entries", "lower", "parent", "pending", "removed")
+    __slots__ = ("__weakref__", "anchored", "entries", "lower", "parent", "pending", "removed")
 
     filetype: ClassVar[FileType] = FileType.DIRECTORY
 
@@ -166,6 +167,7 @@ class Dir(Node):
         super().__init__(dev, ino, times)
         self.parent = parent
         self.removed = False
+        self.anchored = True
         self.entries: dict[bytes, Node | None] = {}
         self.pending = frozen
         self.lower: Names | None = None if frozen is None else frozen.lower

@@ -180,6 +180,9 @@ class Volume(ABC):
         """Return the volume for a forked sandbox when its state is private."""
         return self
 
+    def charge_to(self, usage: FileUsage) -> None:
+        """Account for private state with its sandbox; called once, before the volume is used."""
+
     def twin(self, start: Any, other: Volume) -> Any:  # noqa: ARG002
         """Return an open directory's token for a second descriptor, in this volume or a fork of it."""
         return start

@@ -1,0 +1,281 @@
+"""Say which host files a sandbox sees, where, and what it may do with them.
+
+A ``MountConfig`` is plain data, checked when it is made; the host's file is opened when a sandbox is, so it must exist
+then. What each permission means for each operation is in ``docs/files.md``.
+"""
+
+from __future__ import annotations
+
+__all__ = ["DEFAULT_MEMORY_BYTES", "MemoryMount", "MountConfig", "bind", "bind_all", "validate_mounts"]
+
+import os
+import stat
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from isola_anyio.errors import InvalidArgumentError, clip
+from isola_anyio.wasi.hostfs import HostVolume, MountedFileVolume
+from isola_anyio.wasi.hostside import TreeAccess
+from isola_anyio.wasi.limits import FileLimits, FileUsage
+from isola_anyio.wasi.memfs import MemoryVolume
+from isola_anyio.wasi.mounts import BoundMount, device_of
+from isola_anyio.wasi.overlay import OverlayVolume
+from isola_anyio.wasi.paths import guest_names
+from isola_anyio.wasi.volume import Permissions, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from isola_anyio.wasi.paths import Names
+
+Access = Literal["read", "write", "read-write"]
+Mode = Literal["direct", "overlay", "memory"]
+
+DEFAULT_MEMORY_BYTES: Final = 64 << 20
+"""Bytes a memory mount holds unless told otherwise; a guess."""
+
+_MEMORY_ENTRIES: Final = 65_536
+
+
+@dataclass(frozen=True)
+class MountConfig:
+    """A host directory or file shown to guests at ``guest``.
+
+    Attributes:
+        host: the directory or file; relative ones are taken from the working directory when the sandbox starts.
+        guest: absolute path at which the guest finds it, without ``.`` and ``..``.
+        dir_perms: ``"read"``: list, stat and read links; ``"write"``: create, rename and remove entries.
+        file_perms: ``"read"``: open for reading; ``"write"``: open for writing, truncate, set time stamps.
+        mode: ``"direct"``: the guest works on the host's files; ``"overlay"``: it reads them, and its changes stay in
+            the sandbox's memory (``sandbox.mount(guest)`` shows them).
+        allow_sensitive: let the guest write where Python on the host imports from, or to this library's cache. Writing
+            there is running code on the host; without this it is refused.
+
+    Raises:
+        InvalidArgumentError: for a value of the wrong type or form.
+    """
+
+    host: str | os.PathLike[str]
+    guest: str
+    dir_perms: Access = "read"
+    file_perms: Access = "read"
+    mode: Mode = field(default="direct", kw_only=True)
+    allow_sensitive: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check_guest(self.guest)
+        self._check_host()
+        for name, value in (("dir_perms", self.dir_perms), ("file_perms", self.file_perms)):
+            if value not in get_args(Access):
+                raise InvalidArgumentError(f"{name}={clip(value)} is not one of 'read', 'write', 'read-write'")
+        allow: object = self.allow_sensitive
+        if not isinstance(allow, bool):
+            raise InvalidArgumentError(f"allow_sensitive={clip(allow)} is not True or False")
+
+    def _check_host(self) -> None:
+        if self.mode not in ("direct", "overlay"):
+            raise InvalidArgumentError(
+                f"mode={clip(self.mode)} is not 'direct' or 'overlay'; a mount in memory is MountConfig.memory(guest)"
+            )
+        host: object = self.host
+        if not isinstance(host, (str, os.PathLike)) or not isinstance(os.fspath(host), str):
+            raise InvalidArgumentError(f"host={clip(host)} is not a str or a path object")
+        if not os.fspath(host) or "\0" in os.fspath(host):
+            raise InvalidArgumentError(f"host={clip(host)} is not a path: it is empty or has a NUL in it")
+
+    @staticmethod
+    def memory(
+        guest: str, *, max_bytes: int = DEFAULT_MEMORY_BYTES, files: Mapping[str, bytes] | None = None
+    ) -> MemoryMount:
+        """Return a mount that lives in memory, which the host can read and seed while guests use it.
+
+        The object *is* the files: every sandbox it is given to works on the same ones.
+
+        Args:
+            guest: absolute path at which guests find it.
+            max_bytes: what it may hold, counting some hundred bytes for each file.
+            files: what is in it at first: path from its root to bytes.
+        """
+        return MemoryMount(guest, max_bytes, files or {})
+
+    @property
+    def point(self) -> Names:
+        """The guest path's components."""
+        return guest_names(self.guest)
+
+    @property
+    def permissions(self) -> Permissions:
+        """The two permissions, as four answers."""
+        return Permissions(
+            "read" in self.dir_perms, "write" in self.dir_perms, "read" in self.file_perms, "write" in self.file_perms
+        )
+
+
+class MemoryMount(MountConfig):
+    """A mount that lives in memory; made by ``MountConfig.memory``.
+
+    Its methods may be called from any thread, also while guests use the files. Paths are from the mount's root.
+    """
+
+    access: TreeAccess
+    volume: MemoryVolume
+
+    def __init__(self, guest: str, max_bytes: int, files: Mapping[str, bytes]) -> None:
+        if type(max_bytes) is not int or max_bytes <= 0:
+            raise InvalidArgumentError(f"max_bytes={clip(max_bytes)} is not a positive number of bytes")
+        for name, value in (
+            ("host", ""),
+            ("guest", guest),
+            ("dir_perms", "read-write"),
+            ("file_perms", "read-write"),
+            ("mode", "memory"),
+            ("allow_sensitive", False),
+        ):
+            object.__setattr__(self, name, value)
+        _check_guest(guest)
+        usage = FileUsage(FileLimits(max_memory_bytes=max_bytes, max_entries=_MEMORY_ENTRIES))
+        volume = MemoryVolume(usage, device_of(self.point))
+        object.__setattr__(self, "volume", volume)
+        object.__setattr__(self, "access", TreeAccess(volume))
+        given: Mapping[Any, Any] = files
+        for path, data in given.items():
+            if not isinstance(path, str) or not isinstance(data, (bytes, bytearray, memoryview)):
+                raise InvalidArgumentError(f"files[{clip(path)}] is not bytes under a str path")
+            try:
+                self.write(path, bytes(data))
+            except (OSError, ValueError) as exc:
+                raise InvalidArgumentError(f"files[{clip(path)}] cannot be put into the mount: {exc}") from exc
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def read(self, path: str) -> bytes:
+        """Return a file's bytes; ``OSError`` as from ``open``."""
+        return self.access.read(path)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Make a file hold ``data``, with the directories on the way; ``OSError`` (``ENOSPC``) when it is too much."""
+        self.access.write(path, data)
+
+    def list(self, path: str = "/") -> list[str]:
+        """Return the paths of all files below a directory, in order."""
+        return self.access.list(path)
+
+    def remove(self, path: str) -> None:
+        """Remove a file, or an empty directory."""
+        self.access.remove(path)
+
+
+def _check_guest(guest: object) -> None:
+    if not isinstance(guest, str):
+        raise InvalidArgumentError(f"guest={clip(guest)} is not a str")
+    try:
+        names = guest_names(guest)
+    except ValueError:
+        raise InvalidArgumentError(
+            f"guest={clip(guest)} is not an absolute path without '.', '..' and NUL, such as '/data'"
+        ) from None
+    if not names:
+        raise InvalidArgumentError(f"guest={clip(guest)} is the root, which holds the guest's own files; use '/data'")
+    if "//" in guest or guest.endswith("/"):
+        raise InvalidArgumentError(
+            f"guest={clip(guest)} is not written plainly; use {'/' + os.fsdecode(b'/'.join(names))!r}"
+        )
+    if names[0] == b"dev":
+        raise InvalidArgumentError(f"guest={clip(guest)} is below '/dev', which is for devices; use '/data'")
+
+
+def validate_mounts(mounts: object) -> tuple[MountConfig, ...]:
+    """Return the mounts as a tuple.
+
+    Raises:
+        InvalidArgumentError: unless it is a sequence of ``MountConfig`` with different guest paths.
+    """
+    if isinstance(mounts, (str, bytes)) or not hasattr(mounts, "__iter__") or isinstance(mounts, dict):
+        raise InvalidArgumentError(f"mounts={clip(mounts)} is not a sequence of MountConfig")
+    taken: dict[Names, MountConfig] = {}
+    iterable: Any = mounts
+    for mount in iterable:
+        if not isinstance(mount, MountConfig):
+            raise InvalidArgumentError(f"mounts has {clip(mount)} in it, which is not a MountConfig")
+        if mount.point in taken:
+            raise InvalidArgumentError(f"two mounts are at {mount.guest!r}; give each its own guest path")
+        taken[mount.point] = mount
+    return tuple(taken.values())
+
+
+def _sensitive_places(more: Iterable[str]) -> list[str]:
+    places = [place or os.getcwd() for place in sys.path]  # noqa: PTH109 - strings throughout
+    return [os.path.realpath(place) for place in (*places, *more)]
+
+
+def _refuse_sensitive(config: MountConfig, host: str, sensitive: Iterable[str]) -> None:
+    real = os.path.realpath(host)
+    for place in _sensitive_places(sensitive):
+        if (
+            real == place
+            or place.startswith(real.rstrip(os.sep) + os.sep)
+            or real.startswith(place.rstrip(os.sep) + os.sep)
+        ):
+            raise InvalidArgumentError(
+                f"host={host!r} would let the guest write at {place!r}, where Python on the host imports from or this"
+                " library keeps code; mount another directory, use mode='overlay', or pass allow_sensitive=True"
+            )
+
+
+def bind(config: MountConfig, *, sensitive: Iterable[str] = ()) -> BoundMount:
+    """Open what a mount shows, for one file system, which closes it.
+
+    Args:
+        config: the mount.
+        sensitive: directories, besides those Python imports from, that are refused for writing (the library's cache).
+
+    Raises:
+        InvalidArgumentError: when there is no such file or directory, it cannot be opened, or it is refused.
+    """
+    if isinstance(config, MemoryMount):
+        return BoundMount(config.point, config.volume, config.permissions)
+    host = os.fspath(config.host)
+    if sys.platform == "win32":
+        raise InvalidArgumentError(
+            f"host={host!r}: host directories cannot be mounted on Windows, which has no way to confine a path to one;"
+            " use MountConfig.memory(guest, files=...)"
+        )
+    perms = config.permissions
+    overlay = config.mode == "overlay"
+    if (perms.dir_write or perms.file_write) and not overlay and not config.allow_sensitive:
+        _refuse_sensitive(config, host, sensitive)
+    try:
+        volume = _open(host, config, perms, overlay)
+    except OSError as exc:
+        raise InvalidArgumentError(
+            f"host={host!r} cannot be mounted: {exc.strerror or exc}; it must be a directory or a regular file that"
+            " exists when the sandbox starts"
+        ) from exc
+    return BoundMount(config.point, volume, perms, private=overlay)
+
+
+def _open(host: str, config: MountConfig, perms: Permissions, overlay: bool) -> Volume:
+    if not stat.S_ISDIR(os.stat(host).st_mode):
+        if overlay:
+            raise InvalidArgumentError(f"host={host!r} is not a directory; mode='overlay' needs one")
+        return MountedFileVolume(host, perms)
+    volume = HostVolume(host)
+    return OverlayVolume(volume, device_of(config.point)) if overlay else volume
+
+
+def bind_all(mounts: Sequence[MountConfig], *, sensitive: Iterable[str] = ()) -> list[BoundMount]:
+    """Bind several mounts; when one fails those already open are closed."""
+    sensitive = tuple(sensitive)
+    bound: list[BoundMount] = []
+    try:
+        bound.extend(bind(config, sensitive=sensitive) for config in mounts)
+    except BaseException:
+        for mount in bound:
+            mount.volume.close()
+        raise
+    return bound
