@@ -1,1 +1,71 @@
-"""isola_anyio."""
+"""Run untrusted Python and JavaScript in sandboxes that live in your trio or asyncio program.
+
+    template = await build_template("python", prelude="import json")
+    async with template.create(hostcalls={"lookup": lookup}) as sandbox:
+        await sandbox.load_script("def add(a, b): return a + b")
+        await sandbox.run("add", 1, 2)
+
+Start at :func:`build_template`; ``docs/`` has the guide.
+"""
+
+# The rooms, from the front door down; imports go down this list only (a test walks them):
+#
+#   cli, doctor        the command line, and what it reports
+#   template           contexts, templates; building: how one is made
+#   sandbox            life cycle, turns; run: one run; guest: what a run drives
+#   events, hostcalls, feeds   what crosses while a run goes on: out, both ways, in
+#   values, codec      values and their bytes
+#   mounts, limits     what a sandbox may see and use
+#   guests/            one driver a kind of guest, and the guest's own files
+#   runtimes/          which runtime; cache/: where things are kept
+#   wasi/              the guest's operating system
+#   engine/            threads, images, instances; ffi: the one seam to wasmtime
+#   concurrency, errors
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from isola_anyio.cache import DEFAULT_CACHE_DIR as DEFAULT_CACHE_DIR
+from isola_anyio.errors import CpuLimitError as CpuLimitError
+from isola_anyio.errors import DigestMismatchError as DigestMismatchError
+from isola_anyio.errors import FuelExhaustedError as FuelExhaustedError
+from isola_anyio.errors import GuestError as GuestError
+from isola_anyio.errors import InternalError as InternalError
+from isola_anyio.errors import InvalidArgumentError as InvalidArgumentError
+from isola_anyio.errors import IsolaError as IsolaError
+from isola_anyio.errors import LimitError as LimitError
+from isola_anyio.errors import MemoryLimitError as MemoryLimitError
+from isola_anyio.errors import OutputLimitError as OutputLimitError
+from isola_anyio.errors import PayloadLimitError as PayloadLimitError
+from isola_anyio.errors import RuntimeUnavailableError as RuntimeUnavailableError
+from isola_anyio.errors import SandboxBrokenError as SandboxBrokenError
+from isola_anyio.errors import SandboxBusyError as SandboxBusyError
+from isola_anyio.errors import SandboxClosedError as SandboxClosedError
+from isola_anyio.errors import StreamClosedError as StreamClosedError
+from isola_anyio.errors import StreamFullError as StreamFullError
+from isola_anyio.events import EndEvent as EndEvent
+from isola_anyio.events import ErrorEvent as ErrorEvent
+from isola_anyio.events import Event as Event
+from isola_anyio.events import EventStream as EventStream
+from isola_anyio.events import LogEvent as LogEvent
+from isola_anyio.events import ResultEvent as ResultEvent
+from isola_anyio.events import StderrEvent as StderrEvent
+from isola_anyio.events import StdoutEvent as StdoutEvent
+from isola_anyio.limits import Usage as Usage
+from isola_anyio.mounts import MountConfig as MountConfig
+from isola_anyio.runtimes.progress import Progress as Progress
+from isola_anyio.runtimes.resolve import RuntimeBundle as RuntimeBundle
+from isola_anyio.runtimes.resolve import resolve_runtime as resolve_runtime
+from isola_anyio.sandbox import Sandbox as Sandbox
+from isola_anyio.template import SandboxContext as SandboxContext
+from isola_anyio.template import SandboxTemplate as SandboxTemplate
+from isola_anyio.template import build_template as build_template
+from isola_anyio.values import Arg as Arg
+from isola_anyio.values import JsonValue as JsonValue
+from isola_anyio.values import StreamArg as StreamArg
+
+try:
+    __version__ = version("isola-anyio")
+except PackageNotFoundError:  # run from a checkout that was not installed
+    __version__ = "0+unknown"

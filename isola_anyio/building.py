@@ -6,6 +6,7 @@ __all__ = ["Recipe", "Warm", "load_program", "warm_image"]
 
 import hashlib
 import json
+import threading
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal
@@ -145,12 +146,34 @@ def _checked_program(recipe: Recipe, linker: ffi.Linker, module: wasmtime.Module
     return program
 
 
-@dataclass
 class Warm:
-    """A warm interpreter's image, and its file system at that moment."""
+    """A warm interpreter's image, and its file system at that moment.
 
-    image: Image
-    files: FileSystem
+    Shared by a template and its sandboxes: each holds it, and what it has open goes with the last of them.
+    """
+
+    def __init__(self, image: Image, files: FileSystem, base: FileSystem | None = None) -> None:
+        self.image = image
+        self.files = files
+        self._base = base
+        self._holders = 1
+        self._lock = threading.Lock()
+
+    def hold(self) -> None:
+        """Count another holder."""
+        with self._lock:
+            self._holders += 1
+
+    def release(self) -> None:
+        """Count one holder less; the last one closes everything."""
+        with self._lock:
+            self._holders -= 1
+            last = self._holders == 0
+        if last:
+            self.image.close()
+            self.files.close()
+            if self._base is not None:
+                self._base.close()
 
 
 async def warm_image(
@@ -234,11 +257,13 @@ async def _warm(
     )
     try:
         image = await in_guest_thread(crew, lambda: _boot_and_take(recipe, guest), stop=guest.instance.interrupt)
-        frozen = files.fork((), file_limits)
+    except BaseException:
+        files.close()
+        raise
     finally:
         guest.instance.close()
     _report(on_progress, "warm", 1)
-    return Warm(image, frozen)
+    return Warm(image, files.fork((), file_limits), base=files)
 
 
 def _boot_and_take(recipe: Recipe, guest: Guest) -> Image:

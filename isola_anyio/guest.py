@@ -103,6 +103,7 @@ class Guest:
         env: Mapping[str, str] | None = None,
         boot_env: Mapping[str, str] | None = None,
         seed: bytes | None = None,
+        on_close: Callable[[], None] | None = None,
     ) -> None:
         self.driver = driver
         self.crew = crew
@@ -113,6 +114,7 @@ class Guest:
         self.files = files
         self._env = dict(env or {})
         self._seed = seed
+        self._on_close = on_close
         self._is_set_up = False
         self.instance = Instance(program, crew=crew, max_memory=limits.max_memory, image=image)
         try:
@@ -223,6 +225,9 @@ class Guest:
         """Free memory and files. A second call does nothing."""
         self.instance.close()
         self.files.close()
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
 
 
 def _random_source(seed: bytes | None) -> Callable[[int], bytes]:

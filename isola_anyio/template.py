@@ -26,7 +26,7 @@ from isola_anyio.guest import Guest
 from isola_anyio.guests.kinds import drivers
 from isola_anyio.hostcalls import check_handlers
 from isola_anyio.limits import Limits, check_count, check_seconds, check_size
-from isola_anyio.mounts import MountConfig, bind_mounts, validate_mounts
+from isola_anyio.mounts import MountConfig, bind_all, validate_mounts
 from isola_anyio.runtimes.progress import check_on_progress
 from isola_anyio.runtimes.resolve import find_runtime
 from isola_anyio.sandbox import Sandbox
@@ -181,7 +181,8 @@ class SandboxContext:
         program = await self._program(recipe, cache, report)
         file_limits = FileLimits()
         clock = SystemClock()
-        base = partial(_base_files, driver, bundle.lib_dir, bind_mounts(configs), file_limits)
+        sensitive = (str(cache.root),)
+        base = partial(_base_files, driver, bundle.lib_dir, bind_all(configs, sensitive=sensitive), file_limits)
         warm = await warm_image(
             recipe,
             program,
@@ -192,7 +193,7 @@ class SandboxContext:
             cache=None if chosen is None or configs else cache,
             on_progress=report,
         )
-        return SandboxTemplate(self, recipe, program, warm, file_limits, clock, configs)
+        return SandboxTemplate(self, recipe, program, warm, file_limits, clock, sensitive)
 
     async def _program(self, recipe: Recipe, cache: Cache, on_progress: OnProgress | None) -> ffi.Program:
         program = self._programs.get(recipe.code_key)
@@ -241,7 +242,7 @@ class SandboxTemplate:
         warm: Warm,
         file_limits: FileLimits,
         clock: Clock,
-        mounts: Sequence[MountConfig],
+        sensitive: Sequence[str],
     ) -> None:
         self._context = context
         self._recipe = recipe
@@ -249,7 +250,7 @@ class SandboxTemplate:
         self._warm = warm
         self._file_limits = file_limits
         self._clock = clock
-        self._mounts = tuple(mounts)
+        self._sensitive = tuple(sensitive)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -279,8 +280,7 @@ class SandboxTemplate:
         """Make no more sandboxes. A second call does nothing."""
         if not self._closed:
             self._closed = True
-            self._warm.image.close()
-            self._warm.files.close()
+            self._warm.release()
 
     @asynccontextmanager
     async def create(self, **options: Any) -> AsyncIterator[Sandbox]:
@@ -381,7 +381,8 @@ class SandboxTemplate:
     ) -> Guest:
         """Fork a guest: an instance over the image, files of its own."""
         self._check_open()
-        files = self._warm.files.fork(bind_mounts(mounts), self._file_limits)
+        files = self._warm.files.fork(bind_all(mounts, sensitive=self._sensitive), self._file_limits)
+        self._warm.hold()
         try:
             return Guest(
                 self._recipe.driver,
@@ -394,9 +395,11 @@ class SandboxTemplate:
                 image=self._warm.image,
                 env=env,
                 seed=seed,
+                on_close=self._warm.release,
             )
         except BaseException:
             files.close()
+            self._warm.release()
             raise
 
 
