@@ -65,8 +65,8 @@ if TYPE_CHECKING:
 GRACE_S: Final = 1.0
 """How long a cancelled guest may unwind before it is stopped for good."""
 COURTESY_S: Final = 0.002
-"""A guest that computes when it is cancelled gets this long to end its turn by itself, so that one that mostly waits
-stays usable; well below the 5 ms in which a spinning guest has to be stopped."""
+"""A guest that computes when it is cancelled may take this long over its turn as a whole before it is interrupted, so
+that one that mostly waits stays usable; well below the 5 ms in which a spinning guest has to be stopped."""
 FRAME_OVERHEAD_BYTES: Final = 1 << 16
 """What a frame may be longer than the value in it."""
 _LEVELS: Final[tuple[LogLevel, ...]] = ("debug", "info", "warning", "error")
@@ -124,6 +124,7 @@ class Run:
         self._news = Wakeup()
         self._lock = threading.Lock()
         self.phase = Phase.QUEUED
+        self._verdict: Phase | None = None  # what the turn under way has come to; the phase follows when it is over
         self._stop: Stop | None = None
         self._started = False
         self._timer: float | None = None
@@ -321,7 +322,7 @@ class Run:
     async def _let_unwind(self) -> None:
         """Give the guest its courtesy and its grace."""
         async with open_task_group() as group:
-            with anyio.move_on_after(COURTESY_S):
+            with anyio.move_on_after(self._courtesy_s()):
                 while self.phase in (Phase.QUEUED, Phase.COMPUTING):
                     await self._news.wait()
             if self.phase is Phase.COMPUTING and not self._told:
@@ -332,6 +333,12 @@ class Run:
                     self._submit(self._cancel_frame, urgent=True)
                 await self._converse(group)
             group.cancel_scope.cancel()
+
+    def _courtesy_s(self) -> float:
+        """How much longer a computing guest may take to end its turn by itself."""
+        if self.phase is Phase.COMPUTING:
+            return max(0.0, self._turn_began + COURTESY_S - time.monotonic())
+        return COURTESY_S
 
     def _stop_for_good(self) -> None:
         """The grace is over: whatever still runs is interrupted; a guest that did not unwind is not trusted again."""
@@ -379,24 +386,27 @@ class Run:
 
     def _turn(self, make_frame: Callable[[], bytes]) -> None:
         """Run one turn; whatever happens, the run's task is told."""
-        with self._lock:
-            self.phase = Phase.COMPUTING
         self._turn_began = time.monotonic()
         self._thread_clock = _thread_clock()
         self._turn_began_cpu = time.thread_time()
+        with self._lock:
+            self.phase = Phase.COMPUTING
         try:
             self.guest.instance.enter(partial(self._deliver, make_frame))
-            if self.phase is Phase.COMPUTING:
+            if self._verdict is None:
                 raise ProtocolError("the guest ended its turn without a word")
         except BaseException as exc:  # noqa: BLE001 - nothing may end a guest thread
             self._end_with(exc)
-        finally:
-            self._cpu_s += time.thread_time() - self._turn_began_cpu
-            self._turn_began_cpu = None
-            self._busy_s += time.monotonic() - self._turn_began
-            if self.phase is Phase.PARKED:
-                self._check_cpu()
-            self._news.set()
+        self._cpu_s += time.thread_time() - self._turn_began_cpu
+        self._turn_began_cpu = None
+        self._busy_s += time.monotonic() - self._turn_began
+        # Only now, with no wasm frame left on this thread, may others enter the guest or free it.
+        with self._lock:
+            assert self._verdict is not None
+            self.phase, self._verdict = self._verdict, None
+        if self.phase is Phase.PARKED:
+            self._check_cpu()
+        self._news.set()
 
     def _deliver(self, make_frame: Callable[[], bytes]) -> None:
         frame = make_frame()
@@ -466,13 +476,15 @@ class Run:
         self._end(exc)
 
     def _end(self, outcome: JsonValue | BaseException) -> None:
-        with self._lock:
-            self.outcome = outcome
+        self.outcome = outcome
+        if self.phase is Phase.COMPUTING or self.phase is Phase.WAITING:
+            self._verdict = Phase.ENDED
+        else:
             self.phase = Phase.ENDED
 
     def answer(self, kind: int, number: int, untrusted_body: memoryview) -> bytes:
         """Answer a door call of this run; on the guest's thread, inside a turn."""
-        if self.phase is not Phase.COMPUTING:
+        if self._verdict is not None:
             raise ProtocolError(f"a door call of kind {kind:#x} after the turn's end")
         if kind == Door.EMIT:
             return self._on_emit(number, untrusted_body)
@@ -641,8 +653,7 @@ class Run:
         queue = self.queue
         if self._needs_room and (queue is None or not queue.stalled):
             self._room_came = True
-        with self._lock:
-            self.phase = Phase.PARKED
+        self._verdict = Phase.PARKED
 
     def _failure(self, untrusted_body: memoryview) -> BaseException:
         """Make the exception that a FAIL frame describes."""
