@@ -30,6 +30,7 @@ import {
   StringIndexOf,
   StringSlice,
   StringToWellFormed,
+  SymbolFor,
   TypedArrayBuffer,
   TypedArrayByteOffset,
   TypedArrayLength,
@@ -302,6 +303,7 @@ function finish(success, value) {
 const fail = (reason) => finish(false, reason);
 
 function lookup(name) {
+  if (RegExpExec(identifier, name) === null) throw new ReferenceError(`${jsonStringify(name)} is not a name`);
   for (let i = scopes.length - 1; i >= 0; i--) {
     const found = scopes[i](name);
     if (found !== undefined) return found;
@@ -309,7 +311,6 @@ function lookup(name) {
   if (hasOwn(globalThis, name)) return globalThis[name];
   let getter = MapGet(getters, name);
   if (getter === undefined) {
-    if (RegExpExec(identifier, name) === null) throw new ReferenceError(`${jsonStringify(name)} is not a name`);
     try {
       getter = indirectEval("()=>" + name);
     } catch {
@@ -680,9 +681,10 @@ export function adoptModule(promise, name) {
   follow(promise, () => follow(import(name), publish, fail), fail);
 }
 
-export function addScope(scope) {
-  ArrayPush(scopes, scope);
-}
+// A module that has run lets its names be looked up; see `_SCOPE` in port.py.
+expose(globalThis, SymbolFor("isola.scope"), (scope) => {
+  if (typeof scope === "function") ArrayPush(scopes, scope);
+});
 
 // The source did not compile, or could not be read.
 export function refuse(thrown) {

@@ -15,13 +15,17 @@ lost rejections stay lost; :class:`Layout` says which it is. The addresses lie a
 
 from __future__ import annotations
 
-__all__ = ["LAYOUTS", "Layout", "patch"]
+__all__ = ["LAYOUTS", "NAME_BYTES", "TRACKER_EXPORT", "Layout", "patch"]
 
 from dataclasses import dataclass
 from typing import Final
 
+NAME_BYTES: Final = 2048
+"""How long a script's name may be, with the zero behind it."""
 _MAGIC: Final = b"\0asm\x01\0\0\0"
-_TYPES, _FUNCTIONS, _TABLES, _ELEMENTS, _CODE = 1, 3, 4, 9, 10
+TRACKER_EXPORT: Final = "isola_tracker"
+"""What the added function is exported as, so that an adapted module can be told from another."""
+_TYPES, _IMPORTS, _FUNCTIONS, _TABLES, _EXPORTS, _ELEMENTS, _CODE = 1, 2, 3, 4, 7, 9, 10
 _UNDEFINED: Final = 3 << 32
 _BOOL: Final = 1 << 32
 
@@ -32,8 +36,7 @@ class Layout:
 
     Attributes:
         name_constant: address of ``"eval_script"``; it occurs ``name_uses`` times in the code.
-        name_buffer: where the host writes the name instead, with a zero behind it.
-        name_bytes: how long that buffer is, with the zero.
+        name_buffer: where the host writes the name instead, with a zero behind it; ``NAME_BYTES`` long.
         hook: where the rejection hook's JavaScript function is kept, as the engine holds values: 8 bytes, and 24 more
             for its arguments.
         tracker: index of the added function in the table.
@@ -44,7 +47,6 @@ class Layout:
     name_constant: int
     name_uses: int
     name_buffer: int
-    name_bytes: int
     hook: int
     tracker: int
     js_call: int
@@ -57,7 +59,6 @@ LAYOUTS: Final = {
         name_constant=0x100D52,
         name_uses=2,
         name_buffer=2048,
-        name_bytes=2048,
         hook=1024,
         tracker=609,
         js_call=551,
@@ -79,13 +80,17 @@ def patch(module: bytes, layout: Layout) -> bytes:
         raise ValueError(f"the script's name occurs {code.count(old)} times, not {layout.name_uses}")
     code = code.replace(old, b"\x41" + _padded(layout.name_buffer))
     count, start = _read(sections[_FUNCTIONS], 0)
-    imported = _imported(sections[2])
+    imported = _imported(sections[_IMPORTS])
     sections[_FUNCTIONS] = _leb(count + 1) + sections[_FUNCTIONS][start:] + _leb(layout.tracker_type)
     bodies, start = _read(code, 0)
     if bodies != count:
         raise ValueError(f"{count} functions but {bodies} bodies")
     body = _tracker(layout)
     sections[_CODE] = _leb(bodies + 1) + code[start:] + _leb(len(body)) + body
+    exports, start = _read(sections[_EXPORTS], 0)
+    name = TRACKER_EXPORT.encode()
+    added = _leb(len(name)) + name + b"\0" + _leb(imported + count)
+    sections[_EXPORTS] = _leb(exports + 1) + sections[_EXPORTS][start:] + added
     # One table of function references, exactly full: make it one longer.
     size = _leb(layout.tracker)
     if sections[_TABLES] != b"\x01\x70\x01" + size + size:
@@ -135,7 +140,7 @@ def _split(module: bytes) -> dict[int, bytes]:
         if kind:  # custom sections say nothing that matters here
             sections[kind] = module[at : at + length]
         at += length
-    if not {_TYPES, 2, _FUNCTIONS, _TABLES, _ELEMENTS, _CODE} <= sections.keys():
+    if not {_TYPES, _IMPORTS, _FUNCTIONS, _TABLES, _EXPORTS, _ELEMENTS, _CODE} <= sections.keys():
         raise ValueError("the module lacks a section")
     return sections
 

@@ -36,6 +36,7 @@ export const StringStartsWith = uncurry(String.prototype.startsWith);
 export const StringToWellFormed = uncurry(String.prototype.toWellFormed);
 export const NumberToString = uncurry(Number.prototype.toString);
 export const FunctionToString = uncurry(Function.prototype.toString);
+export const SymbolFor = Symbol.for;
 export const SymbolToString = uncurry(Symbol.prototype.toString);
 export const BigIntToString = uncurry(BigInt.prototype.toString);
 

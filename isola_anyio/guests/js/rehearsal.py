@@ -1,0 +1,60 @@
+"""What a guest does once before its image is taken: walk the common paths, so that forks find memory as they leave it.
+
+What the engine allocates on a first call (shapes, atoms, room in its tables) is then in the image, shared by all.
+"""
+
+from __future__ import annotations
+
+__all__ = ["answer", "frames"]
+
+from typing import TYPE_CHECKING, Final
+
+from isola_anyio import codec
+from isola_anyio.guests.protocol import HEAD, Call, Door, Status, completion, message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ROUNDS: Final = 3
+_SCRIPT: Final = """
+globalThis.__r_plain = (a, b, c) => [a, b, c];
+globalThis.__r_async = async (a) => { await null; return { a }; };
+globalThis.__r_call = async (payload) => await hostcall("__rehearse", payload);
+globalThis.__r_later = async (payload) => await hostcall("__rehearse_later", payload);
+globalThis.__r_stream = function* (n) { console.log("rehearsal %d", n); for (let i = 0; i < n; i++) yield i; };
+globalThis.__r_throw = () => { throw new TypeError("rehearsal"); };
+"""
+_CLEAN: Final = "for (const n of ['plain','async','call','later','stream','throw']) delete globalThis['__r_' + n];"
+
+
+def answer(untrusted_frame: bytes) -> bytes:
+    """Answer the door as a host would."""
+    kind, _ = HEAD.unpack_from(untrusted_frame)
+    if kind == Door.HOSTCALL:
+        return b"" if b"__rehearse_later" in untrusted_frame else b'\0{"ok":true}'
+    return b"\1" if kind in (Door.EMIT, Door.LOG) else b""
+
+
+def frames() -> Iterator[bytes]:
+    """Give the messages of the rehearsal."""
+    op = 0
+    yield _setup()
+    yield message(Call.LOAD, 0, codec.encode([_SCRIPT, "<rehearsal>"], dialect="js"))
+    for _ in range(_ROUNDS):
+        for name in ("plain", "async", "stream", "throw"):
+            yield _call(name, [3, "two", {"c": 1.5}])
+        op += 2
+        yield _call("call", [{"a": 1}])
+        yield _call("later", [{"a": 1}])
+        yield message(Call.RESUME, 0, completion(op, Status.OK, b'{"b":2}'))
+    yield message(Call.LOAD, 0, codec.encode([_CLEAN, "<rehearsal>"], dialect="js"))
+    yield _setup()
+
+
+def _setup() -> bytes:
+    options: dict[str, object] = {"env": {}, "seed": bytes(32), "max_payload": 1 << 26}
+    return message(Call.SETUP, 0, codec.encode(options, dialect="js"))
+
+
+def _call(name: str, args: list[object]) -> bytes:
+    return message(Call.CALL, 0, codec.encode([f"__r_{name}", args, {}, []], dialect="js"))
