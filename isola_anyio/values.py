@@ -1,201 +1,267 @@
-"""What can be an argument: plain values, named ones, and streams that are fed while the guest runs."""
+"""What may be an argument of a guest function, and which of the arguments are streams?
+
+Plain values go to the codec as they are, which says whether they can cross. Streams stay on the host: the guest is
+told their places and numbers, and a run pulls the items from their `StreamSource` when the guest has room for them.
+Nothing is iterated here, so an invalid argument costs no producer its first item.
+"""
 
 from __future__ import annotations
 
 __all__ = ["Arg", "BoundArguments", "JsonValue", "StreamArg", "StreamSource", "bind_arguments"]
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, Union, cast
 
-from anyio.abc import ObjectReceiveStream
+from anyio.abc import ObjectReceiveStream, UnreliableObjectReceiveStream
+from anyio.lowlevel import checkpoint
 
 from isola_anyio.errors import InvalidArgumentError, clip
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+# A `Union`, not `|`: the alias refers to itself, and pyright and mypy both resolve the names in quotes.
+JsonValue: TypeAlias = Union[  # noqa: UP007
+    bool, int, float, str, bytes, memoryview, list["JsonValue"], dict[str, "JsonValue"], None
+]
+"""What a guest's value is on the host. Typed buffers (numpy arrays, TypedArrays) arrive as ``memoryview``.
 
-JsonValue: TypeAlias = (
-    "None | bool | int | float | str | bytes | bytearray | memoryview | Sequence[JsonValue] | Mapping[str, JsonValue] | Any"
-)
-"""What crosses between host and guest: JSON's values, bytes, and typed buffers (numpy arrays, ``array.array``).
-
-Checked when it crosses, not by the type checker: the buffer protocol has no type that says "of numbers".
+In the other direction subclasses of these, tuples, and everything that exports a buffer may be sent too; see
+``docs/values.md``.
 """
 
 DEFAULT_CAPACITY: Final = 1024
-MAX_CAPACITY: Final = 1 << 20
+"""How many items of a stream wait for the guest at most: enough to hide a turn's latency from small items."""
 
-
-def _check_name(name: object) -> str | None:
-    if name is not None and (not isinstance(name, str) or not name):
-        raise InvalidArgumentError(f"an argument's name is a non-empty str or None, not {clip(name)}")
-    return name
+_ITEMS_PER_CHECKPOINT: Final = 64
+"""After how many items of a plain iterable other tasks get to run; a guess between latency and cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arg:
-    """A positional argument, or a named one. JavaScript receives the named ones as one trailing object.
+    """An argument of a guest function, positional or, with ``name``, named.
 
-    Args:
-        value: any value that can cross.
-        name: the parameter's name; ``None`` for a positional argument.
+    A named one is what a keyword argument of ``run`` is, for names that Python's syntax does not allow there (such as
+    ``name`` itself). JavaScript receives the named ones as one object, its last argument.
 
     Raises:
-        InvalidArgumentError: the name is not a non-empty str.
+        InvalidArgumentError: ``name`` is not an identifier.
     """
 
-    value: JsonValue
+    value: object
     name: str | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class StreamSource:
-    """Where a stream argument's items come from: an async iterator, and how it is closed.
-
-    Iterate it once. A plain iterable is pulled in the event loop, between the items the guest takes.
-    """
-
-    iterable: Iterable[Any] | AsyncIterable[Any]
-    capacity: int = DEFAULT_CAPACITY
-    _opened: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
-
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        iterable = self.iterable
-        if isinstance(iterable, AsyncIterable):
-            items = aiter(iterable)
-            self._opened.append(items)
-            async for item in items:
-                yield item
-        else:
-            plain = iter(iterable)
-            self._opened.append(plain)
-            for item in plain:
-                yield item
-
-    async def aclose(self) -> None:
-        """Close what was iterated, or what never was: generators run their ``finally`` blocks, streams are closed."""
-        for item in (*self._opened, self.iterable):
-            if isinstance(item, (AsyncIterator, ObjectReceiveStream)):
-                aclose = getattr(item, "aclose", None)
-                if aclose is not None:
-                    await aclose()
-            elif isinstance(item, Iterator):
-                close = getattr(item, "close", None)
-                if close is not None and hasattr(item, "gi_frame"):
-                    close()
-
-
-@dataclass(frozen=True, slots=True)
 class StreamArg:
-    """A stream argument: the guest receives an async iterator that is fed, with backpressure, while it runs.
+    """A stream of values as an argument: the guest receives an async iterator, fed with backpressure.
 
-    Make one with :meth:`from_iterable` or :meth:`from_async_iterable`. A producer's exception reaches the guest's
-    loop, and ``run`` raises it whatever the guest made of it. When the guest stops early, or the run ends, the
-    producer is cancelled and its iterator closed.
+    Made with `from_iterable` or `from_async_iterable`. The exception of a producer reaches the guest's loop, and
+    ``run`` raises it whatever the guest made of it.
+
+    Attributes:
+        name: its name, or ``None`` for a positional argument.
+        capacity: how many items wait for the guest at most.
     """
 
-    source: StreamSource
-    name: str | None = None
+    __slots__ = ("_values", "capacity", "name")
+
+    def __init__(self, values: AsyncIterable[object] | Iterable[object], name: str | None, capacity: int) -> None:
+        _check_name(name)
+        if type(capacity) is not int or capacity < 1:
+            raise InvalidArgumentError(f"capacity is {clip(capacity)}; it must be an int of at least 1")
+        self._values = values
+        self.name = name
+        self.capacity = capacity
 
     @classmethod
     def from_iterable(
-        cls, values: Iterable[JsonValue], *, name: str | None = None, capacity: int = DEFAULT_CAPACITY
+        cls, values: Iterable[object], *, name: str | None = None, capacity: int = DEFAULT_CAPACITY
     ) -> StreamArg:
-        """Stream a plain iterable; it is pulled in the event loop, so its steps should be quick.
+        """Stream what a plain iterable gives; it is iterated in the event loop's thread and must not block.
+
+        Args:
+            values: an iterable; a generator is closed when the run is over.
+            name: makes it a named argument.
+            capacity: how many items wait for the guest at most.
 
         Raises:
-            InvalidArgumentError: ``values`` is not iterable (text and bytes are values, not streams), or the name or
-                the capacity is wrong.
+            InvalidArgumentError: one of them is not that.
         """
-        if isinstance(values, (str, bytes, bytearray)) or not isinstance(values, Iterable):
-            raise InvalidArgumentError(f"StreamArg.from_iterable takes an iterable of values, not {clip(values)}")
-        return cls(StreamSource(values, _check_capacity(capacity)), _check_name(name))
+        if not isinstance(cast("object", values), Iterable):
+            raise InvalidArgumentError(
+                f"values is {clip(values)}, which cannot be iterated; pass a list or a generator"
+            )
+        return cls(values, name, capacity)
 
     @classmethod
     def from_async_iterable(
-        cls, values: AsyncIterable[JsonValue], *, name: str | None = None, capacity: int = DEFAULT_CAPACITY
+        cls, values: AsyncIterable[object], *, name: str | None = None, capacity: int = DEFAULT_CAPACITY
     ) -> StreamArg:
-        """Stream an async iterable, such as an async generator or an anyio object receive stream.
+        """Stream what an async iterable gives.
+
+        Args:
+            values: an async iterable; an async generator or an ``anyio`` stream is closed when the run is over.
+            name: makes it a named argument.
+            capacity: how many items wait for the guest at most.
 
         Raises:
-            InvalidArgumentError: ``values`` is not an async iterable, or the name or the capacity is wrong.
+            InvalidArgumentError: one of them is not that.
         """
-        if not isinstance(values, AsyncIterable):
+        if not isinstance(cast("object", values), AsyncIterable):
             raise InvalidArgumentError(
-                f"StreamArg.from_async_iterable takes an async iterable, not {clip(values)}; plain iterables go to "
-                "from_iterable"
+                f"values is {clip(values)}, which cannot be iterated with `async for`; "
+                "pass an async generator or a stream, or use from_iterable"
             )
-        return cls(StreamSource(values, _check_capacity(capacity)), _check_name(name))
+        return cls(values, name, capacity)
+
+    def __repr__(self) -> str:
+        return f"<StreamArg of {type(self._values).__name__} name={self.name!r} capacity={self.capacity}>"
+
+    def open(self) -> StreamSource:
+        """Return a source of its items; nothing is pulled from the values yet."""
+        return StreamSource(self._values, self.capacity)
 
 
-def _check_capacity(capacity: object) -> int:
-    if isinstance(capacity, bool) or not isinstance(capacity, int) or not 1 <= capacity <= MAX_CAPACITY:
-        raise InvalidArgumentError(f"capacity is a number of items between 1 and {MAX_CAPACITY}, not {clip(capacity)}")
-    return capacity
+class StreamSource:
+    """The producing end of one stream argument of one run: an async iterator that can be closed before its end.
+
+    Attributes:
+        capacity: how many of its items may wait for the guest.
+    """
+
+    def __init__(self, values: AsyncIterable[object] | Iterable[object], capacity: int) -> None:
+        self.capacity = capacity
+        self._values = values
+        self._items: AsyncIterator[object] | None = None
+        self._closed = False
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        """Start pulling; at most once."""
+        if self._closed or self._items is not None:
+            raise RuntimeError("a stream source is iterated once")
+        values = self._values
+        self._items = aiter(values) if isinstance(values, AsyncIterable) else _PlainItems(values)
+        return self._items
+
+    async def aclose(self) -> None:
+        """Close what the items come from: a generator, an async generator, a stream. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        # A generator that was passed and never iterated is its own iterator and is closed all the same.
+        source: object = self._values if self._items is None else self._items
+        self._values = ()
+        if isinstance(source, _PlainItems):
+            source = source.items
+        close = getattr(source, "aclose", None)
+        if close is not None:
+            await close()
+            return
+        close = getattr(source, "close", None)
+        if close is not None and hasattr(type(source), "__next__"):
+            close()
+
+
+class _PlainItems:
+    """Iterates a plain iterable without keeping other tasks from running."""
+
+    def __init__(self, values: Iterable[object]) -> None:
+        self.items = iter(values)
+        self._left = _ITEMS_PER_CHECKPOINT
+
+    def __aiter__(self) -> _PlainItems:
+        return self
+
+    async def __anext__(self) -> object:
+        self._left -= 1
+        if not self._left:
+            self._left = _ITEMS_PER_CHECKPOINT
+            await checkpoint()
+        try:
+            return next(self.items)
+        except StopIteration:
+            raise StopAsyncIteration from None
 
 
 @dataclass(frozen=True, slots=True)
 class BoundArguments:
-    """Arguments taken apart: what is encoded, and what is streamed.
+    """The arguments of one call, taken apart.
 
     Attributes:
-        positional: values in order, streams left out.
-        named: values by name, streams left out.
-        streams: for each stream its position among *all* positional arguments, or its name, and its source.
+        positional: the plain positional values, in order.
+        named: the plain named values.
+        streams: where each stream goes, a name or an index among all positional arguments, in order; and its source.
     """
 
-    positional: list[JsonValue]
-    named: dict[str, JsonValue]
+    positional: list[object]
+    named: dict[str, object]
     streams: list[tuple[int | str, StreamSource]]
 
 
-def bind_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> BoundArguments:
-    """Take the arguments of a run apart; nothing is started.
+def bind_arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> BoundArguments:
+    """Split the arguments of a call into plain values and streams.
+
+    Any ``anyio`` object receive stream is a stream argument by itself; it is closed when the run is over.
 
     Raises:
-        InvalidArgumentError: the same name is given twice, or one stream is given twice.
+        InvalidArgumentError: a name is given twice, or an `Arg` given by keyword has another name.
     """
-    bound = BoundArguments([], {}, [])
-    position = 0
-    named: list[tuple[str, Any]] = []
+    positional: list[object] = []
+    named: dict[str, object] = {}
+    opened: list[tuple[int | str, StreamArg]] = []
+    taken: set[str] = set()
+    count = 0
     for value in args:
-        name, plain = _unwrap(value)
+        name, found = _unwrapped(value)
         if name is not None:
-            named.append((name, plain))
-            continue
-        if isinstance(plain, StreamSource):
-            bound.streams.append((position, plain))
+            _take(name, taken)
+            where: int | str = name
         else:
-            bound.positional.append(plain)
-        position += 1
-    for key, value in kwargs.items():
-        name, plain = _unwrap(value)
-        if name is not None and name != key:
-            raise InvalidArgumentError(f"argument {key!r} holds an Arg named {name!r}: give it one name")
-        named.append((key, plain))
-    for name, plain in named:
-        if name in bound.named or any(name == where for where, _ in bound.streams):
-            raise InvalidArgumentError(f"argument {name!r} is given twice; give it once")
-        if isinstance(plain, StreamSource):
-            bound.streams.append((name, plain))
+            where = count
+            count += 1
+        if isinstance(found, StreamArg):
+            opened.append((where, found))
+        elif isinstance(where, str):
+            named[where] = found
         else:
-            bound.named[name] = plain
-    iterables = [source.iterable for _, source in bound.streams]
-    if len({id(iterable) for iterable in iterables}) != len(iterables):
-        raise InvalidArgumentError("one stream is given as two arguments; give each argument a stream of its own")
-    return bound
+            positional.append(found)
+    for keyword, value in kwargs.items():
+        name, found = _unwrapped(value)
+        if name is not None and name != keyword:
+            raise InvalidArgumentError(f"the argument {keyword!r} is given as {name!r}; leave one of the names out")
+        _take(keyword, taken)
+        if isinstance(found, StreamArg):
+            opened.append((keyword, found))
+        else:
+            named[keyword] = found
+    return BoundArguments(positional, named, [(where, stream.open()) for where, stream in opened])
 
 
-def _unwrap(value: Any) -> tuple[str | None, Any]:
-    """Split an argument into its name and its value or source."""
+def _unwrapped(value: object) -> tuple[str | None, object]:
     if isinstance(value, Arg):
-        return value.name, _unwrap(value.value)[1]
-    if isinstance(value, StreamArg):
-        return value.name, value.source
-    if isinstance(value, ObjectReceiveStream):
-        return None, StreamSource(value)
-    return None, value
+        name, value = value.name, value.value
+        if isinstance(value, StreamArg):
+            if name is not None and value.name is not None and name != value.name:
+                raise InvalidArgumentError(f"a stream is named {name!r} and {value.name!r}; leave one of the names out")
+            return name or value.name, value
+    else:
+        name = value.name if isinstance(value, StreamArg) else None
+    if isinstance(value, (ObjectReceiveStream, UnreliableObjectReceiveStream)):
+        stream = cast("UnreliableObjectReceiveStream[object]", value)
+        return name, StreamArg(stream, name, DEFAULT_CAPACITY)
+    return name, value
+
+
+def _take(name: str, taken: set[str]) -> None:
+    if name in taken:
+        raise InvalidArgumentError(f"the argument {name!r} is given twice; leave one out")
+    taken.add(name)
+
+
+def _check_name(name: object) -> None:
+    if name is None:
+        return
+    # JavaScript's identifiers may hold dollars.
+    if not isinstance(name, str) or not name.replace("$", "_").isidentifier():
+        raise InvalidArgumentError(f"name is {clip(name)}; it must be an identifier such as 'rows', or None")

@@ -19,7 +19,7 @@ __all__ = [
     "encode",
 ]
 
-from isola_anyio.codec.encoding import Dialect, encode
 from isola_anyio.codec.decoding import decode
+from isola_anyio.codec.encoding import Dialect, encode
 from isola_anyio.codec.errors import CodecError, EncodeError, EncodeTypeError, TooLarge
 from isola_anyio.codec.jsontext import MAX_DEPTH

@@ -31,9 +31,11 @@ _SIZES: Final = {
 }
 # numpy calls its 64-bit ints "long" where a long has 64 bits; so that a dtype comes back under its own name, so do we.
 _LONG: Final = "l" if struct.calcsize("l") == 8 else "q"
-_LETTERS: Final = {
-    **{"i1": "b", "i2": "h", "i4": "i", "i8": _LONG, "u1": "B", "u2": "H", "u4": "I", "u8": _LONG.upper()},
-    **{"f2": "e", "f4": "f", "f8": "d", "b1": "?"},
+# Any, because memoryview.cast is typed by the letter.
+_LETTERS: Final[dict[str, Any]] = {
+    **dict(zip(("i1", "i2", "i4", "i8"), ("b", "h", "i", _LONG), strict=True)),
+    **dict(zip(("u1", "u2", "u4", "u8"), ("B", "H", "I", _LONG.upper()), strict=True)),
+    **dict(zip(("f2", "f4", "f8", "b1"), "efd?", strict=True)),
 }
 _REMEDIES: Final = {
     "O": "convert it with .tolist()",
@@ -46,12 +48,14 @@ _REMEDIES: Final = {
     "s": "convert it with .tolist()",
     "T": "send its fields one by one",
 }
+_MAX_EMPTY_BYTES: Final = 1024 * 1024
+"""The largest row of a buffer without rows that is made to cut it off: nothing a guest may make larger than it sent."""
 _MAX_DIMS: Final = 64
 """What the buffer protocol allows."""
 
 
-class Unsupported(Exception):
-    """The reason why a buffer cannot cross."""  # noqa: D404 - it is one
+class Unsupported(Exception):  # noqa: N818 - what it says is the remedy
+    """Why a buffer cannot cross, and what to do."""
 
 
 class TypedBuffer(NamedTuple):
@@ -75,7 +79,7 @@ def describe(value: Any) -> TypedBuffer | None:
     """
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.generic):
-        raise Unsupported("convert it with .item()")  # noqa: EM101
+        raise Unsupported("convert it with .item()")
     try:
         source = memoryview(value)
     except TypeError:
@@ -97,7 +101,7 @@ def _describe(source: memoryview) -> TypedBuffer:
     if kind is None or name not in _SIZES:
         letter = letters.lstrip("0123456789").partition("{")[0]
         raise Unsupported(_REMEDIES.get(letter, f"elements of format {form!r} have no counterpart"))
-    shape = tuple(source.shape)
+    shape = tuple(source.shape or ())
     data: Any = source
     if not source.c_contiguous:
         numpy = sys.modules.get("numpy")  # 20 times as fast as memoryview.tobytes at gathering strides
@@ -129,12 +133,18 @@ def view(data: memoryview, spec: str) -> memoryview:
         data = memoryview(_swapped(bytes(data), size // 2 if name[0] == "c" else size)).toreadonly()
     letter = _LETTERS.get(name)
     if letter is not None and (letter != "e" or sys.version_info >= (3, 12)):
-        if 0 not in shape:
-            return data.cast("B").cast(letter, shape) if shape != (len(data),) or letter != "B" else data
-        if len(shape) == 1:
-            return data.cast(letter)
-        if 0 not in shape[1:]:  # memoryview knows no zeros in a shape, but can be cut down to one
-            return memoryview(bytes(math.prod(shape[1:]) * size)).cast(letter, (1, *shape[1:]))[:0]
+        found: memoryview | None = None
+        if letter == "B" and len(shape) == 1:
+            found = data
+        elif 0 not in shape:
+            found = data.cast(letter, shape)
+        elif len(shape) == 1:
+            found = data.cast(letter)
+        elif 0 not in shape[1:] and math.prod(shape[1:]) * size <= _MAX_EMPTY_BYTES:
+            # memoryview knows no zeros in a shape, but can be cut down to one
+            found = memoryview(bytes(math.prod(shape[1:]) * size)).cast(letter, (1, *shape[1:]))[:0]
+        if found is not None:
+            return found
     return _view_by_numpy(data, name, shape)
 
 
@@ -151,7 +161,11 @@ def _view_by_numpy(data: memoryview, name: str, shape: tuple[int, ...]) -> memor
         if 0 in shape and shape != (0,):
             return view(data, f"{name}:0")
         return view(data, f"u2:{','.join(map(str, shape))}")
-    return memoryview(np.frombuffer(data, np.dtype(f"={name}")).reshape(shape))
+    try:
+        array: Any = np.frombuffer(data, np.dtype(f"={name}")).reshape(shape)
+    except ValueError as exc:  # no array is as large as an empty one may claim its rows to be
+        raise Unsupported(str(exc)) from None
+    return memoryview(array)
 
 
 def _shape(dims: str) -> tuple[int, ...] | None:

@@ -18,11 +18,13 @@ from __future__ import annotations
 __all__ = ["CUT_BYTES", "PART_BYTES", "Part", "cut", "graft"]
 
 import re
-from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from isola_anyio.codec.errors import CodecError
 from isola_anyio.codec.jsontext import bracket_marks, brackets_open_after, mask_escapes, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 CUT_BYTES: Final = 128 * 1024
 """Where a part ends, at the next comma."""
@@ -94,7 +96,11 @@ def cut(data: memoryview, hole: str, max_depth: int, pause: Callable[[], object]
             if in_string:
                 end = _string_end(data, at + 1)
                 if end - at > LONG_STR_BYTES:
-                    token = f'"{hole}{len(strings)}"' if data[end : end + 1] == b":" else f'{{"{hole}":"{len(strings)}"}}'
+                    token = (
+                        f'"{hole}{len(strings)}"'
+                        if bytes(data[end : end + 1]) == b":"
+                        else f'{{"{hole}":"{len(strings)}"}}'
+                    )
                     strings.append(_long_str(data, at + 1, end - 1, pause))
                     pieces.append(token.encode())
                 else:
@@ -110,7 +116,7 @@ def cut(data: memoryview, hole: str, max_depth: int, pause: Callable[[], object]
         if at == len(data):
             yield Part(b"".join(pieces), spine, strings)
             return
-        if data[at + 1 : at + 2] in {b"]", b"}", b""}:
+        if bytes(data[at + 1 : at + 2]) in {b"]", b"}", b""}:
             raise CodecError("$", f"not JSON: nothing after the comma at byte {at}")
         pieces.append(opened[::-1].translate(_CLOSERS))
         yield Part(b"".join(pieces), spine, strings)
@@ -120,14 +126,13 @@ def cut(data: memoryview, hole: str, max_depth: int, pause: Callable[[], object]
 def graft(value: Any, part: Any, spine: int, hole: str) -> None:
     """Pour the ``spine`` leftmost containers of ``part`` into the rightmost ones of ``value``."""
     for left in range(spine - 1, -1, -1):
-        if type(value) is list and type(part) is list and (not left or (value and part)):
-            items = cast("list[Any]", value)
-            more = cast("list[Any]", part)
+        kinds: tuple[type[Any], type[Any]] = (type(value), type(part))
+        if kinds == (list, list) and (not left or (value and part)):
+            items, more = value, part
             value, part = (items[-1], more[0]) if left else (None, None)
             items += more[1:] if left else more
-        elif type(value) is dict and type(part) is dict and (not left or (value and hole in part)):
-            fields = cast("dict[str, Any]", value)
-            others = cast("dict[str, Any]", part)
+        elif kinds == (dict, dict) and (not left or (value and hole in part)):
+            fields, others = value, part
             value, part = (fields[next(reversed(fields))], others.pop(hole)) if left else (None, None)
             fields.update(others)
         else:

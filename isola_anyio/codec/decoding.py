@@ -30,9 +30,7 @@ _Scan: TypeAlias = Callable[[str, int], tuple[Any, int]]
 _Pairs: TypeAlias = list[tuple[str, Any]]
 
 
-def decode(
-    data: bytes | memoryview, *, max_bytes: int | None = None, pause: Callable[[], object] | None = None
-) -> Any:
+def decode(data: bytes | memoryview, *, max_bytes: int | None = None, pause: Callable[[], object] | None = None) -> Any:
     """Return the value that ``data`` encodes.
 
     Typed buffers are views of ``data`` if it is ``bytes``; a ``memoryview`` may be of borrowed memory, such as a

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 __all__ = ["Dialect", "encode"]
 
-from collections.abc import Iterator
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from isola_anyio.codec import buffers
 from isola_anyio.codec.errors import EncodeError, EncodeTypeError, Step, TooLarge, format_path, remedy, type_name
@@ -29,6 +28,9 @@ from isola_anyio.codec.jsontext import (
     is_too_deep,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 Dialect: TypeAlias = Literal["python", "js"]
 """Who will decode: Python reads NaN and any int from JSON text, JavaScript neither."""
 
@@ -38,6 +40,10 @@ KEY: Final = "$"
 MAX_INT_BITS: Final = 2125
 """Ints up to here have no more than 640 digits, the least that ``sys.set_int_max_str_digits`` can be set to."""
 
+# Untyped, because narrowing Any to "dict of unknowns" helps nobody.
+_DICT: Final = cast("type[Any]", dict)
+_SEQUENCES: Final = cast("tuple[type[Any], ...]", (list, tuple))
+_CONTAINERS: Final = cast("tuple[type[Any], ...]", (dict, list, tuple))
 INLINE_HEX_BITS: Final = 4 * 8192
 """Longer ints are segments; the bound only keeps texts small."""
 
@@ -128,10 +134,10 @@ def _free_key(value: Any) -> str:
         if id(found) in seen:
             continue
         seen.add(id(found))
-        if isinstance(found, dict):
+        if isinstance(found, _DICT):
             taken.update(key[1:].partition(KEY)[0] for key in found if isinstance(key, str) and key.startswith(KEY))
             left.extend(found.values())
-        elif isinstance(found, (list, tuple)):
+        elif isinstance(found, _SEQUENCES):
             left.extend(found)
     number = 0
     while str(number) in taken:
@@ -142,12 +148,13 @@ def _free_key(value: Any) -> str:
 class _Open:
     """A list or dict that is being copied."""
 
-    __slots__ = ("copy", "items", "source", "step")
+    __slots__ = ("copy", "is_list", "items", "source", "step")
 
     def __init__(self, source: Any, items: Iterator[tuple[Step, Any]], copy: Any) -> None:
         self.source = source
         self.items = items
         self.copy = copy
+        self.is_list = type(copy) is list
         self.step: Step = 0
 
 
@@ -176,17 +183,17 @@ class _Rewriter:
                 new: Any
                 if isinstance(item, str):
                     new = item if self.js else self._str(item)
-                elif isinstance(item, (dict, list, tuple)):
+                elif isinstance(item, _CONTAINERS):
                     if id(item) in open_ids:
                         raise self._error("the value contains itself; break the cycle")
                     if len(stack) > MAX_DEPTH:
                         raise self._error(f"nested deeper than {MAX_DEPTH} levels; flatten it")
                     open_ids.add(id(item))
-                    new = {} if isinstance(item, dict) else []
+                    new = {} if isinstance(item, _DICT) else []
                     stack.append(_Open(item, self._items(item), new))
                 else:
                     new = self._scalar(item)
-                if type(copy) is list:
+                if top.is_list:
                     copy.append(new)
                 else:
                     copy[step] = new
@@ -198,9 +205,10 @@ class _Rewriter:
         return out[0]
 
     def _items(self, source: Any) -> Iterator[tuple[Step, Any]]:
-        if not isinstance(source, dict):
-            return enumerate(source)
-        return self._dict_items(source)
+        if isinstance(source, _DICT):
+            return self._dict_items(source)
+        numbered: Iterator[tuple[Step, Any]] = enumerate(source)
+        return numbered
 
     def _dict_items(self, source: dict[Any, Any]) -> Iterator[tuple[Step, Any]]:
         for key, item in source.items():

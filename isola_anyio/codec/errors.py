@@ -6,8 +6,10 @@ __all__ = ["CodecError", "EncodeError", "EncodeTypeError", "Step", "TooLarge", "
 
 import json
 import re
-from collections.abc import Sequence
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Step: TypeAlias = str | int
 """One step of a path: a dict's key or a list's index."""

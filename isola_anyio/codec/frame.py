@@ -19,10 +19,12 @@ from __future__ import annotations
 __all__ = ["MAGIC", "SEGMENT_KEYS", "Frame", "pack", "unpack"]
 
 import struct
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from isola_anyio.codec.errors import CodecError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MAGIC: Final = 0xFE
 VERSION: Final = 1

@@ -37,12 +37,14 @@ __all__ = [
 import json
 import re
 import sys
-from collections.abc import Callable
 from itertools import accumulate
 from json import encoder as _encoder
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from isola_anyio.codec.errors import CodecError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_DEPTH: Final = 500
 """How deep lists and dicts may nest; half of CPython's default recursion limit, which both ``json`` directions need."""
@@ -60,6 +62,9 @@ _COERCED_KEY: Final = re.compile(r'"[-0-9tfnNI](?:(?<=[-0-9])[0-9.e+\-]*|rue|als
 _LONG_INT: Final = re.compile(r"(?:^|[\[,:])-?[0-9]{16}[0-9]*(?:$|[,\]}])")
 _SURROGATE_PAIR: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _HUGE_INT: Final = re.compile(rf"[0-9]{{{MAX_INT_DIGITS + 1}}}")
+# Untyped, because narrowing Any to "dict of unknowns" helps nobody.
+_DICT: Final = cast("type[Any]", dict)
+_SEQUENCES: Final = cast("tuple[type[Any], ...]", (list, tuple))
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _ONLY_STR: Final = frozenset({str})
 
@@ -101,9 +106,9 @@ def _text_encoder(encode_str: Callable[[str], str], *, allow_nan: bool) -> Calla
     return encode
 
 
-# The typeshed does not know the two C functions that `json` itself passes around.
-_encode_str: Callable[[str], str] = _encoder.encode_basestring  # type: ignore[attr-defined]  # pyright: ignore
-_encode_str_ascii: Callable[[str], str] = _encoder.encode_basestring_ascii  # pyright: ignore
+_functions: Any = _encoder  # typeshed has not heard of the C functions that `json` passes around
+_encode_str: Callable[[str], str] = _functions.encode_basestring
+_encode_str_ascii: Callable[[str], str] = _functions.encode_basestring_ascii
 
 dumps: Final = _text_encoder(_encode_str, allow_nan=True)
 """JSON text, not escaped beyond need; ``NaN`` and ``Infinity`` as Python's ``json`` writes and reads them."""
@@ -122,9 +127,9 @@ def scanner(
     parse_int: Callable[[str], Any] | None = None,
 ) -> Callable[[str, int], tuple[Any, int]]:
     """Return a function that reads one JSON value at an offset: ``json.loads`` without its two regex matches."""
-    decoder = json.JSONDecoder(object_hook=object_hook, object_pairs_hook=object_pairs_hook, parse_int=parse_int)
-    found: Callable[[str, int], tuple[Any, int]] = decoder.scan_once
-    return found
+    decoder: Any = json.JSONDecoder(object_hook=object_hook, object_pairs_hook=object_pairs_hook, parse_int=parse_int)
+    scan_once: Callable[[str, int], tuple[Any, int]] = decoder.scan_once
+    return scan_once
 
 
 def loose_int(digits: str) -> int:
@@ -158,13 +163,13 @@ def has_only_str_keys(value: Any) -> bool:
     """Say whether every key of every dict in ``value`` is a str; ``value`` has no cycles, for it was just encoded."""
     left: list[Any] = [value]
     while left:
-        found: Any = left.pop()
-        if isinstance(found, dict):
+        found = left.pop()
+        if isinstance(found, _DICT):
             kinds: set[type] = set(map(type, found))
             if not kinds <= _ONLY_STR and not all(issubclass(kind, str) for kind in kinds):
                 return False
             left.extend([item for item in found.values() if type(item) not in _SCALARS])
-        elif isinstance(found, (list, tuple)):
+        elif isinstance(found, _SEQUENCES):
             left.extend([item for item in found if type(item) not in _SCALARS])
     return True
 
