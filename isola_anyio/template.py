@@ -10,10 +10,9 @@ __all__ = ["SandboxContext", "SandboxTemplate", "build_template"]
 
 import random
 import threading
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 import anyio
 
@@ -21,7 +20,7 @@ from isola_anyio.building import Recipe, load_program, warm_image
 from isola_anyio.cache import DEFAULT_CACHE_DIR, Cache, open_cache
 from isola_anyio.engine import ffi
 from isola_anyio.engine.threads import Crew
-from isola_anyio.errors import InvalidArgumentError, SandboxClosedError, clip
+from isola_anyio.errors import InvalidArgumentError, IsolaError, SandboxClosedError, clip
 from isola_anyio.guest import Guest
 from isola_anyio.guests.kinds import drivers
 from isola_anyio.hostcalls import check_handlers
@@ -36,7 +35,7 @@ from isola_anyio.wasi.limits import FileLimits
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -228,6 +227,52 @@ class SandboxContext:
         return self._crew
 
 
+class SandboxOptions(TypedDict, total=False):
+    """Options of one sandbox; each may be left out or ``None``.
+
+    Attributes:
+        max_memory: bytes of guest memory; may only lower the template's.
+        mounts: host files this sandbox sees, besides the template's.
+        env: environment variables, over the template's.
+        hostcalls: handlers by name.
+        http: ``None``: the guest has no HTTP.
+        max_fuel: fuel for each run; the template must be ``metered``.
+        max_cpu: seconds of guest CPU for each run; waiting for the host does not count.
+        max_output: bytes of stdout, stderr and logs a run may write; 16 MiB by default.
+        max_payload: bytes of any one value crossing the boundary; 64 MiB by default.
+        max_hostcalls: hostcalls in flight at once, further ones wait their turn; 1024 by default.
+        seed: makes the guest's randomness repeatable.
+    """
+
+    max_memory: int | None
+    mounts: Sequence[MountConfig]
+    env: Mapping[str, str] | None
+    hostcalls: Handlers | None
+    http: None
+    max_fuel: int | None
+    max_cpu: float | None
+    max_output: int | None
+    max_payload: int | None
+    max_hostcalls: int | None
+    seed: int | str | bytes | None
+
+
+class TemplateOptions(TypedDict, total=False):
+    """Options of :func:`build_template`; see :meth:`SandboxContext.build_template`."""
+
+    version: str | None
+    runtime_path: str | os.PathLike[str] | None
+    runtime_lib_dir: str | os.PathLike[str] | None
+    cache_dir: CacheDir
+    max_memory: int | None
+    runtime_digest: str | None
+    prelude: str | None
+    mounts: Sequence[MountConfig]
+    env: Mapping[str, str] | None
+    metered: bool
+    on_progress: OnProgress | None
+
+
 class SandboxTemplate:
     """A warm interpreter to fork sandboxes from; made by :func:`build_template`. Belongs to no event loop.
 
@@ -282,16 +327,29 @@ class SandboxTemplate:
             self._closed = True
             self._warm.release()
 
-    @asynccontextmanager
-    async def create(self, **options: Any) -> AsyncIterator[Sandbox]:
-        """Give a started sandbox; see :meth:`instantiate` for the options.
+    def create(self, **options: Unpack[SandboxOptions]) -> Sandbox:
+        """Give a sandbox to ``async with``: it is started on the way in and closed on the way out.
 
-        An exception raised in the body leaves it as itself, never wrapped in an ``ExceptionGroup``.
+        An exception raised in the body leaves it as itself, never wrapped in an ``ExceptionGroup``. Options and
+        errors are those of :meth:`instantiate`.
         """
-        async with await self.instantiate(**options) as sandbox:
-            yield sandbox
+        return self._prepare(**options)
 
-    async def instantiate(
+    async def instantiate(self, **options: Unpack[SandboxOptions]) -> Sandbox:
+        """Give a sandbox that is not yet started; ``async with`` it, or ``start()`` and ``aclose()`` it.
+
+        Args:
+            options: see :class:`SandboxOptions`.
+
+        Raises:
+            InvalidArgumentError: an option is wrong; the text says which and why.
+            TypeError: there is no such option.
+            SandboxClosedError: the template or its context is closed.
+        """
+        await anyio.lowlevel.checkpoint()
+        return self._prepare(**options)
+
+    def _prepare(
         self,
         *,
         max_memory: int | None = None,
@@ -306,26 +364,6 @@ class SandboxTemplate:
         max_hostcalls: int | None = None,
         seed: int | str | bytes | None = None,
     ) -> Sandbox:
-        """Give a sandbox that is not yet started; ``async with`` it, or ``start()`` and ``aclose()`` it.
-
-        Args:
-            max_memory: bytes of guest memory; may only lower the template's.
-            mounts: host files this sandbox sees, besides the template's.
-            env: environment variables, over the template's.
-            hostcalls: handlers by name.
-            http: ``None``: the guest has no HTTP.
-            max_fuel: fuel for each run; the template must be ``metered``.
-            max_cpu: seconds of guest CPU for each run.
-            max_output: bytes of stdout, stderr and logs a run may write; 16 MiB by default.
-            max_payload: bytes of any one value crossing the boundary; 64 MiB by default.
-            max_hostcalls: hostcalls in flight at once; 1024 by default.
-            seed: makes the guest's randomness repeatable.
-
-        Raises:
-            InvalidArgumentError: an option is wrong; the text says which and why.
-            SandboxClosedError: the template or its context is closed.
-        """
-        await anyio.lowlevel.checkpoint()
         self._check_open()
         limits = self._limits(max_memory, max_fuel, max_cpu, max_output, max_payload, max_hostcalls)
         handlers = check_handlers(hostcalls)
@@ -384,23 +422,33 @@ class SandboxTemplate:
         files = self._warm.files.fork(bind_all(mounts, sensitive=self._sensitive), self._file_limits)
         self._warm.hold()
         try:
-            return Guest(
-                self._recipe.driver,
-                self._program,
-                crew=self._context.crew,
-                limits=limits,
-                files=files,
-                file_limits=self._file_limits,
-                clock=self._clock,
-                image=self._warm.image,
-                env=env,
-                seed=seed,
-                on_close=self._warm.release,
-            )
+            return self._make_guest(limits, files, env, seed)
+        except (OSError, MemoryError, ffi.GuestTrap) as exc:
+            files.close()
+            self._warm.release()
+            raise IsolaError(
+                f"the machine has no room for another sandbox ({type(exc).__name__}: {exc}); close some, or raise its "
+                "limits on memory and on memory maps"
+            ) from exc
         except BaseException:
             files.close()
             self._warm.release()
             raise
+
+    def _make_guest(self, limits: Limits, files: FileSystem, env: Mapping[str, str], seed: bytes | None) -> Guest:
+        return Guest(
+            self._recipe.driver,
+            self._program,
+            crew=self._context.crew,
+            limits=limits,
+            files=files,
+            file_limits=self._file_limits,
+            clock=self._clock,
+            image=self._warm.image,
+            env=env,
+            seed=seed,
+            on_close=self._warm.release,
+        )
 
 
 def _base_files(
@@ -458,7 +506,7 @@ def default_context() -> SandboxContext:
         return _default
 
 
-async def build_template(runtime: str, **options: Any) -> SandboxTemplate:
+async def build_template(runtime: str, **options: Unpack[TemplateOptions]) -> SandboxTemplate:
     """Build a template in the process's default context; see :meth:`SandboxContext.build_template` for the options."""
     return await default_context().build_template(runtime, **options)
 
