@@ -10,7 +10,7 @@ Start at :func:`build_template`; ``docs/`` has the guide.
 
 # The rooms, from the front door down; imports go down this list only (a test walks them):
 #
-#   cli, doctor        the command line, and what it reports
+#   cli, demo, doctor  the command line, and what it shows and reports
 #   template           contexts, templates; building: how one is made
 #   sandbox            life cycle, turns; run: one run; guest: what a run drives
 #   events, hostcalls, feeds   what crosses while a run goes on: out, both ways, in
@@ -27,6 +27,9 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 from isola_anyio.cache import DEFAULT_CACHE_DIR as DEFAULT_CACHE_DIR
+from isola_anyio.doctor import DoctorCheck as DoctorCheck
+from isola_anyio.doctor import DoctorReport as DoctorReport
+from isola_anyio.doctor import doctor as doctor
 from isola_anyio.errors import CpuLimitError as CpuLimitError
 from isola_anyio.errors import DigestMismatchError as DigestMismatchError
 from isola_anyio.errors import FuelExhaustedError as FuelExhaustedError

@@ -1,0 +1,140 @@
+"""Everything that is run on the project, under one name each: ``nox -l`` lists it, ``nox -s tests-3.12`` runs one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "tests", "docs"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+VERSIONS = ("3.11", "3.12", "3.13")
+GUEST_PACKAGE = "isola_anyio/guests/python/sandbox"
+
+
+def lookup(version: str) -> str | None:
+    """Return an interpreter of this version that really starts: a version manager's shim may be there and refuse."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    candidates = [shutil.which(f"python{version}"), *sorted(map(str, pyenv.glob(f"versions/{version}.*/bin/python")))]
+    for candidate in filter(None, candidates):
+        started = subprocess.run([candidate, "-c", ""], capture_output=True, check=False)  # noqa: S603 - ours
+        if started.returncode == 0:
+            return candidate
+    return None
+
+
+FOUND = {version: path for version in VERSIONS if (path := lookup(version))}
+MAIN = next(iter(FOUND.values()), None)
+
+
+def group(name: str) -> list[str]:
+    """Return a dependency group's requirements; installing them one by one works with every pip."""
+    return list(nox.project.dependency_groups(PROJECT, name))
+
+
+def run_pytest(session: nox.Session, *options: str, profile: str = "default") -> None:
+    """Install the project with its test extra and run pytest; arguments after ``--`` go to it."""
+    session.install("-e", ".[test]")
+    session.run("pytest", *options, *session.posargs, env={"HYPOTHESIS_PROFILE": profile})
+
+
+@nox.session(python=MAIN)
+def demo(session: nox.Session) -> None:
+    """Run the demo."""
+    session.install("-e", ".[trio]")
+    session.run("python", "-m", "isola_anyio", "demo", *session.posargs)
+
+
+@nox.session(python=False)
+def tests(session: nox.Session) -> None:
+    """Run the tests on every supported Python that is on this machine."""
+    for version in VERSIONS:
+        if version in FOUND:
+            session.notify(f"tests-{version}", session.posargs)
+        else:
+            session.warn(f"Python {version} is not on this machine; its tests are not run")
+
+
+def tests_on(version: str, path: str) -> None:
+    """Define the session that runs the tests on one Python."""
+
+    @nox.session(python=path, name=f"tests-{version}", default=False)
+    def _(session: nox.Session) -> None:
+        run_pytest(session)
+
+    _.__doc__ = f"Run the tests on Python {version}."
+
+
+for _version, _path in FOUND.items():
+    tests_on(_version, _path)
+
+
+@nox.session(python=MAIN)
+def lint(session: nox.Session) -> None:
+    """Check style and form; the guest's own package by rules of its own."""
+    session.install(*group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    guest_lint(session)
+
+
+def guest_lint(session: nox.Session) -> None:
+    """Lint what runs inside the Python guest, which is a newer Python than any host's and has no type checker.
+
+    The rules are those that find faults (pyflakes, bugbear, comparisons, leftover debugging); what is only taste
+    gives way to what keeps the package small and quick to start.
+    """
+    session.run(
+        *("ruff", "check", "--isolated", "--target-version", "py315", "--line-length", "120"),
+        *("--select", "F,E,W,B,A004,C4,ISC,PIE,PLC,PLE,RUF,UP,T10"),
+        # A broad except is how a dispatcher reports whatever its guest's code raised; PLC0415 imports late on purpose.
+        *("--ignore", "B904,PLC0415,RUF005,RUF012,A005"),
+        GUEST_PACKAGE,
+    )
+
+
+@nox.session(python=MAIN)
+def types(session: nox.Session) -> None:
+    """Check types with two checkers."""
+    session.install("-e", ".[test]", *group("lint"), "nox")
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session(python=MAIN)
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    session.install("-e", ".", *group("docs"))
+    session.run("mkdocs", *(session.posargs or ("build", "--strict")))
+
+
+@nox.session(python=MAIN, default=False)
+def bench(session: nox.Session) -> None:
+    """Measure what docs/design.md claims."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.bench", *session.posargs)
+
+
+@nox.session(python=MAIN, default=False)
+def soak(session: nox.Session) -> None:
+    """Run sandboxes for minutes and look for what accumulates."""
+    run_pytest(session, "-m", "soak", "--timeout", "3600")
+
+
+@nox.session(python=MAIN, default=False)
+def fuzz(session: nox.Session) -> None:
+    """Throw generated frames, paths and values at everything that reads what a guest wrote."""
+    run_pytest(session, "-m", "fuzz", "--timeout", "3600", profile="fuzz")
+
+
+@nox.session(python=MAIN, default=False)
+def deep(session: nox.Session) -> None:
+    """Run every test with many more generated examples."""
+    run_pytest(session, "--timeout", "3600", profile="deep")
