@@ -62,6 +62,7 @@ class SandboxContext:
             check_count("max_parallel", max_parallel, high=_MAX_PARALLEL)
         self._cache_dir = cache_dir
         self._crew = Crew(max_parallel)
+        self._crew.bump = self._bump
         self._lock = threading.Lock()
         self._engines: dict[bool, ffi.Engine] = {}
         self._linkers: dict[tuple[str, bool], ffi.Linker] = {}
@@ -213,6 +214,10 @@ class SandboxContext:
             if linker is None:
                 linker = self._linkers[driver.name, metered] = ffi.Linker(engine, driver.functions)
         return engine, linker
+
+    def _bump(self) -> None:
+        for engine in list(self._engines.values()):
+            engine.bump()
 
     def _temporary_cache(self) -> Cache:
         with self._lock:

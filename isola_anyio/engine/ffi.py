@@ -490,6 +490,10 @@ def _on_epoch(_context: int, data: int, delta: int, _kind: int) -> int:
         store = _stores.get(data)
         if store is None or store.interrupted:
             return int(_error_new(_INTERRUPT_MESSAGE))
+        if store.on_epoch is not None:
+            store.on_epoch()
+            if store.interrupted:
+                return int(_error_new(_INTERRUPT_MESSAGE))
         c_uint64.from_address(delta).value = 1
     except BaseException:  # noqa: BLE001 - nothing may be raised through a C frame; stopping is the safe answer
         return int(_error_new(_INTERRUPT_MESSAGE))
@@ -549,6 +553,7 @@ class Store:
     Attributes:
         handlers: the host functions, in the linker's order.
         interrupted: set before :meth:`Engine.bump` to stop the guest.
+        on_epoch: called on the guest's thread, in the middle of its computation, when the epoch has moved.
         fault: what a host function raised, until the call that entered the guest raises it.
         dead: the store trapped and must not be entered again.
     """
@@ -558,6 +563,7 @@ class Store:
         self.handlers: Sequence[Callable[..., Any]] = ()
         self.fault: BaseException | None = None
         self.interrupted = False
+        self.on_epoch: Callable[[], None] | None = None
         self.dead = False
         self._number = next(_store_numbers)
         self._ptr: int | None = _store_new(program.engine._ptr, None, None)  # noqa: SLF001 - same module
@@ -674,6 +680,7 @@ class Store:
         _stores.pop(self._number, None)
         self.dead = True
         self.handlers = ()
+        self.on_epoch = None
         self.fault = None
         if hasattr(self, "buffer"):
             self.buffer = memoryview(b"")

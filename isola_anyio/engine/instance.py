@@ -11,9 +11,11 @@ __all__ = ["Instance"]
 
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio.engine import ffi
+from isola_anyio.engine.threads import Turn
 from isola_anyio.wasi.memory import GuestMemory
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ class Instance:
         self.memory = GuestMemory(self.store.buffer, self.store.memory_size(), self.store.memory_size)
         self._woken = threading.Event()
         self._hurried = False
+        self._turn = Turn()
+        self.store.on_epoch = partial(crew.take_turns, self._turn, self._is_hurried)
         self._engine_generation = program.engine.generation
 
     @property
@@ -83,6 +87,10 @@ class Instance:
         self.store.interrupted = True
         self.store.program.engine.bump()
         self._woken.set()
+        self.crew.hurry(self._turn)
+
+    def _is_hurried(self) -> bool:
+        return self._hurried or self.store.interrupted
 
     def forget_interrupt(self) -> None:
         """Take back an interrupt that came after the guest had returned by itself."""
@@ -98,6 +106,7 @@ class Instance:
         """Wake the guest to unwind: it does not wait for a slot. From any thread."""
         self._hurried = True
         self._woken.set()
+        self.crew.hurry(self._turn)
 
     def wait(self, seconds: float | None) -> None:
         """Block the guest thread until :meth:`wake`, or for ``seconds``; the slot is free meanwhile.
@@ -110,7 +119,7 @@ class Instance:
             try:
                 self._woken.wait(_LONGEST_WAIT_S if seconds is None else min(seconds, _LONGEST_WAIT_S))
             finally:
-                self.crew.resume(at_once=self.store.interrupted or self._hurried)
+                self.crew.resume(self._turn, self._is_hurried)
         self._woken.clear()
         if self.store.interrupted:
             raise ffi.StoreInterrupted

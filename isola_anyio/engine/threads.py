@@ -1,20 +1,25 @@
 """Run guests on a bounded number of threads that have stacks large enough for them.
 
-A *slot* is the right to compute; a :class:`Crew` has ``max_parallel`` of them. A :class:`Ticket` waits for a slot first
-come first served and may be withdrawn while it waits. A guest that blocks (a plain ``time.sleep``, a wait for the
-host) keeps its thread but gives its slot back while it waits, so threads are as many as slots plus blocked guests,
-and idle ones end after a while.
+A *slot* is the right to compute; a :class:`Crew` has ``max_parallel`` of them. Whoever wants one (a :class:`Ticket`
+with work, a guest that comes back from waiting) gets it first come first served; a ticket may be withdrawn while it
+waits. A guest that blocks keeps its thread but gives its slot back while it waits, so threads are as many as slots
+plus blocked guests, and idle ones end after a while.
+
+A guest that computes for ever would keep its slot for ever. So when somebody has waited for a slot for
+``PATIENCE_S``, guests are asked (by moving the epoch) to take turns: each gives its slot to the next in line and
+queues again, ``SLICE_S`` at a time, until nobody waits.
 
 Invariants, under ``_lock``: ``_active`` is the number of slots taken; a ticket is in ``_queue`` or has a thread, never
-both; ``_queue`` and ``_returning`` are empty whenever a slot is free.
+both; ``_queue`` is empty whenever a slot is free.
 """
 
 from __future__ import annotations
 
-__all__ = ["Crew", "Ticket"]
+__all__ = ["Crew", "Ticket", "Turn"]
 
 import os
 import threading
+import time
 from collections import deque
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
@@ -28,6 +33,12 @@ IDLE_S: Final = 10.0
 """How long a thread without work stays; long enough to bridge the gaps of a busy program, a guess otherwise."""
 EXTRA_SLOTS: Final = 2
 """Slots beyond the number of cores: guests also wait for the GIL."""
+PATIENCE_S: Final = 2.0
+"""How long somebody waits for a slot before computing guests must take turns; most runs are long over by then."""
+SLICE_S: Final = 0.05
+"""How long a guest computes before it gives its slot away, once they take turns."""
+MAX_TURN_TAKERS: Final = 64
+"""Guests that may stand aside in the middle of a computation at once; each holds a thread and its stack."""
 
 _stack_size_lock: Final = threading.Lock()
 
@@ -35,15 +46,35 @@ _stack_size_lock: Final = threading.Lock()
 class Ticket:
     """One piece of guest work; ``run`` must not raise."""
 
-    __slots__ = ("_crew", "run")
+    __slots__ = ("_crew", "run", "since")
 
     def __init__(self, crew: Crew, run: Callable[[], None]) -> None:
         self._crew = crew
         self.run = run
+        self.since = 0.0
 
     def withdraw(self) -> bool:
         """Take the ticket back if no thread has it yet; tell whether that worked."""
         return self._crew._withdraw(self)  # noqa: SLF001 - same module
+
+
+class Turn:
+    """A guest thread's place in the queue for a slot; one a guest, used again and again."""
+
+    __slots__ = ("_granted", "since")
+
+    def __init__(self) -> None:
+        self._granted = threading.Lock()
+        self._granted.acquire()
+        self.since = 0.0
+
+    def wait(self) -> None:
+        """Block until the slot is there."""
+        self._granted.acquire()
+
+    def grant(self) -> None:
+        """Let the thread compute."""
+        self._granted.release()
 
 
 class _Thread:
@@ -67,7 +98,7 @@ class _Thread:
             try:
                 ticket = self.inbox.get(timeout=IDLE_S)
             except Empty:
-                if crew._retire(self):  # noqa: SLF001 - same module
+                if crew._retire_idle(self):  # noqa: SLF001 - same module
                     return
                 ticket = self.inbox.get()
             if ticket is None:
@@ -81,17 +112,24 @@ class _Thread:
 
 
 class Crew:
-    """The guest threads of one context."""
+    """The guest threads of one context.
+
+    Attributes:
+        bump: called to make computing guests look whether they should take turns; the context sets it.
+    """
 
     def __init__(self, max_parallel: int | None = None) -> None:
         self.max_parallel: Final = max_parallel or (os.cpu_count() or 1) + EXTRA_SLOTS
         self.retired = False
+        self.bump: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
-        self._queue: deque[Ticket] = deque()
-        self._returning: deque[threading.Lock] = deque()
+        self._queue: deque[Ticket | Turn] = deque()
         self._idle: list[_Thread] = []
         self._active = 0
         self._started = 0
+        self._aside = 0
+        self._ticking = False
+        self._slice = PATIENCE_S
 
     def submit(self, run: Callable[[], None], *, urgent: bool = False) -> Ticket:
         """Have ``run`` called on a guest thread when a slot is free, or at once when it is ``urgent``.
@@ -104,8 +142,15 @@ class Crew:
                 self._active += 1
                 self._hand_over(ticket)
             else:
-                self._queue.append(ticket)
+                self._enqueue(ticket)
         return ticket
+
+    def _enqueue(self, waiting: Ticket | Turn) -> None:
+        waiting.since = time.monotonic()
+        self._queue.append(waiting)
+        if not self._ticking:
+            self._ticking = True
+            threading.Thread(target=self._tick, name="isola-slices", daemon=True).start()
 
     def _hand_over(self, ticket: Ticket) -> None:
         if self._idle:
@@ -126,8 +171,10 @@ class Crew:
     def _next(self, thread: _Thread) -> Ticket | None:
         """Give the thread's slot to whoever waits longest, and the thread its next work if that is a ticket."""
         with self._lock:
-            if not self._returning and self._queue and self._active <= self.max_parallel:
-                return self._queue.popleft()
+            if self._queue and self._active <= self.max_parallel and isinstance(self._queue[0], Ticket):
+                ticket = self._queue.popleft()
+                assert isinstance(ticket, Ticket)
+                return ticket
             self._free_slot()
             if self.retired:
                 thread.ending = True
@@ -137,16 +184,16 @@ class Crew:
 
     def _free_slot(self) -> None:
         self._active -= 1
-        if self._active >= self.max_parallel:  # a returning guest had jumped the queue
+        if self._active >= self.max_parallel or not self._queue:  # the former after urgent work
             return
-        if self._returning:
-            self._active += 1
-            self._returning.popleft().release()
-        elif self._queue:
-            self._active += 1
-            self._hand_over(self._queue.popleft())
+        self._active += 1
+        first = self._queue.popleft()
+        if isinstance(first, Turn):
+            first.grant()
+        else:
+            self._hand_over(first)
 
-    def _retire(self, thread: _Thread) -> bool:
+    def _retire_idle(self, thread: _Thread) -> bool:
         with self._lock:
             try:
                 self._idle.remove(thread)
@@ -154,25 +201,67 @@ class Crew:
                 return False  # work is on its way to the inbox
             return True
 
+    # --- guests that stand aside
+
     def pause(self) -> None:
         """Give the calling guest thread's slot back, before it blocks."""
         with self._lock:
             self._free_slot()
 
-    def resume(self, *, at_once: bool) -> None:
+    def resume(self, turn: Turn, hurried: Callable[[], bool]) -> None:
         """Take a slot again, before the guest computes on.
 
-        ``at_once`` jumps the queue: for a guest that is about to be stopped, so that stopping it never waits for
-        other guests.
+        A guest that is ``hurried()``, about to be stopped, does not queue; see also :meth:`hurry`.
         """
         with self._lock:
-            if at_once or self._active < self.max_parallel:
+            if hurried() or self._active < self.max_parallel:
                 self._active += 1
                 return
-            turn = threading.Lock()
-            turn.acquire()
-            self._returning.append(turn)
-        turn.acquire()
+            self._enqueue(turn)
+        turn.wait()
+
+    def hurry(self, turn: Turn) -> None:
+        """Let a guest that queues for a slot go on at once: it is being stopped. Its ``hurried`` must be true by now."""
+        with self._lock:
+            try:
+                self._queue.remove(turn)
+            except ValueError:
+                return
+            self._active += 1
+        turn.grant()
+
+    def take_turns(self, turn: Turn, hurried: Callable[[], bool]) -> None:
+        """Called by a computing guest at an epoch: give the slot to somebody who waited too long, and queue again."""
+        with self._lock:
+            if not self._is_overdue() or self._aside >= MAX_TURN_TAKERS:
+                return
+            self._aside += 1
+        self.pause()
+        try:
+            self.resume(turn, hurried)
+        finally:
+            with self._lock:
+                self._aside -= 1
+
+    def _is_overdue(self) -> bool:
+        return bool(self._queue) and time.monotonic() - self._queue[0].since >= self._slice
+
+    def _tick(self) -> None:
+        """Watch the queue until it is found empty; looks once in ``PATIENCE_S`` as long as nobody waits that long."""
+        pause = threading.Event()
+        self._slice = PATIENCE_S
+        while True:
+            pause.wait(self._slice)
+            with self._lock:
+                if not self._queue:
+                    self._ticking = False
+                    return
+                overdue = self._is_overdue()
+                self._slice = SLICE_S if overdue else PATIENCE_S
+            if overdue:
+                self.bump()
+
+    # --- state
 
     @property
     def busy(self) -> int:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from isola_anyio.engine.threads import Crew, Ticket
+from isola_anyio.engine.threads import Crew, Ticket, Turn
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_blocked_guest_gives_its_slot_to_the_next_and_takes_one_again(crew):
         crew.pause()
         paused.set()
         resume.wait(10)
-        crew.resume(at_once=False)
+        crew.resume(Turn(), lambda: False)
         resumed.set()
 
     crew.submit(block)
@@ -101,7 +101,7 @@ def test_a_stopped_guest_resumes_at_once(crew):
         crew.pause()
         paused.set()
         resume.wait(10)
-        crew.resume(at_once=True)
+        crew.resume(Turn(), lambda: True)
         resumed.set()
 
     crew.submit(block)
@@ -128,7 +128,7 @@ def test_slots_are_never_lost_or_made(crew):
             with lock:
                 running -= 1
             crew.pause()
-            crew.resume(at_once=False)
+            crew.resume(Turn(), lambda: False)
             with lock:
                 running += 1
                 most = max(most, running)
@@ -156,3 +156,49 @@ def test_retiring_lets_threads_end_and_still_serves_what_comes():
         if thread.name.startswith("isola-guest"):
             thread.join(0.5)
     assert crew.idle == 0
+
+
+def test_a_hurried_guest_leaves_the_queue_for_a_slot(crew):
+    paused, resume, resumed = threading.Event(), threading.Event(), threading.Event()
+    turn, hurried = Turn(), threading.Event()
+
+    def block() -> None:
+        crew.pause()
+        paused.set()
+        resume.wait(10)
+        crew.resume(turn, hurried.is_set)
+        resumed.set()
+
+    crew.submit(block)
+    assert paused.wait(10)
+    second = Work(crew)
+    assert second.began.wait(10)
+    resume.set()
+    assert not resumed.wait(0.05)
+    hurried.set()
+    crew.hurry(turn)
+    assert resumed.wait(10)
+    second.finish()
+
+
+def test_computing_guests_take_turns_once_somebody_has_waited_too_long(monkeypatch):
+    monkeypatch.setattr("isola_anyio.engine.threads.PATIENCE_S", 0.05)
+    monkeypatch.setattr("isola_anyio.engine.threads.SLICE_S", 0.01)
+    crew = Crew(max_parallel=1)
+    turn, stop, epoch = Turn(), threading.Event(), threading.Event()
+    crew.bump = epoch.set
+
+    def compute() -> None:
+        while not stop.is_set():
+            if epoch.wait(0.01):
+                epoch.clear()
+                crew.take_turns(turn, stop.is_set)
+
+    crew.submit(compute)
+    for _ in range(3):
+        done = threading.Event()
+        crew.submit(done.set)
+        assert done.wait(10)
+    stop.set()
+    crew.hurry(turn)
+    crew.retire()
