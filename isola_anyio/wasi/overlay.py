@@ -27,9 +27,12 @@ from isola_anyio.wasi.tree import Dir, File, FrozenDir, Link, Node, Times
 from isola_anyio.wasi.volume import At
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from isola_anyio.wasi.descriptors import Descriptor
     from isola_anyio.wasi.hostfs import HostVolume
     from isola_anyio.wasi.paths import Names
+    from isola_anyio.wasi.volume import Volume
 
 _COPY_BYTES: Final = 1 << 20
 
@@ -65,12 +68,35 @@ class LowerFile(Node):
 
 
 class LowerFileDescriptor(HostFile):
-    """Reads a host file; its time stamps are the host's and stay as they are."""
+    """Reads a host file through an overlay: its time stamps are set in the overlay, never on the host."""
 
-    __slots__ = ()
+    __slots__ = ("_found", "_volume")
 
-    def _stamp(self, atim: int | None, mtim: int | None) -> None:  # noqa: ARG002
-        raise WasiError(Errno.ROFS)
+    def __init__(self, volume: OverlayVolume, found: Found, shared: SharedFd, usage: FileUsage) -> None:
+        super().__init__(shared, usage, alone=False)
+        self._volume = volume
+        self._found = found
+
+    def stat(self) -> Stat:
+        node = self._found.node
+        return node.stat() if isinstance(node, File) else super().stat()
+
+    def _stamp(self, atim: int | None, mtim: int | None) -> None:
+        volume, found = self._volume, self._found
+        with volume.lock:
+            now = None if found.parent is None else volume.child(found.parent, found.name)
+            if now is None or found.node is None or (now.dev, now.ino) != (found.node.dev, found.node.ino):
+                raise WasiError(Errno.ROFS)  # it has no place in the overlay any more
+            self._found = found = found._replace(node=now)
+            self._found = found._replace(node=volume.adopt(found))
+            volume.stamp(self._found.existing(), atim, mtim)
+
+    def fork(self, volumes: Callable[[Volume], Volume]) -> LowerFileDescriptor:
+        volume = volumes(self._volume)
+        assert isinstance(volume, OverlayVolume)
+        twin = LowerFileDescriptor(volume, self._found._replace(parent=None), self._shared.retain(), volume.usage)
+        twin._like(self)
+        return twin
 
 
 class OverlayVolume(MemoryVolume):
@@ -162,7 +188,7 @@ class OverlayVolume(MemoryVolume):
         node = found.node
         if not isinstance(node, LowerFile):
             return super().opened(found, usage)
-        return LowerFileDescriptor(SharedFd(self._open_lower(node)), usage, alone=True)
+        return LowerFileDescriptor(self, found, SharedFd(self._open_lower(node)), usage)
 
     def _open_lower(self, node: LowerFile) -> int:
         return self._lower.open_to_read(node.lower)
@@ -201,7 +227,7 @@ class OverlayVolume(MemoryVolume):
             adopted = Link(node.dev, node.ino, node.times, node.target)
             self._charge_adopted(found, adopted)
         else:
-            raise WasiError(Errno.PERM)
+            raise WasiError(Errno.ACCES)
         self.entries_of(self.adopt_dir(found.holder))[found.name] = adopted
         self.changed()
         return adopted

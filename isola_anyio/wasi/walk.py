@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ["WalkResolver", "walk"]
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -27,6 +28,7 @@ MAX_DEPTH: Final = 256
 
 _SWAPS: Final = 32
 """Times a name may turn into something else between two looks at it; a guess."""
+_SWAPPED: Final = (errno.EINVAL, errno.ELOOP, errno.ENOTDIR)  # it is not what it was a moment ago
 
 
 class Way(NamedTuple):
@@ -81,7 +83,14 @@ def walk(
                 links -= 1
                 if links < 0:
                     raise WasiError(Errno.LOOP)
-                target = os.readlink(name, dir_fd=here)
+                try:
+                    target = os.readlink(name, dir_fd=here)
+                except OSError as exc:
+                    swaps -= 1
+                    if exc.errno not in _SWAPPED or not swaps:
+                        raise
+                    todo.append(name)
+                    continue
                 if target.startswith(b"/"):
                     raise WasiError(Errno.PERM)
                 todo.extend(part for part in reversed(target.split(b"/")) if part and part != b".")
@@ -95,9 +104,9 @@ def walk(
                 try:
                     stack.append(os.open(name, DIR_FLAGS, dir_fd=here))
                     passed.append(name)
-                except (NotADirectoryError, OSError):
+                except OSError as exc:
                     swaps -= 1
-                    if not swaps:
+                    if exc.errno not in _SWAPPED or not swaps:
                         raise
                     todo.append(name)
         return Way(stack.pop(), b"", None, tuple(passed))
