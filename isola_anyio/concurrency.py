@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["open_task_group", "outlast", "single_exception"]
+__all__ = ["being_cancelled", "open_task_group", "outlast", "single_exception"]
 
+import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
+import sniffio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -43,6 +45,18 @@ async def open_task_group() -> AsyncIterator[TaskGroup]:
             raise failure
         finally:
             del failure
+
+
+def being_cancelled() -> bool:
+    """Tell whether somebody cancels the current task: by a scope around it or, on asyncio, by its own ``cancel``."""
+    if anyio.current_effective_deadline() == -math.inf:
+        return True
+    if sniffio.current_async_library() != "asyncio":
+        return False
+    import asyncio  # noqa: PLC0415 - only where it is running
+
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def outlast(done: Callable[[], bool], wait: Callable[[], Awaitable[object]]) -> None:

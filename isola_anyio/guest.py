@@ -77,7 +77,7 @@ class TextOutput:
             text = decoder.decode(b"", final=True)
             decoder.reset()
             if text:
-                run.emit(StdoutEvent(data=text) if fd == _STDOUT else StderrEvent(data=text), len(text))
+                run.emit_last(StdoutEvent(data=text) if fd == _STDOUT else StderrEvent(data=text))
 
 
 class Guest:

@@ -10,6 +10,7 @@ __all__ = ["Handlers", "HostcallDesk", "check_handlers", "failure"]
 
 import inspect
 import logging
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import copy_context
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 import anyio
 
 from isola_anyio import codec
+from isola_anyio.concurrency import being_cancelled
 from isola_anyio.errors import InvalidArgumentError, clip
 from isola_anyio.guests.protocol import ProtocolError, Status, completion
 
@@ -34,6 +36,8 @@ Handlers: TypeAlias = Mapping[str, Handler]
 PENDING_BYTES: Final = 64 << 20
 """Payload bytes of hostcalls that have not ended, beyond which a guest stands still: it must not fill the host's
 memory with calls it never waits for. One payload may always be in flight, whatever its size."""
+CALL_BYTES: Final = 512
+"""What a waiting hostcall takes on the host besides its payload, about; counted with it."""
 
 _logger = logging.getLogger("isola_anyio.hostcalls")
 
@@ -91,7 +95,7 @@ class _Request(NamedTuple):
 class HostcallDesk:
     """The hostcalls of one run.
 
-    ``request``, ``drop`` and ``settled_nowait`` are called on the guest's thread or between its turns; ``start`` in
+    ``request``, ``drop`` and ``take_completions`` are called on the guest's thread or between its turns; ``start`` in
     the run's own task. Numbers of ops are the guest's: each is checked to be new.
     """
 
@@ -102,31 +106,42 @@ class HostcallDesk:
         dialect: Dialect,
         max_payload: int,
         max_in_flight: int,
+        pause: Callable[[], object],
+        on_request: Callable[[], None],
         on_news: Callable[[], None],
     ) -> None:
         self._handlers = handlers
         self._dialect: Dialect = dialect
         self._max_payload = max_payload
         self._max_in_flight = max_in_flight
+        self._pause = pause
+        self._on_request = on_request
         self._on_news = on_news
         self._context = copy_context()
+        self._lock = threading.Lock()  # for the two sums, which both sides change
         self._requests: deque[_Request] = deque()
         self._drops: deque[int] = deque()
         self._scopes: dict[int, anyio.CancelScope] = {}
         self._open: set[int] = set()
         self._pending_bytes = 0
+        self._answer_bytes = 0
         self.completions: deque[bytes] = deque()
         self.count = 0
 
     @property
     def crowded(self) -> bool:
-        """Whether the guest must stand still before it may ask for more."""
-        return self._pending_bytes > PENDING_BYTES
+        """Whether the guest must stand still before it may ask for more; answers it has not taken cannot help it."""
+        return self._pending_bytes > PENDING_BYTES and self._answer_bytes <= PENDING_BYTES
 
     @property
     def has_news(self) -> bool:
         """Whether :meth:`start` has something to do."""
-        return bool(self._drops) or (bool(self._requests) and len(self._scopes) < self._max_in_flight)
+        return bool(self._drops) or (bool(self._requests) and self._may_start)
+
+    @property
+    def _may_start(self) -> bool:
+        """Whether another handler may run: a guest that takes no answers gets no more of them."""
+        return len(self._scopes) < self._max_in_flight and self._answer_bytes <= PENDING_BYTES
 
     def request(self, op: int, name: str, untrusted_payload: memoryview) -> bytes:
         """Take a hostcall; return the reply to the door: empty when the answer comes later."""
@@ -140,8 +155,11 @@ class HostcallDesk:
         if size > self._max_payload:
             text = f"a payload of {size} bytes is over max_payload ({self._max_payload})"
             return _reply(Status.FAILED, failure_of(name, "ValueError", text))
+        if self._pending_bytes > PENDING_BYTES:
+            text = "too many hostcalls were made without waiting for any: await some of them first"
+            return _reply(Status.FAILED, failure_of(name, "BufferError", text))
         try:
-            payload = codec.decode(untrusted_payload)
+            payload = codec.decode(untrusted_payload, pause=self._pause)
         except codec.CodecError as exc:
             return _reply(Status.FAILED, failure_of(name, "ValueError", str(exc)))
         if is_async(handler):
@@ -158,15 +176,17 @@ class HostcallDesk:
 
     def _queue(self, op: int, name: str, work: Callable[[], Awaitable[Any]], size: int) -> None:
         self._open.add(op)
-        self._pending_bytes += size
+        size += CALL_BYTES
+        with self._lock:
+            self._pending_bytes += size
         self._requests.append(_Request(op, name, work, size))
-        self._on_news()
+        self._on_request()
 
     def drop(self, op: int) -> None:
         """The guest waits no more for this op: cancel its handler."""
         if op in self._open:
             self._drops.append(op)
-            self._on_news()
+            self._on_request()
 
     def start(self, group: TaskGroup) -> None:
         """Start the handlers that were asked for, and cancel those nobody waits for."""
@@ -177,7 +197,7 @@ class HostcallDesk:
                 scope.cancel()
             elif op in self._open:
                 self._withdraw(op)
-        while self._requests and len(self._scopes) < self._max_in_flight:
+        while self._requests and self._may_start:
             request = self._requests.popleft()
             self._scopes[request.op] = scope = anyio.CancelScope()
             group.start_soon(self._serve, request, scope, name=f"hostcall {request.name}")
@@ -196,20 +216,39 @@ class HostcallDesk:
                 try:
                     result = await request.work()
                     answer = completion(request.op, Status.OK, self._encode(result))
-                except Exception as exc:  # noqa: BLE001 - whatever the handler raises is the guest's to see
+                except Exception as exc:
+                    # Whatever the handler raises is the guest's to see.
                     if scope.cancel_called:
                         _logger.warning("hostcall %r failed while it was being cancelled", request.name, exc_info=exc)
+                    answer = completion(request.op, Status.FAILED, failure(request.name, exc))
+                except anyio.get_cancelled_exc_class() as exc:
+                    # Of the handler's own making, such as awaiting a future that somebody else cancelled: a failure
+                    # like others. Let through, it would cancel the run that nobody cancelled.
+                    if being_cancelled():
+                        raise
                     answer = completion(request.op, Status.FAILED, failure(request.name, exc))
         finally:
             del self._scopes[request.op]
             self._end(request)
-            # A handler that raised a cancellation of its own making must not leave the guest waiting for ever.
+            with self._lock:
+                self._answer_bytes += len(answer)
             self.completions.append(answer)
             self._on_news()
 
+    def take_completions(self) -> list[bytes]:
+        """Take the answers that have come; on the guest's thread."""
+        completions = self.completions
+        records = [completions.popleft() for _ in range(len(completions))]
+        if records:
+            with self._lock:
+                self._answer_bytes -= sum(map(len, records))
+            self._on_request()  # handlers may have been held back
+        return records
+
     def _end(self, request: _Request) -> None:
         self._open.discard(request.op)
-        self._pending_bytes -= request.size
+        with self._lock:
+            self._pending_bytes -= request.size
 
     def _encode(self, value: JsonValue) -> bytes:
         return codec.encode(value, max_bytes=self._max_payload, dialect=self._dialect)

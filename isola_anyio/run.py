@@ -24,7 +24,7 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -127,6 +127,9 @@ class Run:
         self._verdict: Phase | None = None  # what the turn under way has come to; the phase follows when it is over
         self._stop: Stop | None = None
         self._started = False
+        self._delivered = False  # the guest knows of this run
+        self._cancel_sent = False
+        self._told = False  # the guest knows of its cancellation: it is left alone until the grace is over
         self._timer: float | None = None
         self._needs_room = False
         self._room_came = False
@@ -142,6 +145,8 @@ class Run:
                 dialect=self.dialect,
                 max_payload=self.limits.max_payload,
                 max_in_flight=self.limits.max_hostcalls,
+                pause=_let_others_run,
+                on_request=self._news.set,
                 on_news=self._on_news,
             )
         finally:
@@ -151,6 +156,7 @@ class Run:
             for source in options.streams
         ]
         self._cpu_s = 0.0
+        self._turn_began = self._computing_since = 0.0
         self._turn_began_cpu: float | None = None
         self._thread_clock: int | None = None
         self._began = 0.0
@@ -186,9 +192,10 @@ class Run:
             self.guest.finish_run(self)
             self.desk.abandon()
         producer_failure = next((feed.failure for feed in self._feeds if feed.failure is not None), None)
-        if producer_failure is not None and not isinstance(self.outcome, IsolaError):
-            self.outcome = producer_failure
-        elif producer_failure is not None and isinstance(self.outcome, GuestError):
+        if producer_failure is None:
+            return
+        # Whatever the guest made of it; only a limit or a closed sandbox is the better reason.
+        if isinstance(self.outcome, GuestError) or not isinstance(self.outcome, IsolaError):
             self.outcome = producer_failure
 
     async def _drive_alone(self) -> None:
@@ -224,12 +231,14 @@ class Run:
 
     async def _converse(self, group: TaskGroup) -> None:
         """Serve the guest until the run has ended."""
-        while self.phase is not Phase.ENDED:
+        while True:
             self._context.run(self.desk.start, group)
             for feed in self._feeds:
                 if feed.stopped:
                     feed.scope.cancel()
             self._resume_if_due()
+            if self.phase is Phase.ENDED:
+                return
             await self._wait_for_news()
 
     async def _wait_for_news(self) -> None:
@@ -257,9 +266,22 @@ class Run:
             self.guest.abandoned = True
             self._end_with(ffi.StoreInterrupted())
             return
+        if self._stop is Stop.CANCELLED and not self._cancel_sent:
+            self._send_cancel()
+            return
         timer_due = self._timer is not None and time.monotonic() >= self._timer
         if timer_due or self._room_came or self.desk.completions or any(feed.has_news for feed in self._feeds):
-            self._submit(self._resume_frame)
+            self._submit(self._resume_frame, urgent=self._stop is not None)
+
+    def _send_cancel(self) -> None:
+        """Tell a parked guest that it is cancelled; one that never heard of the run need not know."""
+        if not self._delivered:
+            self.phase = Phase.ENDED
+            return
+        self._cancel_sent = True
+        self.guest.instance.forget_interrupt()  # it came when the guest had just parked
+        self.guest.instance.hurry()
+        self._submit(self._cancel_frame, urgent=True)
 
     def _submit_first(self) -> None:
         self._started = True
@@ -274,8 +296,8 @@ class Run:
     def _on_news(self) -> None:
         """Something happened that the run's task, or a guest that waits inside its turn, has to look at."""
         self._news.set()
-        if self.phase is Phase.WAITING:
-            self.guest.instance.wake()
+        # Whether it waits yet or not: one that has looked and is about to wait must not miss it.
+        self.guest.instance.wake()
 
     def _on_room(self) -> None:
         self._room_came = True
@@ -295,7 +317,6 @@ class Run:
             if self._stop is None:
                 self._stop = reason
             phase = self.phase
-            self._told = self._told or phase is Phase.WAITING
         if phase is Phase.QUEUED and self._started and self._ticket.withdraw():
             self.phase = Phase.PARKED
         elif phase is Phase.WAITING:
@@ -322,22 +343,26 @@ class Run:
     async def _let_unwind(self) -> None:
         """Give the guest its courtesy and its grace."""
         async with open_task_group() as group:
-            with anyio.move_on_after(self._courtesy_s()):
-                while self.phase in (Phase.QUEUED, Phase.COMPUTING):
-                    await self._news.wait()
-            if self.phase is Phase.COMPUTING and not self._told:
-                self.guest.instance.interrupt()
             with anyio.move_on_after(GRACE_S):
-                if self.phase is Phase.PARKED and not self.guest.instance.dead:
-                    self._told = True
-                    self._submit(self._cancel_frame, urgent=True)
+                await self._await_turn()
                 await self._converse(group)
             group.cancel_scope.cancel()
+
+    async def _await_turn(self) -> None:
+        """Wait until the guest's turn is over, or it knows of its cancellation; interrupt one that computes on."""
+        while self.phase in (Phase.QUEUED, Phase.COMPUTING, Phase.WAITING) and not self._told:
+            with anyio.move_on_after(self._courtesy_s()):
+                await self._news.wait()
+                continue
+            with self._lock:
+                if self.phase is Phase.COMPUTING and not self._told:
+                    self.guest.instance.interrupt()
+                    return
 
     def _courtesy_s(self) -> float:
         """How much longer a computing guest may take to end its turn by itself."""
         if self.phase is Phase.COMPUTING:
-            return max(0.0, self._turn_began + COURTESY_S - time.monotonic())
+            return max(0.0, self._computing_since + COURTESY_S - time.monotonic())
         return COURTESY_S
 
     def _stop_for_good(self) -> None:
@@ -346,22 +371,6 @@ class Run:
         self.guest.instance.interrupt()
         if self.phase is Phase.QUEUED and self._ticket.withdraw():
             self.phase = Phase.PARKED
-
-    _delivered = False
-    _told = False  # the guest knows of its cancellation, or is about to: it is left alone until the grace is over
-    _unwinding = False  # ... and has been told inside a turn
-
-    async def _stop_for_good(self) -> None:
-        """The grace is over: whatever still runs is interrupted; a guest that did not unwind is not trusted again."""
-        if self.phase is Phase.ENDED:
-            return
-        self.guest.abandoned = True
-        self.guest.instance.interrupt()
-        if self.phase is Phase.QUEUED and self._ticket.withdraw():
-            self.phase = Phase.PARKED
-        while self.phase not in (Phase.PARKED, Phase.ENDED):
-            await self._news.wait()
-        self.phase = Phase.ENDED
 
     def _check_cpu(self) -> None:
         budget = self.limits.max_cpu
@@ -390,7 +399,14 @@ class Run:
         self._thread_clock = _thread_clock()
         self._turn_began_cpu = time.thread_time()
         with self._lock:
-            self.phase = Phase.COMPUTING
+            # A turn that was asked for before the run was stopped is not begun any more.
+            wanted = self._stop is None or self._cancel_sent
+            self._computing_since = self._turn_began
+            self.phase = Phase.COMPUTING if wanted else Phase.PARKED
+        if not wanted:
+            self._turn_began_cpu = None
+            self._news.set()
+            return
         try:
             self.guest.instance.enter(partial(self._deliver, make_frame))
             if self._verdict is None:
@@ -400,12 +416,12 @@ class Run:
         self._cpu_s += time.thread_time() - self._turn_began_cpu
         self._turn_began_cpu = None
         self._busy_s += time.monotonic() - self._turn_began
+        if self._verdict is Phase.PARKED:
+            self._check_cpu()
         # Only now, with no wasm frame left on this thread, may others enter the guest or free it.
         with self._lock:
             assert self._verdict is not None
             self.phase, self._verdict = self._verdict, None
-        if self.phase is Phase.PARKED:
-            self._check_cpu()
         self._news.set()
 
     def _deliver(self, make_frame: Callable[[], bytes]) -> None:
@@ -416,6 +432,7 @@ class Run:
             guest.port.deliver(frame)
         except MemoryError as exc:
             if make_frame != self._resume_frame:
+                self.guest.abandoned = make_frame != self._first_frame  # it does not know that it was cancelled
                 raise MemoryLimitError("MemoryError", str(exc)) from None
             guest.port.deliver(self._no_room_frame(str(exc)))
 
@@ -424,7 +441,7 @@ class Run:
         return protocol.message(self._options.call, self.number, self._options.body)
 
     def _cancel_frame(self) -> bytes:
-        self._unwinding = True
+        self._told = True
         return protocol.message(Call.CANCEL, self.number)
 
     def _resume_frame(self) -> bytes:
@@ -443,8 +460,7 @@ class Run:
 
     def _collect(self) -> list[bytes]:
         """Take the completions that have come."""
-        completions = self.desk.completions
-        records = [completions.popleft() for _ in range(len(completions))]
+        records = self.desk.take_completions()
         for feed in self._feeds:
             record = feed.completion()
             if record is not None:
@@ -456,7 +472,8 @@ class Run:
         stop = self._stop
         if isinstance(exc, ffi.StoreInterrupted):
             if stop is Stop.CPU:
-                exc = CpuLimitError(f"the run used up max_cpu={self.limits.max_cpu} seconds of CPU; raise it, or do less")
+                budget = self.limits.max_cpu
+                exc = CpuLimitError(f"the run used up max_cpu={budget} seconds of CPU; raise it, or do less")
             elif stop is Stop.CLOSED:
                 exc = SandboxClosedError("the sandbox was closed while this was running")
         elif isinstance(exc, _Halt):
@@ -489,7 +506,9 @@ class Run:
         if kind == Door.EMIT:
             return self._on_emit(number, untrusted_body)
         if kind == Door.HOSTCALL:
-            while self.desk.crowded and self._stop is None:
+            while self.desk.crowded:
+                if self._stop is Stop.CANCELLED and not self._told:
+                    return b""  # never answered: the guest hears of its cancellation next
                 self._block()
             return self._on_hostcall(number, untrusted_body)
         if kind == Door.PARK:
@@ -506,8 +525,7 @@ class Run:
         if kind == Door.READ:
             return self._feed(int.from_bytes(untrusted_body[:4], "little")).read(number)
         if kind == Door.LOG:
-            self._on_log(untrusted_body)
-            return b"\1"
+            return self._on_log(untrusted_body)
         if kind == Door.FAIL:
             self._check_number(number)
             self._end(self._failure(untrusted_body))
@@ -558,7 +576,7 @@ class Run:
         self._check_number(number)
         self._check_payload(untrusted_body)
         queue = self.queue
-        if queue is None:
+        if queue is None or (self._told and not queue.has_room):
             return b"\1"
         queue.put(ResultEvent(data=self._decode(untrusted_body)), len(untrusted_body))
         if queue.has_room:
@@ -573,13 +591,13 @@ class Run:
             return b"\1"
         return b"\0"
 
-    def _on_log(self, untrusted_body: memoryview) -> None:
+    def _on_log(self, untrusted_body: memoryview) -> bytes:
         level = untrusted_body[0] if len(untrusted_body) else 1
         if level >= len(_LEVELS):
             raise ProtocolError(f"log level {level} does not exist")
         text = str(untrusted_body[1:], "utf-8", "replace")
         self.count_output(len(untrusted_body))
-        self.emit(LogEvent(data=text, level=_LEVELS[level]), len(untrusted_body))
+        return b"\1" if self.emit(LogEvent(data=text, level=_LEVELS[level]), len(untrusted_body)) else b"\2"
 
     def count_output(self, size: int) -> None:
         """Count output bytes; the run ends when they are more than it may write."""
@@ -595,21 +613,26 @@ class Run:
         """Put an event that cannot be refused, standing still while there is no room.
 
         Returns:
-            Whether the run is still wanted; ``False`` when it is being cancelled.
+            ``False`` when the guest is to be told, now, that it is being cancelled.
         """
         queue = self.queue
         if queue is None:
             return True
+        if self._told and not queue.has_room:  # nobody reads on; what a cancelled guest says at its end is dropped
+            return True
         queue.put(event, size)
-        return queue.has_room or self._wait_for_room()
+        if queue.has_room or self._wait_for_room():
+            return True
+        self._told = True
+        return False
 
     def _wait_for_room(self) -> bool:
+        """Stand still until there is room; ``False`` when the run was cancelled meanwhile."""
         queue = self.queue
         assert queue is not None
         while not queue.has_room:
-            if self._stop is not None:
-                self._told = True
-                return False
+            if self._stop is Stop.CANCELLED:
+                return self._told
             queue.stalled = True
             if queue.has_room:
                 break
@@ -617,11 +640,16 @@ class Run:
         queue.stalled = False
         return True
 
+    def emit_last(self, event: Event) -> None:
+        """Put an event after the guest's last turn, when nobody may stand still."""
+        if self.queue is not None:
+            self.queue.put(event, 0)
+
     def _block(self, seconds: float | None = None) -> None:
         """Stand still inside the turn until there is news or the run is being cancelled."""
         with self._lock:
             self.phase = Phase.WAITING
-            stopping = self._stop is Stop.CANCELLED and not self._unwinding
+            stopping = self._stop is Stop.CANCELLED and not self._told
         began = time.monotonic()
         try:
             self._news.set()
@@ -630,6 +658,7 @@ class Run:
         finally:
             self._busy_s -= time.monotonic() - began
             with self._lock:
+                self._computing_since = time.monotonic()
                 self.phase = Phase.COMPUTING
 
     def _on_wait(self, untrusted_body: memoryview) -> bytes:
@@ -637,8 +666,8 @@ class Run:
         delay, _ = protocol.split_park(untrusted_body)
         end = math.inf if delay is None else time.monotonic() + delay
         while True:
-            if self._stop is Stop.CANCELLED and not self._unwinding:
-                self._told = self._unwinding = True
+            if self._stop is Stop.CANCELLED and not self._told:
+                self._told = True
                 return b"\1"
             records = self._collect()
             left = end - time.monotonic()
@@ -703,7 +732,7 @@ def _trap_error(trap: ffi.GuestTrap) -> GuestError:
     return GuestError("Trap", text)
 
 
-def _internal(exc: BaseException) -> NoReturn | InternalError:
+def _internal(exc: BaseException) -> InternalError:
     error = InternalError(f"a fault of isola_anyio itself, please report it: {type(exc).__name__}: {exc}")
     error.__cause__ = exc
     return error

@@ -13,7 +13,7 @@ import anyio
 from anyio.abc import AsyncResource
 
 from isola_anyio import codec
-from isola_anyio.concurrency import single_exception
+from isola_anyio.concurrency import outlast, single_exception
 from isola_anyio.engine.offload import in_guest_thread
 from isola_anyio.errors import (
     GuestError,
@@ -112,30 +112,40 @@ class Sandbox(AsyncResource):
 
         Releases even when cancelled; the wait for a guest thread to come back is bounded by what the guest's plain
         hostcall handlers take.
+
+        Raises:
+            SandboxBusyError: called by a handler of the sandbox's own run, which it would wait for.
         """
+        self._refuse_own_handlers()
         if self._state is _State.CLOSED:
-            if self._guest is not None:
-                await self._closed.wait()
-            await anyio.lowlevel.checkpoint()
+            await self._closed.wait()
             return
         self._state = _State.CLOSED
-        with anyio.CancelScope(shield=True):
+        try:
             for activity in list(self._activities):
                 activity.close()
-            for activity in list(self._activities):
-                await activity.ended.wait()
-            await self._release()
-        self._closed.set()
+            await outlast(lambda: not self._activities, self._wait_for_an_activity)
+        finally:
+            try:
+                await self._release()
+            finally:
+                self._closed.set()
         await anyio.lowlevel.checkpoint()
+
+    async def _wait_for_an_activity(self) -> None:
+        for activity in list(self._activities):
+            await activity.ended.wait()
 
     async def _release(self) -> None:
         guest, self._guest = self._guest, None
         if guest is None:
             return
         self._usage = guest.usage
-        if guest.memory_size > _LARGE_GUEST_BYTES:
-            await in_guest_thread(guest.crew, guest.close, stop=lambda: None, urgent=True)
-        else:
+        try:
+            if guest.memory_size > _LARGE_GUEST_BYTES:
+                with anyio.CancelScope(shield=True):
+                    await in_guest_thread(guest.crew, guest.close, stop=lambda: None, urgent=True)
+        finally:
             guest.close()
 
     async def __aenter__(self) -> Self:
@@ -154,15 +164,20 @@ class Sandbox(AsyncResource):
     ) -> bool | None:
         group, self._group = self._group, None
         assert group is not None
+        cancellation: BaseException | None = None
         failure: BaseException | None = None
         try:
             await self.aclose()
         except BaseException as caught:  # noqa: BLE001 - a cancellation; it goes through the group like the body's own
             if exc is None:
-                exc_type, exc, traceback = type(caught), caught, caught.__traceback__
+                cancellation = exc = caught
+                exc_type, traceback = type(caught), caught.__traceback__
         group.cancel_scope.cancel()
         try:
-            return await group.__aexit__(exc_type, exc, traceback)
+            swallowed = await group.__aexit__(exc_type, exc, traceback)
+            if cancellation is not None and not swallowed:
+                raise cancellation
+            return swallowed
         except BaseExceptionGroup as caught:
             # What the body raised leaves as itself: returning False raises it again, without the group's wrapping.
             failure = single_exception(caught)
@@ -258,13 +273,18 @@ class Sandbox(AsyncResource):
             raise SandboxBrokenError(
                 "the sandbox was stopped in the middle of a computation, or its guest died; create a new one"
             )
+        self._refuse_own_handlers()
+        return guest
+
+    def _refuse_own_handlers(self) -> None:
+        """Refuse to wait for a run when called from inside one of its handlers."""
+        guest = self._guest
         for run in active_runs.get():
-            if run.guest is guest and guest.run is run:
+            if run.guest is guest and run.guest.run is run:
                 raise SandboxBusyError(
                     "a handler of this sandbox's own run would wait for itself: let the handler return first, or use "
                     "another sandbox"
                 )
-        return guest
 
     async def _complete(self, options: RunOptions) -> JsonValue:
         await anyio.lowlevel.checkpoint_if_cancelled()

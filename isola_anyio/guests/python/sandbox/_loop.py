@@ -19,11 +19,19 @@ _get_asyncgen_hooks = sys.get_asyncgen_hooks
 _set_asyncgen_hooks = sys.set_asyncgen_hooks
 
 
+DEADLOCK = "deadlock: the coroutine waits for something that nothing will bring about"
+
+
 class _NoSelector:
     """BaseEventLoop asks for one when it closes."""
 
     def close(self):
         pass
+
+
+BATCHES = 256
+"""Rounds of ready callbacks after which the host is asked for news: code that spins on `asyncio.sleep(0)` until an
+answer has come must get that answer. A guess: about a millisecond of empty callbacks."""
 
 
 class PortLoop(base_events.BaseEventLoop):
@@ -54,14 +62,16 @@ class PortLoop(base_events.BaseEventLoop):
             self._timer_cancelled_count = 0
 
     def pump(self, until=None):
-        """Run everything that is ready; -> seconds until the next timer, or None when only the host can go on."""
+        """Run what is ready; -> seconds until the next timer (0 when there is more), None when only the host can go on."""
         ready = self._ready
         outer = _get_running_loop()
         outer_hooks = _get_asyncgen_hooks()
         _set_running_loop(self)
         _set_asyncgen_hooks(*self._hooks)
+        left = BATCHES
         try:
-            while until is None or not until.done():
+            while left and (until is None or not until.done()):
+                left -= 1
                 scheduled = self._scheduled
                 if scheduled:
                     while scheduled and scheduled[0]._cancelled:
@@ -96,22 +106,22 @@ class PortLoop(base_events.BaseEventLoop):
         future = asyncio.ensure_future(future, loop=self)
         if new:
             future._log_destroy_pending = False
-        cancelled = False
+        cancellation = None
         while True:
             delay = self.pump(future)
             if future.done():
                 break
-            if delay == 0.0:
+            if delay == 0.0 and not _port.operations.waiting:
                 continue
             if delay is None and not _port.operations.waiting:
                 future.cancel()
                 self.pump(future)
-                raise RuntimeError("deadlock: the coroutine waits for something that nothing will bring about")
+                raise RuntimeError(DEADLOCK)
             if not _port.wait(delay):
-                cancelled = True
+                cancellation = _port.cancellation()
                 future.cancel()
-        if cancelled and (future.cancelled() or future.exception() is None):
-            raise _CancelledError
+        if cancellation is not None and (future.cancelled() or future.exception() is None):
+            raise cancellation
         return future.result()
 
     def run_forever(self):

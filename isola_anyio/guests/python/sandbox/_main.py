@@ -14,6 +14,7 @@ import random
 import sys
 import traceback
 import types
+import weakref
 
 from . import _codec, _errors, _loop, _port, _stdio
 from . import asyncio as sandbox_asyncio
@@ -25,6 +26,7 @@ _TooLarge = _codec.TooLarge
 _CancelledError = asyncio.CancelledError
 _all_tasks = asyncio.all_tasks
 _shutdown_asyncgens = _loop.PortLoop.shutdown_asyncgens
+_current_task = asyncio.current_task
 _compile = compile
 _TracebackException = traceback.TracebackException
 _operations = _port.operations
@@ -54,6 +56,8 @@ class Run:
         self.generator = None
         self.streams = []
         self.outcome = None
+        self.told = _MISSING
+        self.deadlocked = False
         self.leaving = None
         self.leave_by = 0.0
 
@@ -103,13 +107,23 @@ class Run:
         if kind in _PLAIN_RESULTS:
             self.outcome = (True, result)
         elif isinstance(result, types.CoroutineType) or hasattr(result, "__await__"):
-            self._run_task(_awaited(result))
+            self._run_task(self._awaited(result))
         elif hasattr(result, "__anext__"):
             self._run_task(self._stream(result))
         elif hasattr(result, "__next__"):
             self.generator = result
         else:
             self.outcome = (True, result)
+
+    async def _awaited(self, awaitable):
+        """Await what an async function gave; an iterator that it returns is streamed, as a plain one's is."""
+        result = await awaitable
+        if type(result) not in _PLAIN_RESULTS:
+            if hasattr(result, "__anext__"):
+                return await self._stream(result)
+            if hasattr(result, "__next__"):
+                return await self._stream_plain(result)
+        return result
 
     def _run_task(self, coroutine):
         self.task = self.loop.create_task(coroutine)
@@ -126,6 +140,22 @@ class Run:
             aclose = getattr(iterator, "aclose", None)
             if aclose is not None:
                 await aclose()
+
+    async def _stream_plain(self, iterator):
+        """Emit what a plain iterator gives that an async function returned."""
+        emit = _port.emit
+        try:
+            while True:
+                try:
+                    item = next(iterator)
+                except StopIteration as stop:
+                    return stop.value
+                if not emit(self.number, _encode(item, max_bytes=_port.max_payload)):
+                    await self._room()
+        finally:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
 
     async def _room(self):
         self.room = self.loop.create_future()
@@ -148,11 +178,19 @@ class Run:
                     return
             else:
                 delay = self.loop.pump(self.task)
-                if not self.task.done():
+                if delay is None and not self._moves():
+                    self.deadlocked = True
+                    self.task.cancel()
+                    delay = self.loop.pump(self.task)
+                if not self.task.done() and self._moves(delay):
                     _port.park(self.number, delay, self.room is not None)
                     return
                 self._take_task()
         self._leave()
+
+    def _moves(self, delay=None):
+        """Whether anything can still happen: a timer, an answer of the host's, room for events, or the task's end."""
+        return delay is not None or _operations.waiting or self.room is not None or self.task.done()
 
     def _advance_generator(self):
         advance, emit, number, limit = self.generator.__next__, _port.emit, self.number, _port.max_payload
@@ -173,8 +211,17 @@ class Run:
 
     def _take_task(self):
         task, self.task = self.task, None
-        if task.cancelled():
-            self.outcome = (False, _CancelledError())
+        if not task.done():
+            self.outcome = (False, RuntimeError(_loop.DEADLOCK))
+        elif task.cancelled():
+            try:
+                task.result()
+            except _CancelledError as error:
+                self.outcome = (False, error)
+            if self.deadlocked:
+                deadlock = RuntimeError(_loop.DEADLOCK)
+                deadlock.__cause__ = self.outcome[1]  # shows where it waited
+                self.outcome = (False, deadlock)
         else:
             error = task.exception()
             self.outcome = (True, task.result()) if error is None else (False, error)
@@ -184,21 +231,27 @@ class Run:
         if self.outcome is not None:
             return
         if self.task is not None:
-            self.task.cancel()
+            if self.told is not self.task:  # a second cancellation would disturb its unwinding
+                self.task.cancel()
             return
         generator, self.generator = self.generator, None
         self.outcome = (False, _CancelledError())
-        if generator is not None and hasattr(generator, "close"):
-            try:
+        try:
+            if hasattr(generator, "throw"):
+                generator.throw(self.outcome[1])
+        except BaseException as error:
+            self.outcome = (False, error)
+        try:
+            if hasattr(generator, "close"):
                 generator.close()
-            except BaseException as error:
-                self.outcome = (False, error)
+        except BaseException as error:
+            self.outcome = (False, error)
 
     # --- ending
 
     def _leave(self):
         """Cancel what is left, then report; parks while leftovers unwind, for no longer than the grace."""
-        tasks = _all_tasks(self.loop)
+        tasks = self.loop.tasks()
         if self.leaving is None:
             self.leaving = True
             self.leave_by = self.loop.time() + GRACE_S
@@ -206,10 +259,10 @@ class Run:
                 task.cancel()
             if self.loop._asyncgens:
                 self.loop.create_task(self._close_generators())
-                tasks = _all_tasks(self.loop)
+                tasks = self.loop.tasks()
         if tasks:
             delay = self.loop.pump()
-            tasks = _all_tasks(self.loop)
+            tasks = self.loop.tasks()
             left = self.leave_by - self.loop.time()
             if tasks and left > 0 and (delay is not None or _operations.waiting):
                 _port.park(self.number, left if delay is None else min(left, delay), False)
@@ -225,6 +278,7 @@ class Run:
     def finish(self):
         for reader in self.streams:
             reader.close()
+        self.loop.given_up.update(self.loop.tasks())
         self.loop.clear()
         _operations.abandon()
         self.loop.show_reports()
@@ -242,12 +296,16 @@ class Run:
             _port.fail(self.number, describe(value))
 
 
-async def _awaited(awaitable):
-    return await awaitable
-
-
 class MainLoop(_loop.PortLoop):
     """The loop of the outermost functions; one a sandbox."""
+
+    def __init__(self):
+        super().__init__()
+        self.given_up = weakref.WeakSet()
+        """Tasks that did not end when their run did; nothing waits for them again."""
+
+    def tasks(self):
+        return _all_tasks(self) - set(self.given_up)
 
     def clear(self):
         """Forget what is still scheduled: the run that scheduled it is over."""
@@ -275,21 +333,21 @@ def _own_frame(frame):
     return frame.filename.startswith(OWN_FILES)
 
 
-def _clean(formatted, seen):
+def _clean(formatted):
     """Take this package's frames out of a TracebackException and of those it came from."""
-    if formatted is None or id(formatted) in seen:
-        return
-    seen.add(id(formatted))
-    formatted.stack[:] = [frame for frame in formatted.stack if not _own_frame(frame)]
-    _clean(formatted.__cause__, seen)
-    _clean(formatted.__context__, seen)
-    for nested in formatted.exceptions or ():
-        _clean(nested, seen)
+    seen = set()
+    left = [formatted]
+    while left:
+        formatted = left.pop()
+        if formatted is not None and id(formatted) not in seen:
+            seen.add(id(formatted))
+            formatted.stack[:] = [frame for frame in formatted.stack if not _own_frame(frame)]
+            left += (formatted.__cause__, formatted.__context__, *(formatted.exceptions or ()))
 
 
 def _format(error):
     formatted = _TracebackException.from_exception(error)
-    _clean(formatted, set())
+    _clean(formatted)
     return "".join(formatted.format())
 
 
@@ -325,6 +383,16 @@ _PLAIN_RESULTS = frozenset((type(None), bool, int, float, str, list, dict, tuple
 loop = MainLoop()
 current = None
 _reserve = bytearray(1 << 16)
+
+
+def cancellation():
+    """Make the exception for code that is told of the run's cancellation inside a turn, and remember which task it is."""
+    if current is not None:
+        current.told = _current_task(loop)
+    return _CancelledError()
+
+
+_port.cancellation = cancellation
 
 
 def setup(options):

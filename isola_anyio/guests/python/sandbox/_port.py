@@ -95,7 +95,8 @@ def emit(run, value):
 
 def log(run, level, text):
     flush()
-    call_host(_head(LOG, run) + bytes((level,)) + text.encode("utf-8", "replace"))
+    if call_host(_head(LOG, run) + bytes((level,)) + text.encode("utf-8", "replace")) == b"\2":
+        raise cancellation()
 
 
 def done(run, value):
@@ -115,6 +116,11 @@ def park(run, delay, needs_room):
 
 current_run = 0
 """The run this turn belongs to; the dispatcher sets it."""
+
+
+def cancellation():
+    """The exception for code that learns from a reply of the host's that its run is being cancelled; `_main` puts the
+    real one here, which remembers who was told."""
 
 
 def wait(delay):

@@ -3,14 +3,13 @@
 Line buffering, although these are not terminals: what was printed before a guest is stopped has arrived.
 """
 
-import asyncio
 import errno
 import io
 import sys
 
 from . import _port
 
-_CancelledError = asyncio.CancelledError
+_ECANCELED = errno.ECANCELED
 _write = io.TextIOWrapper.write
 _flush = io.TextIOWrapper.flush
 
@@ -45,7 +44,7 @@ class _Output(io.TextIOWrapper):
 
 def _meaning(error):
     """The host refuses a write with ECANCELED when the run it waited in is being cancelled."""
-    return _CancelledError() if error.errno == errno.ECANCELED else error
+    return _port.cancellation() if error.errno == _ECANCELED else error
 
 
 def _open(number, name, errors):
@@ -60,13 +59,16 @@ def install():
     out = _open(1, "<stdout>", "surrogateescape")
     err = _open(2, "<stderr>", "backslashreplace")
     out._other, err._other = err, out
+    streams = (out, err)
     sys.stdout = sys.__stdout__ = out
     sys.stderr = sys.__stderr__ = err
 
     def flush():
-        if out._unsent:
-            out._send()
-        if err._unsent:
-            err._send()
+        for stream in streams:
+            if stream._unsent:
+                try:
+                    stream._send()
+                except ValueError:  # the user closed it
+                    pass
 
     _port.flush = flush

@@ -16,11 +16,15 @@ _operations = _port.operations
 def _settle_hostcall(future, name, status, body):
     if future.cancelled():
         return
+    try:
+        answer = _decode(body)
+    except BaseException as error:  # no room for it, most likely; other answers must not be lost with it
+        future.set_exception(error)
+        return
     if status == _port.OK:
-        future.set_result(_decode(body))
+        future.set_result(answer)
     else:
-        failure = _decode(body)
-        future.set_exception(_errors.HostcallError(name, failure["type"], failure["message"]))
+        future.set_exception(_errors.HostcallError(name, answer["type"], answer["message"]))
 
 
 class _Immediate:
@@ -126,14 +130,17 @@ class StreamReader:
         return self
 
     def _settle(self, status, body):
-        if status == _port.ITEMS:
-            self._items, self._at = _decode(body), 0
-        elif status == _port.ENDED:
-            self._ended = True
-        else:
-            failure = _decode(body)
-            self._ended = True
-            self._error = _errors.StreamError(failure["type"], failure["message"])
+        try:
+            if status == _port.ITEMS:
+                self._items, self._at = _decode(body), 0
+            elif status == _port.ENDED:
+                self._ended = True
+            else:
+                failure = _decode(body)
+                self._ended = True
+                self._error = _errors.StreamError(failure["type"], failure["message"])
+        except BaseException as error:  # no room for them, most likely
+            self._ended, self._error = True, error
         self._asked = False
         pending = self._pending
         if pending is not None and not pending.done():
@@ -176,7 +183,7 @@ class StreamReader:
                 _port.read_stream(self._number, self._settle)
             while self._asked:
                 if not _port.wait(None):
-                    raise _asyncio.CancelledError
+                    raise _port.cancellation()
             item = self._take(StopIteration())
         return item
 
