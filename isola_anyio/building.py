@@ -62,7 +62,8 @@ class Recipe:
     @property
     def code_key(self) -> str:
         """Name the compiled code: the module, the compiler, its settings and the processor."""
-        return _key(self.bundle.sha256, ffi.engine_fingerprint(metered=self.metered))
+        settings = ffi.engine_fingerprint(metered=self.metered)
+        return _key(self.driver.name, self.bundle.sha256, self.driver.adaptation, settings)
 
     @property
     def image_key(self) -> str:
@@ -95,14 +96,23 @@ async def load_program(
             return program
         _report(on_progress, "compile", 0)
         with cache.scratch("code") as scratch:
-            target = scratch.path / "code"
-            await compile_module(recipe.bundle.path, target, metered=recipe.metered)
+            source, target = scratch.path / recipe.bundle.path.name, scratch.path / "code"
+            await run_stoppable(partial(_adapt, recipe, source))
+            await compile_module(source, target, metered=recipe.metered)
             await run_stoppable(partial(_store_copy, cache, recipe.code_key, target))
         _report(on_progress, "compile", 1)
         program = await run_stoppable(load)
     if program is None:
         raise InternalError("compiled code was not in the cache right after it was put there")
     return program
+
+
+def _adapt(recipe: Recipe, target: Path, _meter: Meter) -> None:
+    """Put the module that is to be compiled at ``target``: the runtime's own, checked again, as its driver wants it."""
+    module = recipe.bundle.path.read_bytes()
+    if hashlib.sha256(module).hexdigest() != recipe.bundle.sha256:
+        raise RuntimeUnavailableError(f"{recipe.bundle.path} changed after it was checked; build the template again")
+    target.write_bytes(recipe.driver.adapt(module, recipe.bundle.sha256))
 
 
 def _store_copy(cache: Cache, key: str, source: Path, meter: Meter) -> None:

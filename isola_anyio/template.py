@@ -177,7 +177,7 @@ class SandboxContext:
             runtime_digest=runtime_digest,
             on_progress=report,
         )
-        recipe = Recipe(driver, bundle, metered, memory, prelude, environment)
+        recipe = Recipe(driver.equip(bundle), bundle, metered, memory, prelude, environment)
         program = await self._program(recipe, cache, report)
         file_limits = FileLimits()
         clock = SystemClock()

@@ -57,6 +57,17 @@ class Driver(Protocol):
     needed_exports: Mapping[str, str]
     """Exports that a runtime must have, with their signatures as ``Program.exports`` gives them."""
 
+    adaptation: str
+    """Part of the compiled code's key; goes up when :meth:`adapt` makes something else of the same module."""
+
+    def equip(self, bundle: RuntimeBundle) -> Driver:
+        """Give a driver that also uses what else the runtime's distribution holds."""
+        ...
+
+    def adapt(self, module: bytes, sha256: str) -> bytes:
+        """Give the module that is compiled for this runtime; most are compiled as they are."""
+        ...
+
     def attach(self, instance: Instance, system: System, answer: DoorHandler, *, max_frame: int) -> Port:
         """Connect a fresh or forked instance: install its host functions and prepare its exports."""
         ...

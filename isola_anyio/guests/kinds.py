@@ -7,6 +7,7 @@ __all__ = ["drivers"]
 from functools import cache
 from typing import TYPE_CHECKING
 
+from isola_anyio.guests.js.driver import JsDriver
 from isola_anyio.guests.python.driver import PythonDriver
 
 if TYPE_CHECKING:
@@ -16,4 +17,4 @@ if TYPE_CHECKING:
 @cache
 def drivers() -> dict[str, Driver]:
     """Return the drivers by the runtime's name."""
-    return {"python": PythonDriver()}
+    return {"python": PythonDriver(), "js": JsDriver()}

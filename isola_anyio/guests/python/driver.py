@@ -89,6 +89,16 @@ class PythonDriver:
             digest.update(f"\0{name}\0{source}".encode())
         self.sdk_digest = digest.hexdigest()
 
+    adaptation = ""
+
+    def equip(self, bundle: RuntimeBundle) -> PythonDriver:  # noqa: ARG002 - the interface
+        """CPython needs nothing else."""
+        return self
+
+    def adapt(self, module: bytes, sha256: str) -> bytes:  # noqa: ARG002 - the interface
+        """CPython is compiled as it is."""
+        return module
+
     def attach(self, instance: Instance, system: System, answer: DoorHandler, *, max_frame: int) -> PythonPort:
         """Connect an instance; see :class:`~isola_anyio.guests.Driver`."""
         return PythonPort(instance, system, answer, max_frame=max_frame)
