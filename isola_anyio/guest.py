@@ -11,6 +11,8 @@ __all__ = ["Guest", "TextOutput"]
 import codecs
 import random
 import secrets
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio import codec
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from isola_anyio.run import Run
     from isola_anyio.wasi.clock import Clock
     from isola_anyio.wasi.filesystem import FileSystem
-    from isola_anyio.wasi.limits import FileLimits
+    from isola_anyio.wasi.limits import FileLimits, FileUsage
 
 _STDOUT: Final = 1
 _REHEARSED: Final = {"__rehearse_now__": b"\0null", "__rehearse_later__": b""}
@@ -117,6 +119,9 @@ class Guest:
         self._on_close = on_close
         self._is_set_up = False
         self.instance = Instance(program, crew=crew, max_memory=limits.max_memory, image=image)
+        # Files in memory and linear memory share one budget: see `_fits`.
+        file_limits = replace(file_limits, charge=partial(_fits, self.instance, files.usage))
+        files.usage.limits = file_limits
         try:
             self._output = TextOutput(self)
             self.system = System(
@@ -228,6 +233,13 @@ class Guest:
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             on_close()
+
+
+def _fits(instance: Instance, usage: FileUsage, delta_bytes: int) -> bool:
+    """Whether in-memory files may grow: together with linear memory, as it is now, they stay within ``max_memory``."""
+    if delta_bytes <= 0:
+        return True
+    return instance.store.memory_size() + usage.memory_bytes + delta_bytes <= instance.max_memory
 
 
 def _random_source(seed: bytes | None) -> Callable[[int], bytes]:
