@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 FIRST_FILE: Final = 3
 """Lowest number given out; 0 to 2 are standard input and output for good, even when they are closed."""
 
+GIVEN: Final = 4
+"""Descriptors a guest starts with: standard input and output, and ``/``."""
+
 OFFSET_MAX: Final = (1 << 63) - 1
 
 _BADF = Errno.BADF
@@ -220,7 +223,7 @@ class Table:
 
     def reserve(self) -> None:
         """Raise ``MFILE`` unless one more can be added."""
-        if len(self.open) - FIRST_FILE >= self._limits.max_open_files:
+        if len(self.open) - GIVEN >= self._limits.max_open_files:
             raise WasiError(Errno.MFILE)
 
     def add(self, descriptor: Descriptor) -> int:
@@ -233,6 +236,9 @@ class Table:
 
     def put(self, fd: int, descriptor: Descriptor) -> None:
         """Place a descriptor at a number not in use, when a table is restored."""
+        if fd in self._free:
+            self._free.remove(fd)
+            heapq.heapify(self._free)
         while self._next <= fd:
             if self._next != fd:
                 heapq.heappush(self._free, self._next)

@@ -22,7 +22,7 @@ class FileLimits:
     """Budgets of one sandbox's files. The defaults are guesses, roomy for data work and small for a server.
 
     Attributes:
-        max_open_files: descriptors besides standard input and output (``MFILE`` past it).
+        max_open_files: descriptors besides the four a guest starts with (``MFILE`` past it).
         max_entries: files, directories and links in each in-memory tree (``NOSPC``).
         max_memory_bytes: bytes held by in-memory files, with a small fixed cost for each (``NOSPC``).
         max_written_bytes: bytes written to host files, counting growth by truncation (``DQUOT``); ``None``: no limit.

@@ -1,0 +1,190 @@
+"""Every budget holds, exactly, and what is given back can be used again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from isola_anyio.mounts import MountConfig
+from isola_anyio.wasi.content import CHUNK_BYTES, CHUNK_COST_BYTES
+from isola_anyio.wasi.errno import Errno
+from isola_anyio.wasi.limits import FileLimits
+from isola_anyio.wasi.memfs import NODE_COST_BYTES
+from tests.wasi.client import BUFFER_BYTES, OUT, PATH2, RW, Guest, W
+from tests.wasi.test_files import refused
+
+Make = Callable[..., Guest]
+
+
+def test_open_files_are_counted(make_guest: Make) -> None:
+    g = make_guest(limits=FileLimits(max_open_files=3))
+    fds = [g.open("tmp", directory=True) for _ in range(3)]
+    refused(Errno.MFILE, g.open, "tmp", directory=True)
+    refused(Errno.MFILE, g.open, "tmp/new", W, create=True)
+    assert not g.exists("tmp/new")
+    g.close_fd(fds[0])
+    assert g.open("tmp", directory=True) == fds[0]
+
+
+def test_memory_is_charged_and_given_back(make_guest: Make) -> None:
+    g = make_guest()
+    usage = g.files.usage
+    g.write_file("tmp/file", b"x" * 1000)
+    assert usage.memory_bytes == NODE_COST_BYTES + 4 + CHUNK_COST_BYTES + 1000
+    g.write_file("tmp/file", b"y")
+    assert usage.memory_bytes == NODE_COST_BYTES + 4 + CHUNK_COST_BYTES + 1
+    with g.opened("tmp/file", W) as fd:
+        g.unlink("tmp/file")
+        assert usage.memory_bytes == CHUNK_COST_BYTES + 1, "an open file still holds its bytes"
+    assert usage.memory_bytes == 0
+    g.symlink("target", "tmp/l")
+    assert usage.memory_bytes == NODE_COST_BYTES + 1 + 6
+    g.rename("tmp/l", "tmp/m")
+    g.unlink("tmp/m")
+    g.mkdir("tmp/d")
+    g.rmdir("tmp/d")
+    assert usage.memory_bytes == 0
+
+
+def test_memory_runs_out_with_enospc_and_what_fitted_stays(make_guest: Make) -> None:
+    g = make_guest(limits=FileLimits(max_memory_bytes=300_000))
+    with g.opened("tmp/f", RW, create=True) as fd:
+        written = 0
+        with pytest.raises(Exception, match="NOSPC"):
+            while True:
+                written += g.write(fd, b"z" * 50_000)
+        assert 200_000 < written < 300_000
+        assert g.fstat(fd).size == written
+        assert g.files.usage.memory_bytes <= 300_000
+        g.call("fd_filestat_set_size", fd, 0)
+        g.seek(fd, 0)
+        g.write(fd, b"again")
+    assert g.read_file("tmp/f") == b"again"
+
+
+def test_the_hosts_own_budget_is_asked(make_guest: Make) -> None:
+    charged: list[int] = []
+
+    def charge(delta: int) -> bool:
+        charged.append(delta)
+        if sum(charged) <= 10_000:
+            return True
+        charged.pop()
+        return False
+
+    g = make_guest(limits=FileLimits(charge=charge))
+    g.write_file("tmp/f", b"x" * 5000)
+    with g.opened("tmp/f", W) as fd:
+        g.seek(fd, 0, 2)
+        refused(Errno.NOSPC, g.write, fd, b"x" * 9000)
+    assert sum(charged) == g.files.usage.memory_bytes
+    g.unlink("tmp/f")
+    assert sum(charged) == 0
+
+
+def test_a_sparse_file_costs_what_it_holds(make_guest: Make) -> None:
+    g = make_guest(limits=FileLimits(max_memory_bytes=400_000))
+    with g.opened("tmp/sparse", RW, create=True) as fd:
+        g.call("fd_filestat_set_size", fd, 1 << 40)
+        g.call("fd_allocate", fd, 1 << 41, 1 << 41)
+        assert g.fstat(fd).size == 1 << 42
+        assert g.files.usage.memory_bytes < 1000
+        g.pwrite(fd, b"tail", (1 << 42) - 4)
+        assert g.pread(fd, 100, (1 << 42) - 6) == b"\0\0tail"
+        assert g.pread(fd, 4, 1 << 41) == bytes(4)
+        assert g.files.usage.memory_bytes < CHUNK_BYTES + 2000
+        for i in range(4):
+            g.pwrite(fd, b"x", i << 30)
+        with pytest.raises(Exception, match="NOSPC"):
+            for i in range(10_000):
+                g.pwrite(fd, b"x", (i << 30) + (1 << 35))
+        g.call("fd_filestat_set_size", fd, 1 << 30)
+        assert g.pread(fd, 1, 0) == b"x"
+        assert g.files.usage.memory_bytes < 2000
+
+
+def test_one_byte_chunks_are_charged_for_what_they_cost(make_guest: Make) -> None:
+    g = make_guest(limits=FileLimits(max_memory_bytes=100_000))
+    with g.opened("tmp/f", RW, create=True) as fd:
+        n = 0
+        with pytest.raises(Exception, match="NOSPC"):
+            while True:
+                g.pwrite(fd, b"x", n * CHUNK_BYTES)
+                n += 1
+    assert n < 100_000 / CHUNK_COST_BYTES
+
+
+def test_entries_are_counted(make_guest: Make) -> None:
+    g = make_guest(limits=FileLimits(max_entries=3))
+    g.mkdir("tmp/d")
+    g.write_file("tmp/f")
+    g.symlink("f", "tmp/l")
+    for call in (
+        lambda: g.mkdir("tmp/x"),
+        lambda: g.open("tmp/x", W, create=True),
+        lambda: g.symlink("f", "tmp/x"),
+        lambda: g.link("tmp/f", "tmp/x"),
+    ):
+        refused(Errno.NOSPC, call)
+    g.rename("tmp/f", "tmp/l")
+    g.link("tmp/l", "tmp/x")
+    refused(Errno.NOSPC, g.mkdir, "tmp/y")
+
+
+def test_a_memory_mount_has_its_own_budget(make_guest: Make) -> None:
+    store = MountConfig.memory("/m", max_bytes=10_000)
+    g = make_guest(store)
+    refused(Errno.NOSPC, g.write_file, "m/f", bytes(10_000))
+    with pytest.raises(OSError, match="space"):
+        store.write("f", bytes(20_000))
+    store.remove("f")
+    g.write_file("m/f", bytes(9000))
+    assert g.files.usage.memory_bytes == 0
+
+
+def test_writing_to_host_files_is_bounded(make_guest: Make, shared: Path) -> None:
+    g = make_guest(MountConfig(shared, "/data", "read-write", "read-write"), limits=FileLimits(max_written_bytes=1000))
+    with g.opened("data/f", RW, create=True) as fd:
+        g.write(fd, b"x" * 600)
+        refused(Errno.DQUOT, g.write, fd, b"x" * 401)
+        refused(Errno.DQUOT, g.pwrite, fd, b"x" * 401, 0)
+        g.pwrite(fd, b"y" * 300, 0)
+        refused(Errno.DQUOT, g.call, "fd_filestat_set_size", fd, 1 << 40)
+        refused(Errno.DQUOT, g.call, "fd_allocate", fd, 0, 1 << 40)
+        g.call("fd_filestat_set_size", fd, 0)
+        g.call("fd_filestat_set_size", fd, 100)
+        refused(Errno.DQUOT, g.write, fd, b"x")
+    with g.opened("data/f", W, flags=1) as fd:
+        refused(Errno.DQUOT, g.write, fd, b"x")
+    assert (shared / "f").stat().st_size == 100
+    assert g.files.usage.written_bytes == 1000
+
+
+def test_listing_a_host_directory_is_bounded(make_guest: Make, shared: Path) -> None:
+    for i in range(5):
+        (shared / str(i)).write_text("")
+    g = make_guest(MountConfig(shared, "/data"), limits=FileLimits(max_listing=4))
+    with g.opened("data", directory=True) as fd:
+        refused(Errno.OVERFLOW, g.entries, fd)
+
+
+def test_paths_names_and_links_are_bounded(make_guest: Make) -> None:
+    g = make_guest(limits=FileLimits(max_path_bytes=100, max_name_bytes=10, max_symlinks=3))
+    refused(Errno.NAMETOOLONG, g.stat, "tmp/" + "x" * 11)
+    refused(Errno.NAMETOOLONG, g.stat, "tmp/" + "x/" * 50)
+    refused(Errno.NAMETOOLONG, g.symlink, "x" * 101, "tmp/l")
+    g.write_file("tmp/l0")
+    for i in range(1, 5):
+        g.symlink(f"l{i - 1}", f"tmp/l{i}")
+    g.stat("tmp/l3")
+    refused(Errno.LOOP, g.stat, "tmp/l4")
+
+
+def test_one_call_moves_a_bounded_number_of_bytes(make_guest: Make) -> None:
+    g = make_guest(limits=FileLimits(max_transfer_bytes=1000, max_iovecs=4))
+    with g.opened("tmp/f", RW, create=True) as fd:
+        assert g.write(fd, b"x" * 600, b"y" * 600) == 1000
+        assert g.pread(fd, BUFFER_BYTES, 0) == b"x" * 600 + b"y" * 400
+        refused(Errno.INVAL, g.call, "fd_write", fd, PATH2, 5, OUT)

@@ -1,0 +1,202 @@
+"""An overlay reads the host's files and keeps every change to itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from isola_anyio.mounts import MountConfig
+from isola_anyio.wasi.errno import Errno
+from isola_anyio.wasi.limits import FileLimits
+from tests.wasi.client import RW, Guest, R, W
+from tests.wasi.test_files import refused
+from tests.wasi.test_permissions import _picture
+
+
+@pytest.fixture
+def tree(shared: Path) -> Path:
+    (shared / "dir/sub").mkdir(parents=True)
+    (shared / "dir/a.txt").write_text("a on the host")
+    (shared / "dir/sub/b.txt").write_text("b on the host")
+    (shared / "link").symlink_to("dir/a.txt")
+    os.link(shared / "dir/a.txt", shared / "hard")
+    return shared
+
+
+@pytest.fixture
+def over(tree: Path, make_guest: Callable[..., Guest]) -> Guest:
+    return make_guest(MountConfig(tree, "/o", "read-write", "read-write", mode="overlay"))
+
+
+def _changes(g: Guest) -> list[tuple[str, str]]:
+    return [(change.path, change.kind) for change in g.files.mount_view("/o").changes()]
+
+
+def test_reading_changes_nothing_and_costs_nothing(over: Guest, tree: Path) -> None:
+    assert over.listdir("o") == ["dir", "hard", "link"]
+    assert over.read_file("o/dir/sub/b.txt") == b"b on the host"
+    assert over.read_file("o/link") == b"a on the host"
+    assert over.stat("o/dir/a.txt").ino == os.stat(tree / "dir/a.txt").st_ino
+    assert over.listdir("o/dir") == ["a.txt", "sub"]
+    assert _changes(over) == []
+    assert over.files.usage.memory_bytes == 0
+
+
+def test_changes_stay_in_memory_and_are_listed(over: Guest, tree: Path) -> None:
+    before = _picture(tree)
+    with over.opened("o/dir/a.txt", RW) as fd:
+        over.pwrite(fd, b"A", 0)
+        over.call("fd_filestat_set_size", fd, 4)
+    over.write_file("o/dir/new.txt", b"new")
+    over.mkdir("o/made")
+    over.write_file("o/made/c.txt", b"c")
+    over.unlink("o/dir/sub/b.txt")
+    over.rmdir("o/dir/sub")
+    over.unlink("o/link")
+    over.symlink("made", "o/link")
+    assert over.read_file("o/dir/a.txt") == b"A on"
+    assert over.listdir("o") == ["dir", "hard", "link", "made"]
+    assert over.listdir("o/dir") == ["a.txt", "new.txt"]
+    assert _picture(tree) == before
+    assert _changes(over) == [
+        ("/dir/a.txt", "modified"),
+        ("/dir/new.txt", "added"),
+        ("/dir/sub", "deleted"),
+        ("/link", "modified"),
+        ("/made", "added"),
+        ("/made/c.txt", "added"),
+    ]
+    view = over.files.mount_view("/o")
+    assert view.guest == "/o"
+    over.close()
+    assert view.read("dir/a.txt") == b"A on", "what was written outlives the sandbox"
+    assert view.read("/made/c.txt") == b"c"
+
+
+def test_a_directory_made_where_one_was_removed_is_empty(over: Guest) -> None:
+    over.unlink("o/dir/a.txt")
+    over.unlink("o/dir/sub/b.txt")
+    over.rmdir("o/dir/sub")
+    over.rmdir("o/dir")
+    assert not over.exists("o/dir")
+    over.mkdir("o/dir")
+    assert over.listdir("o/dir") == []
+    over.write_file("o/dir/a.txt", b"again")
+    assert over.read_file("o/dir/a.txt") == b"again"
+    assert _changes(over) == [
+        ("/dir", "modified"),
+        ("/dir/a.txt", "modified"),
+        ("/dir/sub", "deleted"),
+    ] or ("/dir/a.txt", "modified") in _changes(over)
+
+
+def test_host_directories_and_files_can_be_renamed(over: Guest, tree: Path) -> None:
+    before = _picture(tree)
+    over.rename("o/dir", "o/moved")
+    assert over.listdir("o") == ["hard", "link", "moved"]
+    assert over.read_file("o/moved/sub/b.txt") == b"b on the host"
+    refused(Errno.NOENT, over.read_file, "o/link")
+    over.write_file("o/moved/sub/b.txt", b"B")
+    over.rename("o/moved/a.txt", "o/a.txt")
+    over.rename("o/hard", "o/moved/a.txt")
+    assert over.read_file("o/a.txt") == b"a on the host"
+    assert over.listdir("o/moved") == ["a.txt", "sub"]
+    assert _picture(tree) == before
+    kinds = dict(_changes(over))
+    assert kinds["/dir"] == kinds["/hard"] == "deleted"
+    assert kinds["/moved"] == kinds["/moved/sub/b.txt"] == kinds["/moved/a.txt"] == kinds["/a.txt"] == "added"
+    refused(Errno.NOTEMPTY, over.rmdir, "o/moved")
+    over.mkdir("o/dir")
+    assert over.listdir("o/dir") == []
+    refused(Errno.INVAL, over.rename, "o/moved", "o/moved/sub/x")
+
+
+def test_hard_links_and_times_are_the_overlays_own(over: Guest, tree: Path) -> None:
+    before = _picture(tree)
+    over.link("o/dir/a.txt", "o/second")
+    with over.opened("o/second", W) as fd:
+        over.write(fd, b"!")
+    assert over.read_file("o/dir/a.txt") == b"! on the host"
+    over.utime("o/dir/sub/b.txt", 1000, 2000)
+    over.utime("o/dir/sub", 1000, 3000)
+    over.utime("o/link", 1000, 4000, follow=False)
+    assert over.stat("o/dir/sub/b.txt").mtim == 2000
+    assert over.stat("o/dir/sub").mtim == 3000
+    assert over.stat("o/link", follow=False).mtim == 4000
+    with over.opened("o/hard", R) as fd:
+        over.call("fd_filestat_set_times", fd, 1000, 5000, 5)
+        assert over.fstat(fd).mtim == 5000
+        assert over.read(fd) == b"a on the host"
+    assert over.stat("o/hard").mtim == 5000
+    with over.opened("o/hard", R) as fd:
+        over.unlink("o/hard")
+    assert _picture(tree) == before
+
+
+def test_a_descriptor_opened_before_the_first_change_keeps_the_hosts_bytes(over: Guest) -> None:
+    with over.opened("o/dir/a.txt") as fd:
+        over.write_file("o/dir/a.txt", b"changed")
+        assert over.read(fd) == b"a on the host"
+        over.call("fd_filestat_set_times", fd, 1, 2000, 5)
+        assert over.stat("o/dir/a.txt").mtim == 2000
+        over.unlink("o/dir/a.txt")
+        refused(Errno.ROFS, over.call, "fd_filestat_set_times", fd, 1, 2, 5)
+
+
+def test_an_open_directory_of_the_host_follows_its_rename(over: Guest) -> None:
+    with over.opened("o/dir", directory=True) as at:
+        over.rename("o/dir", "o/moved")
+        assert over.listdir(".", at=at) == ["a.txt", "sub"]
+        over.mkdir("x", at=at)
+    assert over.listdir("o/moved") == ["a.txt", "sub", "x"]
+
+
+def test_what_the_host_changes_shows_through(over: Guest, tree: Path) -> None:
+    over.write_file("o/dir/mine", b"")
+    (tree / "dir/later").write_text("later")
+    assert over.listdir("o/dir") == ["a.txt", "later", "mine", "sub"]
+    assert over.read_file("o/dir/later") == b"later"
+    (tree / "dir/sub/b.txt").unlink()
+    refused(Errno.NOENT, over.stat, "o/dir/sub/b.txt")
+
+
+def test_copies_are_charged_and_bounded(tree: Path, make_guest: Callable[..., Guest]) -> None:
+    (tree / "big").write_bytes(bytes(300_000))
+    g = make_guest(
+        MountConfig(tree, "/o", "read-write", "read-write", mode="overlay"),
+        limits=FileLimits(max_memory_bytes=200_000),
+    )
+    refused(Errno.NOSPC, g.open, "o/big", RW)
+    assert g.files.usage.memory_bytes == 0
+    assert g.stat("o/big").size == 300_000
+    with g.opened("o/big", W, truncate=True) as fd:
+        g.write(fd, b"small")
+    assert g.read_file("o/big") == b"small"
+    g.unlink("o/big")
+    assert g.files.usage.memory_bytes == 0
+
+
+def test_looking_at_a_large_tree_holds_nothing(over: Guest, tree: Path) -> None:
+    for i in range(50):
+        (tree / f"d{i}").mkdir()
+    for i in range(50):
+        over.stat(f"o/d{i}/")
+    volume = over.files.namespace.table.by_point[b"o",].volume
+    assert len(volume._seen) <= 1  # type: ignore[attr-defined]
+
+
+def test_only_mounts_in_memory_have_a_view(over: Guest, tree: Path, make_guest: Callable[..., Guest]) -> None:
+    g = make_guest(MountConfig(tree, "/direct"))
+    with pytest.raises(KeyError):
+        g.files.mount_view("/nowhere")
+    with pytest.raises(TypeError, match="host"):
+        g.files.mount_view("/direct")
+    g.write_file("tmp/result", b"42")
+    view = g.files.mount_view("/tmp")
+    assert view.read("result") == b"42"
+    assert view.changes() == []
+    view.write("from/host", b"h")
+    assert g.read_file("tmp/from/host") == b"h"
