@@ -9,9 +9,9 @@ guest's ``/``), ``stdin``, ``stdout``, ``stderr`` and ``exit_code``.
 
 Everything but the command line is the product's own: module and linker from the seam, an ``Instance`` on a guest
 thread, ``System`` and ``FileSystem``. ``root`` becomes the mount of ``/``, which is the one preopened directory real
-guests have too. A program that asks for one runs once in every kind of volume, on a fresh copy; a guest must not be
-able to tell them apart. What differs from real guests: the file systems have no ``/tmp``, except in the volume kind
-that is there to have one.
+guests have too. A program that asks for one runs once in every kind of volume, each time on a fresh copy; a guest must
+not be able to tell them apart. What differs from real guests: they cannot have a mount of ``/``, always have ``/tmp``
+(here only one kind of volume has it), and have ``/`` preopened even when nothing is mounted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from isola_anyio.engine import ffi
 from isola_anyio.engine.instance import Instance
 from isola_anyio.engine.threads import Crew
 from isola_anyio.wasi.clock import SystemClock
-from isola_anyio.wasi.filesystem import READ_WRITE, FileSystem
+from isola_anyio.wasi.filesystem import READ_WRITE, ROOT_FD, FileSystem
 from isola_anyio.wasi.hostfs import HostVolume
 from isola_anyio.wasi.hostside import TreeAccess
 from isola_anyio.wasi.limits import FileLimits, FileUsage
@@ -151,54 +151,31 @@ def _only(volume: Volume, *, private: bool = False) -> FileSystem:
     return files
 
 
-def _openat2(root: Path) -> FileSystem:
-    return _only(HostVolume(root, OpenAt2Resolver()))
-
-
-def _walk(root: Path) -> FileSystem:
-    return _only(HostVolume(root, WalkResolver()))
-
-
-def _walk_without_pins(root: Path) -> FileSystem:
-    return _only(HostVolume(root, WalkResolver(pins=False)))
-
-
-def _memory(root: Path) -> FileSystem:
+def _memory(root: Path) -> MemoryVolume:
     volume = MemoryVolume(FileUsage(FileLimits()), device_of(()))
     access = TreeAccess(volume)
     for path in sorted(root.rglob("*")):
-        names = tuple(os.fsencode(part) for part in path.relative_to(root).parts)
+        inner = path.relative_to(root)
         if path.is_dir():
-            volume.mkdir(At(None, names, False, 0))
+            volume.mkdir(At(None, tuple(os.fsencode(part) for part in inner.parts), False, 0))
         else:
-            access.write(f"/{path.relative_to(root).as_posix()}", path.read_bytes())
-    return _only(volume)
-
-
-def _overlay(root: Path) -> FileSystem:
-    return _only(OverlayVolume(HostVolume(root), device_of(())), private=True)
-
-
-def _forked_overlay(root: Path) -> FileSystem:
-    # The template stays open as long as its process does, as a real one does while there are forks of it.
-    return _overlay(root).fork()
-
-
-def _beside_tmp(root: Path) -> FileSystem:
-    # With a mount below it, every path of the root is resolved by the namespace, not by the volume.
-    return FileSystem.base(mounts=[BoundMount((), HostVolume(root), READ_WRITE)])
+            access.write(f"/{inner.as_posix()}", path.read_bytes())
+    return volume
 
 
 VOLUMES: Final[Mapping[str, Callable[[Path], FileSystem]]] = {
-    **({"openat2": _openat2} if available() else {}),
-    "walk": _walk,
-    "walk without pins": _walk_without_pins,
-    "memory": _memory,
-    "overlay": _overlay,
-    "beside /tmp": _beside_tmp,
+    **({"openat2": lambda root: _only(HostVolume(root, OpenAt2Resolver()))} if available() else {}),
+    "walk": lambda root: _only(HostVolume(root, WalkResolver())),
+    "walk without pins": lambda root: _only(HostVolume(root, WalkResolver(pins=False))),
+    "memory": lambda root: _only(_memory(root)),
+    "overlay": lambda root: _only(OverlayVolume(HostVolume(root), device_of(())), private=True),
+    # A mount below the root has the namespace, not the volume, resolve the paths.
+    "beside /tmp": lambda root: FileSystem.base(mounts=[BoundMount((), HostVolume(root), READ_WRITE)]),
 }
+"""How to make a template's files with a directory as their root, in each kind of volume."""
+
 NO_VOLUME: Final = "no root"
-"""For programs that ask for no directory: the files of a guest without mounts."""
+"""For programs that ask for no directory."""
 
 
 # --- running -------------------------------------------------------------------------------------------------------
@@ -207,11 +184,12 @@ NO_VOLUME: Final = "no root"
 class Runner:
     """Compiles and runs programs, each on a guest thread.
 
-    ``env`` is added to every program's environment.
+    ``errno_mode`` is ``"permissive"``: programs accept every host's error numbers; or ``"unix"``: only those of a Unix,
+    where they know a difference.
     """
 
-    def __init__(self, env: Mapping[str, str] | None = None) -> None:
-        self._env = dict(env or {})
+    def __init__(self, errno_mode: str = "permissive") -> None:
+        self._env = {"ERRNO_MODE_UNIX": "1"} if errno_mode == "unix" else {}
         self._crew = Crew()
         self._engine = ffi.Engine(metered=False)
         imports = [("wasi_snapshot_preview1", name, params, result) for name, (params, result) in SIGNATURES.items()]
@@ -246,7 +224,7 @@ class Runner:
                     sleep=instance.sleep,
                     limits=FileLimits(),
                     args=[os.fsencode(arg) for arg in (program.wasm.name, *program.args)],
-                    environ={**dict(program.env), **self._env},
+                    environ=dict(program.env) if program.root is None else {**dict(program.env), **self._env},
                 )
                 functions = system.functions()
                 instance.set_handlers([functions[name] for name in SIGNATURES])
@@ -288,18 +266,15 @@ class Runner:
 
 @contextmanager
 def _files_of(program: Program, volume: str) -> Iterator[FileSystem]:
-    """Give the files for one run, over a copy of what the program is to find."""
+    """Give the files for one run: those of a fork, as a sandbox's are, over a copy of what the program is to find."""
     with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch, "root")
         if program.root is None:
-            files = FileSystem.base()
+            template = FileSystem.base()
+            template.table.remove(ROOT_FD).close()  # the specification says: then nothing is preopened
         else:
-            shutil.copytree(program.root, root)
-            files = VOLUMES[volume](root)
-        try:
+            template = VOLUMES[volume](Path(shutil.copytree(program.root, Path(scratch, "root"))))
+        with closing(template), closing(template.fork()) as files:
             yield files
-        finally:
-            files.close()
 
 
 def _judge(program: Program, ended: int | str, stdio: Recorder) -> str:
@@ -363,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     programs = [p for p in find_programs(given.directory) if not given.programs or p.name in given.programs]
     if not programs:
         parser.error(f"no {VERSION} programs in {given.directory}")
-    runner = Runner({"ERRNO_MODE_UNIX": "1"} if given.errno_mode == "unix" else {})
+    runner = Runner(given.errno_mode)
     try:
         outcomes = list(itertools.chain.from_iterable(map(partial(runner.run, volumes=given.volume), programs)))
     finally:

@@ -1,0 +1,172 @@
+"""What ``MountConfig`` accepts, and what its refusals say."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import site
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from isola_anyio.errors import InvalidArgumentError
+from isola_anyio.mounts import MemoryMount, MountConfig, bind, bind_all, validate_mounts
+from isola_anyio.wasi.volume import Permissions
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    (tmp_path / "f").write_text("x")
+    return tmp_path
+
+
+def close(*mounts: object) -> None:
+    for mount in mounts:
+        mount.volume.close()  # type: ignore[attr-defined]
+
+
+def test_a_mount_is_plain_frozen_data(host: Path) -> None:
+    mount = MountConfig(host, "/data")
+    assert (mount.dir_perms, mount.file_perms, mount.mode, mount.allow_sensitive) == ("read", "read", "direct", False)
+    assert mount == MountConfig(host, "/data")
+    assert hash(mount) == hash(MountConfig(host, "/data"))
+    assert mount.permissions == Permissions()
+    assert MountConfig(str(host), "/a/b", "write", "read-write").permissions == Permissions(False, True, True, True)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        mount.guest = "/x"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"host": 7}, "host=7 is not a str or a path"),
+        ({"host": b"/data"}, "host=b'/data' is not a str or a path"),
+        ({"host": ""}, "empty"),
+        ({"host": "a\0b"}, "NUL"),
+        ({"guest": 7}, "guest=7 is not a str"),
+        ({"guest": "data"}, "guest='data' is not an absolute path"),
+        ({"guest": "/a/../b"}, "without '.', '..' and NUL"),
+        ({"guest": "/a/./b"}, "without '.', '..' and NUL"),
+        ({"guest": "/a\0"}, "NUL"),
+        ({"guest": "/"}, "is the root"),
+        ({"guest": "/a/"}, "use '/a'"),
+        ({"guest": "/a//b"}, "use '/a/b'"),
+        ({"guest": "/dev/x"}, "devices"),
+        ({"dir_perms": "rw"}, "dir_perms='rw' is not one of 'read', 'write', 'read-write'"),
+        ({"file_perms": None}, "file_perms=None is not one of"),
+        ({"mode": "copy"}, "mode='copy' is not 'direct' or 'overlay'"),
+        ({"mode": "memory"}, "MountConfig.memory"),
+        ({"allow_sensitive": "yes"}, "allow_sensitive='yes' is not True or False"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_would_be_right(arguments: dict[str, object], says: str) -> None:
+    values: dict[str, object] = {"host": "/tmp", "guest": "/data"} | arguments
+    with pytest.raises(InvalidArgumentError) as caught:
+        MountConfig(**values)  # type: ignore[arg-type]
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: MountConfig.memory("data"), "guest='data'"),
+        (lambda: MountConfig.memory("/data", max_bytes=0), "max_bytes=0"),
+        (lambda: MountConfig.memory("/data", max_bytes="1"), "max_bytes='1'"),  # type: ignore[arg-type]
+        (lambda: MountConfig.memory("/data", max_bytes=True), "max_bytes=True"),
+        (lambda: MountConfig.memory("/data", files={"a": "text"}), "files['a'] is not bytes"),  # type: ignore[dict-item]
+        (lambda: MountConfig.memory("/data", files={1: b""}), "files[1]"),  # type: ignore[dict-item]
+        (lambda: MountConfig.memory("/data", files={"../a": b""}), "files['../a']"),
+        (lambda: MountConfig.memory("/data", files={"a": b"", "a/b": b""}), "files['a/b']"),
+        (lambda: MountConfig.memory("/data", max_bytes=10, files={"a": bytes(100)}), "files['a']"),
+    ],
+)
+def test_a_bad_memory_mount_is_refused(make: Callable[[], object], says: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        make()
+    assert says in str(caught.value)
+
+
+def test_a_memory_mount_is_itself_and_nothing_else() -> None:
+    one, two = MountConfig.memory("/data"), MountConfig.memory("/data")
+    assert isinstance(one, MemoryMount)
+    assert one == one
+    assert one != two
+    assert len({one, two}) == 2
+    one.write("a", b"x")
+    assert two.list() == []
+    close(bind(one))
+
+
+def test_mounts_must_be_a_sequence_of_mounts_at_different_paths(host: Path) -> None:
+    a, b = MountConfig(host, "/a"), MountConfig(host, "/b")
+    assert validate_mounts([a, b]) == (a, b)
+    assert validate_mounts(()) == ()
+    for bad in (None, 7, "mounts", {"a": a}, a):
+        with pytest.raises(InvalidArgumentError, match="is not a sequence of MountConfig"):
+            validate_mounts(bad)
+    with pytest.raises(InvalidArgumentError, match="'/data' in it, which is not a MountConfig"):
+        validate_mounts(["/data"])
+    with pytest.raises(InvalidArgumentError, match="two mounts are at '/a'"):
+        validate_mounts([a, MountConfig.memory("/a")])
+
+
+def test_the_host_path_must_exist_when_it_is_bound(host: Path) -> None:
+    missing = MountConfig(host / "later", "/data")
+    with pytest.raises(InvalidArgumentError, match="No such file or directory; it must be"):
+        bind(missing)
+    (host / "later").mkdir()
+    close(bind(missing))
+    os.mkfifo(host / "fifo")
+    with pytest.raises(InvalidArgumentError, match="is not a regular file"):
+        bind(MountConfig(host / "fifo", "/data"))
+    with pytest.raises(InvalidArgumentError, match="mode='overlay' needs one"):
+        bind(MountConfig(host / "f", "/data", mode="overlay"))
+
+
+def test_when_one_of_several_cannot_be_bound_the_others_are_closed(host: Path) -> None:
+    before = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []
+    with pytest.raises(InvalidArgumentError):
+        bind_all([MountConfig(host, "/a"), MountConfig(host, "/b", mode="overlay"), MountConfig(host / "no", "/c")])
+    if before:
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+SENSITIVE = [site.__file__ and os.path.dirname(site.__file__), *[path for path in sys.path if os.path.isdir(path)][:1]]
+
+
+@pytest.mark.parametrize("place", [path for path in SENSITIVE if path])
+def test_what_the_host_imports_from_is_not_writable_unless_asked_for(place: str, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(place)
+    for path in (place, os.path.dirname(place), os.path.join(place, "."), link):
+        for perms in ("write", "read-write"):
+            for config in (
+                MountConfig(path, "/x", file_perms=perms),  # type: ignore[arg-type]
+                MountConfig(path, "/x", dir_perms=perms),  # type: ignore[arg-type]
+            ):
+                with pytest.raises(InvalidArgumentError, match="allow_sensitive=True"):
+                    bind(config)
+    close(
+        bind(MountConfig(place, "/x")),
+        bind(MountConfig(place, "/x", "read-write", "read-write", mode="overlay")),
+        bind(MountConfig(place, "/x", "read-write", "read-write", allow_sensitive=True)),
+    )
+
+
+def test_directories_named_sensitive_are_refused_too(host: Path) -> None:
+    (host / "cache/images").mkdir(parents=True)
+    for path in (host, host / "cache", host / "cache/images"):
+        with pytest.raises(InvalidArgumentError, match="library keeps code"):
+            bind(MountConfig(path, "/x", "read-write"), sensitive=[str(host / "cache")])
+    close(bind(MountConfig(host, "/x"), sensitive=[str(host / "cache")]))
+    (host / "cachedir").mkdir()
+    close(bind(MountConfig(host / "cachedir", "/x", "read-write"), sensitive=[str(host / "cache")]))
+
+
+def test_host_directories_are_refused_on_windows(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(InvalidArgumentError, match="cannot be mounted on Windows.*MountConfig.memory"):
+        bind(MountConfig(host, "/data"))
+    bind(MountConfig.memory("/data"))
