@@ -18,7 +18,7 @@ from __future__ import annotations
 __all__ = ["CUT_BYTES", "PART_BYTES", "Part", "cut", "graft"]
 
 import re
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from isola_anyio.codec.errors import CodecError
 from isola_anyio.codec.jsontext import bracket_marks, brackets_open_after, mask_escapes, scan
@@ -31,6 +31,9 @@ CUT_BYTES: Final = 128 * 1024
 
 PART_BYTES: Final = 256 * 1024
 """The longest part, and the longest text that is not cut; the worst text of this length took 20 ms to parse."""
+
+_LAST_BYTES: Final = PART_BYTES - CUT_BYTES
+"""A rest of this length is not cut any more."""
 
 LONG_STR_BYTES: Final = 32 * 1024
 """A string that crosses the end of a part leaves a hole if it is longer."""
@@ -73,7 +76,7 @@ def cut(data: memoryview, hole: str, max_depth: int, pause: Callable[[], object]
         pieces = [opened[:-1].replace(b"{", reopen) + opened[-1:]]
         strings: list[str] = []
         at = start
-        if len(data) - start <= PART_BYTES - CUT_BYTES:
+        if len(data) - start <= _LAST_BYTES:
             run = _run(data, at, len(data))
             opened = brackets_open_after(opened, bracket_marks(mask_escapes(run)), max_depth)
             yield Part(b"".join([*pieces, run]), spine, strings)
@@ -116,7 +119,7 @@ def cut(data: memoryview, hole: str, max_depth: int, pause: Callable[[], object]
         if at == len(data):
             yield Part(b"".join(pieces), spine, strings)
             return
-        if bytes(data[at + 1 : at + 2]) in {b"]", b"}", b""}:
+        if bytes(data[at + 1 : at + _STEP_BYTES]).lstrip()[:1] in {b"]", b"}", b""}:
             raise CodecError("$", f"not JSON: nothing after the comma at byte {at}")
         pieces.append(opened[::-1].translate(_CLOSERS))
         yield Part(b"".join(pieces), spine, strings)
@@ -126,7 +129,7 @@ def cut(data: memoryview, hole: str, max_depth: int, pause: Callable[[], object]
 def graft(value: Any, part: Any, spine: int, hole: str) -> None:
     """Pour the ``spine`` leftmost containers of ``part`` into the rightmost ones of ``value``."""
     for left in range(spine - 1, -1, -1):
-        kinds: tuple[type[Any], type[Any]] = (type(value), type(part))
+        kinds = cast("Any", (type(value), type(part)))
         if kinds == (list, list) and (not left or (value and part)):
             items, more = value, part
             value, part = (items[-1], more[0]) if left else (None, None)

@@ -205,10 +205,7 @@ class _Rewriter:
         return out[0]
 
     def _items(self, source: Any) -> Iterator[tuple[Step, Any]]:
-        if isinstance(source, _DICT):
-            return self._dict_items(source)
-        numbered: Iterator[tuple[Step, Any]] = enumerate(source)
-        return numbered
+        return self._dict_items(source) if isinstance(source, _DICT) else cast("Any", enumerate(source))
 
     def _dict_items(self, source: dict[Any, Any]) -> Iterator[tuple[Step, Any]]:
         for key, item in source.items():

@@ -1,0 +1,163 @@
+"""Whatever a guest sends, decoding gives a value or `CodecError`, within a small multiple of the bytes."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from isola_anyio import codec
+from isola_anyio.testing import equal_exact, json_values
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+ALLOWED_TIMES = 40
+"""A dict of one member takes 8 bytes of text and 232 of memory."""
+ALLOWED_BYTES = 64 * 1024
+
+
+def decode_measured(data: bytes) -> Any:
+    """Decode, and fail if that took more memory than is fair."""
+    tracemalloc.start()
+    try:
+        return codec.decode(data)
+    except codec.CodecError as error:
+        assert str(error).startswith("$")
+        assert len(str(error)) < 400
+        return None
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak <= ALLOWED_TIMES * len(data) + ALLOWED_BYTES
+
+
+def frame(text: bytes, *segments: bytes, key: bytes = b"$", flags: int = 0) -> bytes:
+    out = struct.pack("<BBBBII", 0xFE, 1, len(key), flags, len(text), len(segments))
+    out += struct.pack(f"<{len(segments)}I", *map(len, segments)) + key + text
+    for segment in segments:
+        out += bytes(-len(out) % 8) + segment
+    return out
+
+
+@given(data=st.binary(max_size=300))
+@example(b"")
+@example(b"\xfe")
+@example(b"\xfe\x01\x01\x00" + b"\xff" * 8)
+@example(b"\xfe\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")
+@example(b" 1")
+@example(b"1 ")
+@example(b"\xef\xbb\xbf1")
+@example(b'"\xff"')
+@example(b'"\xed\xa0\x80"')
+@example(b"[" * 200)
+@example(b"[1}")
+@example(b"-")
+def test_random_bytes_give_a_value_or_a_codec_error(data: bytes) -> None:
+    decode_measured(data)
+
+
+@given(data=st.binary(max_size=200).map(lambda tail: b"\xfe\x01\x01\x00" + tail))
+def test_random_frames_give_a_value_or_a_codec_error(data: bytes) -> None:
+    decode_measured(data)
+
+
+@given(value=json_values(), data=st.data())
+def test_mutated_values_give_a_value_or_a_codec_error(value: Any, data: st.DataObject, guest: ModuleType) -> None:
+    wire = bytearray(guest.encode(value))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(wire)))
+        change = data.draw(st.sampled_from(["set", "cut", "put", "flip"]))
+        if change == "set" and at < len(wire):
+            wire[at] = data.draw(st.integers(0, 255))
+        elif change == "flip" and at < len(wire):
+            wire[at] ^= 1 << data.draw(st.integers(0, 7))
+        elif change == "cut":
+            del wire[at : at + data.draw(st.integers(1, 9))]
+        else:
+            wire[at:at] = data.draw(st.binary(min_size=1, max_size=9))
+    decode_measured(bytes(wire))
+
+
+@pytest.mark.parametrize(
+    "item",
+    [b"[]", b"{}", b"[0]", b'{"":0}', b'{"a":{}}', b"1e9", b"257", b'"ab"', b'"\\u0101"', b"null", b'"\xc4\x81"'],
+)
+@pytest.mark.parametrize("size", [200_000, 600_000])
+def test_no_text_unfolds_into_more_than_a_small_multiple(item: bytes, size: int) -> None:
+    found = decode_measured(b"[" + b",".join([item] * (size // (len(item) + 1))) + b"]")
+    assert len(found) == size // (len(item) + 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "segments"),
+    [
+        (b'[{"$":"b0"},{"$":"b0"}]', [b"x"]),
+        (b'[{"$":"s0"},{"$":"b0"}]', [b"x"]),
+        (b'{"$":"b1"}', [b"x"]),
+        (b'{"$":"b-1"}', [b"x"]),
+        (b'{"$":"b"}', [b"x"]),
+        (b'{"$":"b00000000000000000000000"}', [b"x"]),
+        ('{"$":"b²"}'.encode(), [b"x"]),
+        (b"[]", [b"x"]),
+        (b'{"$":""}', []),
+        (b'{"$":"x0"}', []),
+        (b'{"$":"i"}', []),
+        (b'{"$":"izz"}', []),
+        (b'{"$":"fzz"}', []),
+        (b'{"$":"s0"}', [b"\xff"]),
+        (b'{"$":"t0:f8:2"}', [bytes(8)]),
+        (b'{"$":"t0:f8:1,1,-1"}', [bytes(8)]),
+        (b'{"$":"t0:f8:99999999999999999999"}', [bytes(8)]),
+        (b'{"$":"t0:f3:1"}', [bytes(3)]),
+        (b'{"$":"t0:f8"}', [bytes(16)]),
+        (b'{"$":"t0:f8:0,999999999999999,999999999999999"}', [b""]),
+        (b'{"$":"t0:c16:0,999999999999999,999999999999999"}', [b""]),
+        (b'{"$":"t0:u1:' + b",".join([b"1"] * 70) + b'"}', [b"x"]),
+        (b'{"$":"t0"}', [b"xx"]),
+    ],
+)
+def test_escapes_that_lie_are_refused(text: bytes, segments: list[bytes]) -> None:
+    with pytest.raises(codec.CodecError):
+        codec.decode(frame(text, *segments))
+
+
+def test_frames_whose_numbers_lie_are_refused() -> None:
+    good = frame(b'{"$":"b0"}', b"xyz")
+    assert codec.decode(good) == b"xyz"
+    for at in range(12):
+        for value in (0, 2, 9, 0x7F, 0xFF):
+            changed = bytearray(good)
+            changed[at] = value
+            if changed != good:
+                assert decode_measured(bytes(changed)) is None, at
+    assert decode_measured(good + b"\0") is None
+    assert decode_measured(good[:-1]) is None
+
+
+def test_an_empty_buffer_cannot_make_the_host_allocate_its_claimed_rows() -> None:
+    found = decode_measured(frame(b'{"$":"t0:f8:0,100000000"}', b""))
+    assert found.nbytes == 0
+
+
+def test_depth_is_checked_before_it_is_believed(guest: ModuleType) -> None:
+    for opener, closer in ((b"[", b"]"), (b'{"a":', b"}"), (b'[" ]]",', b"]"), (b'["\\"]\\\\",', b"]")):
+        for depth, fits in ((500, True), (501, False), (100_000, False)):
+            wire = opener * depth + b"0" + closer * depth
+            if fits:
+                assert equal_exact(codec.decode(wire), guest.decode(wire))
+            else:
+                with pytest.raises(codec.CodecError, match="nested deeper than 500 levels"):
+                    codec.decode(wire)
+
+
+def test_a_frame_cannot_hide_an_escape_in_an_escape() -> None:
+    # The payload of the outer one is what the inner one stands for, which uses up its segment.
+    wire = frame(b'{"$":{"$":"s0"}}', b"b1", b"data")
+    assert codec.decode(wire) == b"data"
+    with pytest.raises(codec.CodecError, match="used twice"):
+        codec.decode(frame(b'{"$":{"$":"s0"}}', b"b0"))
