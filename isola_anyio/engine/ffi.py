@@ -507,12 +507,13 @@ _epoch_callback_address: Final = ctypes.cast(_epoch_callback, c_void_p)
 class Export:
     """One exported function of one instance, with its argument array made once: calling it costs half a microsecond.
 
-    ``quick`` keeps the GIL during the call: only for functions that run for microseconds and call no host function.
+    The GIL is given up during every call, also of functions such as ``malloc`` that ought to return at once: a guest
+    that has written over its allocator's lists can make those run for ever, and with the GIL held nobody could stop it.
     """
 
     __slots__ = ("_call", "_pack", "_store", "_trap", "_values", "_view", "has_result")
 
-    def __init__(self, store: Store, func: Any, signature: str, *, quick: bool) -> None:
+    def __init__(self, store: Store, func: Any, signature: str) -> None:
         params, _, results = signature.partition(">")
         count = max(len(params), len(results), 1)
         self._store = store
@@ -521,7 +522,7 @@ class Export:
         self._pack = struct.Struct("<" + "".join("I12x" if kind == "i" else "Q8x" for kind in params)).pack_into
         self._trap = c_void_p()
         self.has_result = bool(results)
-        call = (_quick if quick else _blocking)["wasmtime_func_call_unchecked"]
+        call = _blocking["wasmtime_func_call_unchecked"]
         call.restype = c_void_p
         # argtypes stay unset on purpose: converting prepared arguments again would triple the cost.
         self._call = partial(
@@ -605,11 +606,11 @@ class Store:
             raise LookupError(f"the module does not export {name!r} as a {'memory' if kind else 'function'}")
         return extern.of
 
-    def export(self, name: str, signature: str, *, quick: bool = False) -> Export:
+    def export(self, name: str, signature: str) -> Export:
         """Prepare calls of an exported function; ``signature`` must be what :meth:`Program.exports` said."""
         func = _bindings.wasmtime_func()
         ctypes.memmove(ctypes.byref(func), ctypes.byref(self._find(name, _EXTERN_FUNC).func), ctypes.sizeof(func))
-        return Export(self, func, signature, quick=quick)
+        return Export(self, func, signature)
 
     def memory_size(self) -> int:
         """Bytes of linear memory right now."""

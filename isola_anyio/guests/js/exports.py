@@ -45,9 +45,6 @@ EXPORTS: Final[Mapping[str, str]] = {
     "run_gc": ">",
     "set_max_stack_size": "i>",
 }
-_RUNS_CODE: Final = frozenset(
-    {"call_function", "eval_async", "eval_module", "eval_module_async", "execute_pending_jobs", "run_gc"}
-)
 """These run for as long as the guest likes; the others for microseconds, with the GIL kept."""
 _OK: Final = 0
 _THROWN: Final = 1
@@ -83,7 +80,7 @@ class Js:
         signature = EXPORTS.get(name)
         if signature is None:
             raise AttributeError(name)
-        export = self._store.export(name, signature, quick=name not in _RUNS_CODE)
+        export = self._store.export(name, signature)
         self.__dict__[name] = export
         return export
 

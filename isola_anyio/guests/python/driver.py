@@ -128,7 +128,7 @@ class PythonPort:
         self._max_frame = max_frame
         calls = system.functions()
         instance.set_handlers([*(calls[name] for name in SIGNATURES), self._door])
-        self._alloc = instance.store.export("host_alloc", "i>i", quick=True)
+        self._alloc = instance.store.export("host_alloc", "i>i")
         self._turn = instance.store.export("turn", "ii>i")
 
     def deliver(self, frame: bytes) -> None:
