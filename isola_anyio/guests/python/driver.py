@@ -13,6 +13,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio.errors import InternalError
+from isola_anyio.guests.protocol import ProtocolError
 from isola_anyio.wasi.errno import WasiError
 from isola_anyio.wasi.signatures import SIGNATURES
 
@@ -51,12 +52,14 @@ def _read_package() -> dict[str, str]:
 
 _BOOT: Final = """
 def _boot(sources):
-    import sys, types
+    import builtins, sys, types
+    own = dict(vars(builtins))  # what a script puts into `builtins` breaks the script, not this package
     for name, source in sources:
         full = 'sandbox' if name == '__init__' else 'sandbox.' + name
         module = sys.modules.get(full) or types.ModuleType(full)
         module.__file__ = '<isola>/' + name + '.py'
         module.__package__ = 'sandbox'
+        module.__builtins__ = own
         if name == '__init__':
             module.__path__ = []
         sys.modules[full] = module
@@ -135,7 +138,7 @@ class PythonPort:
         """Run one turn with a message; see :class:`~isola_anyio.guests.Port`."""
         status = self.turn(b"\0" + frame)
         if status:
-            raise InternalError(f"the guest's message port ended a turn with status {status}")
+            raise ProtocolError(f"the guest's message port ended a turn with status {status}")
 
     def turn(self, source: bytes) -> int:
         """Run one turn with these bytes and return its status, 0 for fine."""

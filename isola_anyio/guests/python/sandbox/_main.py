@@ -90,15 +90,21 @@ class Run:
             raw = file.read()
         import importlib.util
 
-        self_file = user_names.get("__file__", _MISSING)
+        before = user_names.get("__file__", _MISSING)
         user_names["__file__"] = path
+        coroutine = None
         try:
-            return self.load(importlib.util.decode_source(raw), path)
+            coroutine = self.load(importlib.util.decode_source(raw), path)
         finally:
-            if self_file is _MISSING:
-                user_names.pop("__file__", None)
-            else:
-                user_names["__file__"] = self_file
+            if coroutine is None:
+                _restore_file(before)
+        return coroutine and self._loading(coroutine, before)
+
+    async def _loading(self, coroutine, before):
+        try:
+            await coroutine
+        finally:
+            _restore_file(before)
 
     def start(self, work, *args):
         """Call what the message asks for, and take its result for what it is."""
@@ -294,6 +300,13 @@ class Run:
             _port.done(self.number, frame)
         else:
             _port.fail(self.number, describe(value))
+
+
+def _restore_file(before):
+    if before is _MISSING:
+        user_names.pop("__file__", None)
+    else:
+        user_names["__file__"] = before
 
 
 class MainLoop(_loop.PortLoop):
