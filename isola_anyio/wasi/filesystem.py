@@ -18,7 +18,8 @@ from isola_anyio.wasi.hostfile import SharedFileVolume
 from isola_anyio.wasi.hostside import MountView
 from isola_anyio.wasi.image import pack, pack_tree, unpack, unpack_tree
 from isola_anyio.wasi.limits import FileLimits, FileUsage
-from isola_anyio.wasi.memfs import MemoryFile, MemoryVolume
+from isola_anyio.wasi.memfile import MemoryFile
+from isola_anyio.wasi.memfs import MemoryVolume
 from isola_anyio.wasi.mounts import BoundMount, MountTable, device_of
 from isola_anyio.wasi.namespace import Directory, Namespace
 from isola_anyio.wasi.paths import Names, guest_names, guest_text

@@ -21,7 +21,8 @@ from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.hostio import SharedFd
 from isola_anyio.wasi.hostopen import HostFile
 from isola_anyio.wasi.limits import FileLimits, FileUsage
-from isola_anyio.wasi.memfs import Found, MemoryVolume
+from isola_anyio.wasi.memfs import MemoryVolume
+from isola_anyio.wasi.memtree import Found
 from isola_anyio.wasi.paths import guest_text
 from isola_anyio.wasi.tree import Dir, File, FrozenDir, Link, Node, Times
 from isola_anyio.wasi.volume import At

@@ -10,11 +10,11 @@ __all__ = ["GuestExit", "System"]
 
 from typing import TYPE_CHECKING
 
+from isola_anyio.wasi.abi import SUBSCRIPTION_BYTES
+from isola_anyio.wasi.clock import read_clock
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.hostcall import hostcall
 from isola_anyio.wasi.poll import poll
-from isola_anyio.wasi.abi import SUBSCRIPTION_BYTES
-from isola_anyio.wasi.clock import read_clock
 from isola_anyio.wasi.signatures import SIGNATURES
 from isola_anyio.wasi.stdio import StdioDescriptor
 from isola_anyio.wasi.system_fd import DescriptorCalls

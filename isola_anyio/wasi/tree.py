@@ -6,7 +6,7 @@ first come upon them, so that a fork costs the same however much its template's 
 
 from __future__ import annotations
 
-__all__ = ["Dir", "File", "Frozen", "FrozenDir", "FrozenFile", "FrozenLink", "Link", "Node", "Times"]
+__all__ = ["Dir", "File", "Frozen", "FrozenDir", "FrozenFile", "FrozenLink", "Link", "Node", "Times", "freeze_tree"]
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -180,3 +180,30 @@ class Dir(Node):
                 return True
             at = at.parent
         return False
+
+
+def freeze_tree(root: Dir) -> FrozenDir:
+    """Return a live tree as it is now, never to change."""
+    # Not recursive: a guest may nest directories deeper than Python's stack.
+    order: list[Dir] = [root]
+    for at in order:
+        if at.pending is None:
+            order.extend(node for node in at.entries.values() if isinstance(node, Dir))
+    done: dict[int, Frozen] = {}
+    files: dict[int, FrozenFile] = {}  # by identity
+    for at in reversed(order):
+        if at.pending is not None:
+            done[id(at)] = at.pending
+            continue
+        entries: dict[bytes, Frozen | None] = {}
+        for name, node in at.entries.items():
+            if isinstance(node, File):
+                entries[name] = files.get(id(node)) or files.setdefault(id(node), node.freeze())
+            elif isinstance(node, Link):
+                entries[name] = FrozenLink(node.dev, node.ino, node.nlink, node.times, node.target)
+            else:
+                entries[name] = None if node is None else done[id(node)]
+        done[id(at)] = FrozenDir(at.dev, at.ino, at.nlink, at.times, entries, at.lower)
+    top = done[id(root)]
+    assert isinstance(top, FrozenDir)
+    return top

@@ -11,7 +11,7 @@ from isola_anyio.mounts import MountConfig
 from isola_anyio.wasi.content import CHUNK_BYTES, CHUNK_COST_BYTES
 from isola_anyio.wasi.errno import Errno
 from isola_anyio.wasi.limits import FileLimits
-from isola_anyio.wasi.memfs import NODE_COST_BYTES
+from isola_anyio.wasi.memtree import NODE_COST_BYTES
 from tests.wasi.client import BUFFER_BYTES, OUT, PATH2, RW, Guest, W
 from tests.wasi.test_files import refused
 
