@@ -38,7 +38,7 @@ _LAST_BYTES: Final = PART_BYTES - CUT_BYTES
 LONG_STR_BYTES: Final = 32 * 1024
 """A string that crosses the end of a part leaves a hole if it is longer."""
 
-STR_RUN_BYTES: Final = 1024 * 1024
+STR_RUN_BYTES: Final = 256 * 1024
 _STEP_BYTES: Final = 4 * 1024
 
 _WHOLE_ESCAPES: Final = re.compile(rb"(?:[^\\]++|\\(?:u[0-9a-fA-F]{4}|[^u]))*+", re.DOTALL)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from isola_anyio.codec import buffers
+from isola_anyio.codec.collector import no_full_collections
 from isola_anyio.codec.cutting import PART_BYTES, Part, cut, graft
 from isola_anyio.codec.errors import CodecError, TooLarge
 from isola_anyio.codec.frame import MAGIC, SEGMENT_KEYS, Frame, unpack
@@ -53,10 +54,10 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None, pause: Cal
     return _Decoder(data, pause).decode()
 
 
-def _parse(data: bytes | memoryview, scan_once: _Scan, max_depth: int) -> Any:
+def _parse(data: bytes | memoryview, scan_once: _Scan, max_depth: int | None) -> Any:
     try:
         text = str(data, "utf-8")
-        if is_too_deep(text, max_depth):
+        if max_depth is not None and is_too_deep(text, max_depth):
             raise CodecError("$", f"nested deeper than {MAX_DEPTH} levels")
         value, end = scan_once(text, 0)
     except CodecError:
@@ -100,7 +101,8 @@ class _Decoder:
         if len(frame.text) <= PART_BYTES:
             value = _parse(frame.text, scan_once, depth)
         else:
-            value = self._decode_parts(frame.text, scan_once, hooks, depth)
+            with no_full_collections():
+                value = self._decode_parts(frame.text, scan_once, hooks, depth)
         if any(segment is not None for segment in frame.segments):
             raise CodecError("$", "a segment that nothing refers to")
         return value
@@ -115,7 +117,7 @@ class _Decoder:
                 if part.strings:
                     fill = self._filler(part, hole)
                     scan_part = scanner(object_pairs_hook=fill, parse_int=hooks.get("parse_int"))
-                found = _parse(part.text, scan_part, depth + ESCAPE_DEPTH)
+                found = _parse(part.text, scan_part, None)  # cutting has measured its depth
                 if part.spine:
                     graft(value, found, part.spine, hole)
                 else:

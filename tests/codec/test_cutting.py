@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -123,3 +124,30 @@ def test_a_late_duplicate_key_cannot_confuse_the_parts() -> None:
     many = b",".join(b"[%d]" % i for i in range(60_000))
     wire = b'{"a":{"x":[' + many + b'],"x":[' + many + b']},"a":1}'
     assert codec.decode(wire) == {"a": 1}
+
+
+def test_no_full_collection_runs_while_a_long_text_is_decoded() -> None:
+    before = gc.get_threshold()
+    during: list[int] = []
+    nested: list[Any] = []
+
+    def look() -> None:
+        during.append(gc.get_threshold()[2])
+        if not nested:
+            nested.append(codec.decode(b"[" + b"1," * 150_000 + b"1]"))
+
+    codec.decode(b"[" + b"[]," * 200_000 + b"1]", pause=look)
+    assert min(during) > 10**9
+    assert gc.get_threshold() == before
+    with pytest.raises(codec.CodecError):
+        codec.decode(b"[" + b"[]," * 200_000)
+    assert gc.get_threshold() == before
+
+
+def test_a_threshold_that_the_program_sets_meanwhile_stays() -> None:
+    before = gc.get_threshold()
+    try:
+        codec.decode(b"[" + b"[]," * 200_000 + b"1]", pause=lambda: gc.set_threshold(500, 5, 5))
+        assert gc.get_threshold() == (500, 5, 5)
+    finally:
+        gc.set_threshold(*before)
