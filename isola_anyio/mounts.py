@@ -69,19 +69,21 @@ class MountConfig:
         for name, value in (("dir_perms", self.dir_perms), ("file_perms", self.file_perms)):
             if value not in get_args(Access):
                 raise InvalidArgumentError(f"{name}={clip(value)} is not one of 'read', 'write', 'read-write'")
-        allow: object = self.allow_sensitive
-        if not isinstance(allow, bool):
-            raise InvalidArgumentError(f"allow_sensitive={clip(allow)} is not True or False")
+        if type(self.allow_sensitive) is not bool:
+            raise InvalidArgumentError(f"allow_sensitive={clip(self.allow_sensitive)} is not True or False")
 
     def _check_host(self) -> None:
         if self.mode not in ("direct", "overlay"):
             raise InvalidArgumentError(
                 f"mode={clip(self.mode)} is not 'direct' or 'overlay'; a mount in memory is MountConfig.memory(guest)"
             )
-        host: object = self.host
-        if not isinstance(host, (str, os.PathLike)) or not isinstance(os.fspath(host), str):
-            raise InvalidArgumentError(f"host={clip(host)} is not a str or a path object")
-        if not os.fspath(host) or "\0" in os.fspath(host):
+        try:
+            host = os.fspath(self.host)
+        except TypeError:
+            host = None
+        if type(host) is not str:
+            raise InvalidArgumentError(f"host={clip(self.host)} is not a str or a path object")
+        if not host or "\0" in host:
             raise InvalidArgumentError(f"host={clip(host)} is not a path: it is empty or has a NUL in it")
 
     @staticmethod
@@ -138,9 +140,8 @@ class MemoryMount(MountConfig):
         volume = MemoryVolume(usage, device_of(self.point))
         object.__setattr__(self, "volume", volume)
         object.__setattr__(self, "access", TreeAccess(volume))
-        given: Mapping[Any, Any] = files
-        for path, data in given.items():
-            if not isinstance(path, str) or not isinstance(data, (bytes, bytearray, memoryview)):
+        for path, data in files.items():
+            if type(path) is not str or type(data) not in (bytes, bytearray, memoryview):
                 raise InvalidArgumentError(f"files[{clip(path)}] is not bytes under a str path")
             try:
                 self.write(path, bytes(data))
@@ -189,17 +190,16 @@ def _check_guest(guest: object) -> None:
         raise InvalidArgumentError(f"guest={clip(guest)} is below '/dev', which is for devices; use '/data'")
 
 
-def validate_mounts(mounts: object) -> tuple[MountConfig, ...]:
+def validate_mounts(mounts: Any) -> tuple[MountConfig, ...]:
     """Return the mounts as a tuple.
 
     Raises:
         InvalidArgumentError: unless it is a sequence of ``MountConfig`` with different guest paths.
     """
-    if isinstance(mounts, (str, bytes)) or not hasattr(mounts, "__iter__") or isinstance(mounts, dict):
+    if type(mounts) in (str, bytes, dict) or not hasattr(mounts, "__iter__"):
         raise InvalidArgumentError(f"mounts={clip(mounts)} is not a sequence of MountConfig")
     taken: dict[Names, MountConfig] = {}
-    iterable: Any = mounts
-    for mount in iterable:
+    for mount in mounts:
         if not isinstance(mount, MountConfig):
             raise InvalidArgumentError(f"mounts has {clip(mount)} in it, which is not a MountConfig")
         if mount.point in taken:
@@ -213,7 +213,7 @@ def _sensitive_places(more: Iterable[str]) -> list[str]:
     return [os.path.realpath(place) for place in (*places, *more)]
 
 
-def _refuse_sensitive(config: MountConfig, host: str, sensitive: Iterable[str]) -> None:
+def _refuse_sensitive(host: str, sensitive: Iterable[str]) -> None:
     real = os.path.realpath(host)
     for place in _sensitive_places(sensitive):
         if (
@@ -248,7 +248,7 @@ def bind(config: MountConfig, *, sensitive: Iterable[str] = ()) -> BoundMount:
     perms = config.permissions
     overlay = config.mode == "overlay"
     if (perms.dir_write or perms.file_write) and not overlay and not config.allow_sensitive:
-        _refuse_sensitive(config, host, sensitive)
+        _refuse_sensitive(host, sensitive)
     try:
         volume = _open(host, config, perms, overlay)
     except OSError as exc:
@@ -260,7 +260,7 @@ def bind(config: MountConfig, *, sensitive: Iterable[str] = ()) -> BoundMount:
 
 
 def _open(host: str, config: MountConfig, perms: Permissions, overlay: bool) -> Volume:
-    if not stat.S_ISDIR(os.stat(host).st_mode):
+    if not stat.S_ISDIR(os.stat(host).st_mode):  # noqa: PTH116 - strings throughout
         if overlay:
             raise InvalidArgumentError(f"host={host!r} is not a directory; mode='overlay' needs one")
         return MountedFileVolume(host, perms)

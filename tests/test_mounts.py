@@ -143,8 +143,8 @@ def test_what_the_host_imports_from_is_not_writable_unless_asked_for(place: str,
     for path in (place, os.path.dirname(place), os.path.join(place, "."), link):
         for perms in ("write", "read-write"):
             for config in (
-                MountConfig(path, "/x", file_perms=perms),  # type: ignore[arg-type]
-                MountConfig(path, "/x", dir_perms=perms),  # type: ignore[arg-type]
+                MountConfig(path, "/x", file_perms=perms),
+                MountConfig(path, "/x", dir_perms=perms),
             ):
                 with pytest.raises(InvalidArgumentError, match="allow_sensitive=True"):
                     bind(config)
@@ -167,6 +167,6 @@ def test_directories_named_sensitive_are_refused_too(host: Path) -> None:
 
 def test_host_directories_are_refused_on_windows(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
-    with pytest.raises(InvalidArgumentError, match="cannot be mounted on Windows.*MountConfig.memory"):
+    with pytest.raises(InvalidArgumentError, match=r"cannot be mounted on Windows.*MountConfig\.memory"):
         bind(MountConfig(host, "/data"))
     bind(MountConfig.memory("/data"))

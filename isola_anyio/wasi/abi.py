@@ -41,7 +41,7 @@ class FileType(IntEnum):
 
 
 class Rights:
-    """What a descriptor may be used for (bits of ``rights``). Plain ints: an ``IntFlag`` costs a microsecond per test."""
+    """What a descriptor may be used for. Plain ints: testing an ``IntFlag`` costs a microsecond."""
 
     FD_DATASYNC: Final = 1 << 0
     FD_READ: Final = 1 << 1

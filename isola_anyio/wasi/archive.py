@@ -4,6 +4,8 @@ The archive may lie inside another one (a library archive carries its data files
 Its bytes are read once and shared by every sandbox; a stored file is served from them without another copy.
 """
 
+# ruff: noqa: ARG002, D102 - overrides do what the base class documents
+
 from __future__ import annotations
 
 __all__ = ["ArchiveVolume"]
@@ -110,10 +112,10 @@ class _Member:
             done += n
         return done
 
-    def write(self, views: Sequence[memoryview | bytes], offset: int) -> int:  # noqa: ARG002
+    def write(self, views: Sequence[memoryview | bytes], offset: int) -> int:
         raise WasiError(Errno.ROFS)
 
-    def resize(self, size: int) -> None:  # noqa: ARG002
+    def resize(self, size: int) -> None:
         raise WasiError(Errno.ROFS)
 
     def clear(self) -> None:

@@ -118,8 +118,7 @@ class Content:
                     at += n
                     offset += n
                     done += n
-                    if offset > self.size:
-                        self.size = offset
+                    self.size = max(self.size, offset)
         except WasiError:
             if not done:
                 raise

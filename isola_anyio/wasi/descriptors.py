@@ -1,5 +1,7 @@
 """Hold what a guest has open: the kinds of descriptor, and their table."""
 
+# ruff: noqa: ARG002 - bases refuse; overrides do what the base class documents
+
 from __future__ import annotations
 
 __all__ = ["Descriptor", "Table"]
@@ -42,6 +44,10 @@ class Descriptor:
     __slots__ = ("base", "flags", "guest", "inheriting", "perms")
 
     filetype: ClassVar[FileType] = FileType.UNKNOWN
+
+    base: int
+    inheriting: int
+    flags: int
 
     def __init__(self, base: int, inheriting: int = 0, flags: int = 0) -> None:
         self.base = base
@@ -93,7 +99,7 @@ class Descriptor:
     def sync(self, data_only: bool) -> None:
         """Make written bytes durable, where that means something."""
 
-    def fork(self, volumes: Callable[[Volume], Volume]) -> Descriptor | None:  # noqa: ARG002
+    def fork(self, volumes: Callable[[Volume], Volume]) -> Descriptor | None:
         """Return the same for a forked sandbox, given what became of each volume; ``None`` drops it there."""
         return None
 
@@ -173,7 +179,7 @@ class SeekableFile(Descriptor):
         self.offset = offset
         return offset
 
-    def _like(self, other: SeekableFile) -> None:
+    def take_after(self, other: SeekableFile) -> None:
         """Take over the guest's view of a descriptor that this one was forked from."""
         self.base, self.inheriting, self.flags, self.perms = other.base, other.inheriting, other.flags, other.perms
         self.guest = other.guest

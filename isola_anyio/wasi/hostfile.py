@@ -4,6 +4,8 @@ Opening it costs the host nothing: every guest descriptor keeps its own offset o
 from their library archive this way, hundreds of times each.
 """
 
+# ruff: noqa: ARG002, D102 - overrides do what the base class documents
+
 from __future__ import annotations
 
 __all__ = ["FileVolume", "SharedFileVolume"]
@@ -38,7 +40,7 @@ class FileVolume(Volume):
     def _stat(self) -> Stat:
         """Tell about the file."""
 
-    def canonical(self, at: At, follow: bool, covered: AbstractSet[Names], prefix: Names) -> Names:  # noqa: ARG002
+    def canonical(self, at: At, follow: bool, covered: AbstractSet[Names], prefix: Names) -> Names:
         if at.names and (*prefix, *at.names) in covered:
             raise Crossing((*prefix, *at.names), ())
         return at.names
@@ -56,14 +58,14 @@ class FileVolume(Volume):
         how.check_file()
         return self._open(how, usage)
 
-    def stat(self, at: At, follow: bool) -> Stat:  # noqa: ARG002 - never a link
+    def stat(self, at: At, follow: bool) -> Stat:
         self._only_root(at)
         return self._stat()
 
-    def stat_dir(self, start: Any) -> Stat:  # noqa: ARG002
+    def stat_dir(self, start: Any) -> Stat:
         return self._stat()
 
-    def list(self, start: Any, limit: int) -> list[tuple[bytes, int, FileType]]:  # noqa: ARG002
+    def list(self, start: Any, limit: int) -> list[tuple[bytes, int, FileType]]:
         raise WasiError(Errno.NOTDIR)
 
     def readlink(self, at: At) -> bytes:
@@ -83,7 +85,7 @@ class SharedFileVolume(FileVolume):
             raise IsADirectoryError(f"{os.fspath(path)!r} is not a regular file")
         self._fd = SharedFd(fd)
 
-    def _open(self, how: How, usage: FileUsage) -> SharedFile:  # noqa: ARG002
+    def _open(self, how: How, usage: FileUsage) -> SharedFile:
         return SharedFile(self._fd.retain())
 
     def _stat(self) -> Stat:
@@ -108,9 +110,9 @@ class SharedFile(SeekableFile):
     def _read_at(self, views: Sequence[memoryview], offset: int) -> int:
         return preadv(self.shared.fd, views, offset)
 
-    def fork(self, volumes: Callable[[Volume], Volume]) -> SharedFile:  # noqa: ARG002
+    def fork(self, volumes: Callable[[Volume], Volume]) -> SharedFile:
         twin = SharedFile(self.shared.retain())
-        twin._like(self)
+        twin.take_after(self)
         return twin
 
     def close(self) -> None:

@@ -5,6 +5,8 @@ or replacing the directory on the host changes nothing for the guest. Names give
 components of an open directory, or paths the resolver confines.
 """
 
+# ruff: noqa: ARG002, D102 - overrides do what the base class documents
+
 from __future__ import annotations
 
 __all__ = ["HostVolume", "MountedFileVolume", "choose_resolver"]
@@ -13,6 +15,7 @@ import errno
 import os
 import stat as host_stat
 from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio.wasi.abi import FileType, Stat
@@ -27,7 +30,7 @@ from isola_anyio.wasi.volume import At, How, Permissions, Volume
 from isola_anyio.wasi.walk import WalkResolver, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from collections.abc import Set as AbstractSet
 
     from isola_anyio.wasi.limits import FileUsage
@@ -63,7 +66,7 @@ class HostVolume(Volume):
         return (start or self._root).fd
 
     @contextmanager
-    def _entry(self, at: At) -> Iterator[tuple[int, bytes]]:
+    def _entry(self, at: At) -> Generator[tuple[int, bytes]]:
         """Give the open directory that has the last name, and the name."""
         if not at.names or at.names[-1] == b"..":
             raise WasiError(Errno.INVAL)
@@ -82,9 +85,8 @@ class HostVolume(Volume):
 
     def share(self) -> HostVolume:
         """Return a second owner of the same directory."""
-        twin = HostVolume.__new__(HostVolume)
-        twin._root = self._root.retain()
-        twin._resolver = self._resolver
+        twin = copy(self)
+        self._root.retain()
         return twin
 
     def open_dir(self, names: Names) -> SharedFd:
@@ -276,7 +278,7 @@ class HostVolume(Volume):
         finally:
             os.close(fd)
 
-    def twin(self, start: SharedFd | None, other: Volume) -> SharedFd | None:  # noqa: ARG002 - never private
+    def twin(self, start: SharedFd | None, other: Volume) -> SharedFd | None:
         return start and start.retain()
 
     def release(self, start: SharedFd | None) -> None:
@@ -300,10 +302,7 @@ class MountedFileVolume(FileVolume):
 
     def __init__(self, path: str | bytes | os.PathLike[str], perms: Permissions) -> None:
         """Open the file as the permissions need; ``OSError`` as from ``open``."""
-        if perms.file_write:
-            flags = os.O_RDWR if perms.file_read else os.O_WRONLY
-        else:
-            flags = os.O_RDONLY
+        flags = (os.O_RDWR if perms.file_read else os.O_WRONLY) if perms.file_write else os.O_RDONLY
         fd = os.open(path, flags | FILE_FLAGS)
         st = os.fstat(fd)
         if not host_stat.S_ISREG(st.st_mode) or is_kernel_device(st.st_dev):
@@ -319,7 +318,7 @@ class MountedFileVolume(FileVolume):
     def _stat(self) -> Stat:
         return Stat.of_host(os.fstat(self._shared.fd))
 
-    def set_times(self, at: At, follow: bool, atim: int | None, mtim: int | None, perms: Permissions) -> None:  # noqa: ARG002
+    def set_times(self, at: At, follow: bool, atim: int | None, mtim: int | None, perms: Permissions) -> None:
         self._only_root(at)
         if not perms.file_write:
             raise perms.write_refusal

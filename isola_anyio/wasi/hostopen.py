@@ -1,5 +1,7 @@
 """Be an open regular file of the host."""
 
+# ruff: noqa: ARG002, D102 - overrides do what the base class documents
+
 from __future__ import annotations
 
 __all__ = ["HostFile", "access_flags"]
@@ -121,7 +123,7 @@ class HostFile(SeekableFile):
         if self.base & Rights.FD_WRITE:
             return None
         twin = HostFile(self._shared.retain(), self._usage, alone=False)
-        twin._like(self)
+        twin.take_after(self)
         return twin
 
     def close(self) -> None:

@@ -16,7 +16,6 @@ from isola_anyio.wasi.abi import FileType
 from isola_anyio.wasi.descriptors import Descriptor
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.limits import FileLimits, FileUsage
-from isola_anyio.wasi.memfs import MemoryVolume
 from isola_anyio.wasi.overlay import Change, OverlayVolume
 from isola_anyio.wasi.paths import Names, guest_names, guest_text
 from isola_anyio.wasi.volume import At, How, Permissions
@@ -24,6 +23,8 @@ from isola_anyio.wasi.volume import At, How, Permissions
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
+
+    from isola_anyio.wasi.memfs import MemoryVolume
 
 _ALL: Final = Permissions(True, True, True, True)
 _LINKS: Final = 40
@@ -79,7 +80,7 @@ class TreeAccess:
             raise
 
     def write(self, path: str, data: bytes) -> None:
-        """Make a file hold ``data``, making the directories on the way too; ``OSError`` (``ENOSPC``) if it is too much."""
+        """Make a file hold ``data``, and the directories on the way exist; ``OSError`` (``ENOSPC``) for too much."""
         try:
             with self._lock():
                 self._make_parents(self._at(path).names)

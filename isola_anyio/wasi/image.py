@@ -87,20 +87,22 @@ def unpack_tree(packed: dict[str, Any], chunks: Chunks) -> TreeImage:
         content = FrozenContent(_int(size), {_int(index): chunks.take(_int(n)) for index, n in pieces})
         files.append(FrozenFile(_int(dev), _int(ino), _int(nlink), Times(_int(atim), _int(mtim), _int(ctim)), content))
     dirs: dict[int, FrozenDir] = {}
+    node: Frozen | None
     records = packed["dirs"]
     for number in range(len(records) - 1, -1, -1):
         _kind, dev, ino, nlink, atim, mtim, ctim, lower, packed_entries = records[number]
         entries: dict[bytes, Frozen | None] = {}
         for name, kind, *rest in packed_entries:
-            node: Frozen | None = None
             if kind == "f":
-                node = files[rest[0]]
+                node = files[_int(rest[0])]
             elif kind == "d":
-                node = dirs.pop(rest[0])  # once: a tree has no second way to a directory
+                node = dirs.pop(_int(rest[0]))  # once: a tree has no second way to a directory
             elif kind == "l":
                 l_dev, l_ino, l_nlink, l_atim, l_mtim, l_ctim, target = rest
                 node = FrozenLink(l_dev, l_ino, l_nlink, Times(l_atim, l_mtim, l_ctim), _bytes(target))
-            entries[_bytes(name)] = node
+            else:
+                node = None
+            entries[_bytes(str(name))] = node
         shown = None if lower is None else tuple(_bytes(name) for name in lower)
         dirs[number] = FrozenDir(dev, ino, nlink, Times(atim, mtim, ctim), entries, shown)
     return TreeImage(dirs[0], {(file.dev, file.ino): file for file in files})
@@ -120,6 +122,7 @@ class Chunks:
         self._at = 0
 
     def take(self, n: int) -> bytes:
+        """Return the next ``n`` bytes."""
         if n > CHUNK_BYTES or self._at + n > len(self._data):
             raise ValueError("cut short")
         piece = bytes(self._data[self._at : self._at + n])
@@ -138,7 +141,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], Chunks]:
     length = int.from_bytes(data[:_HEAD_BYTES], "little")
     if length > len(data) - _HEAD_BYTES:
         raise ValueError("cut short")
-    header: Any = json.loads(data[_HEAD_BYTES : _HEAD_BYTES + length])
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    header: dict[str, Any] = json.loads(data[_HEAD_BYTES : _HEAD_BYTES + length])
+    if type(header) is not dict or header.get("format") != FORMAT:
         raise ValueError("of another format")
     return header, Chunks(memoryview(data)[_HEAD_BYTES + length :])

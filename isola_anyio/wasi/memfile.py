@@ -1,5 +1,7 @@
 """Be an open file of a tree in memory."""
 
+# ruff: noqa: D102 - overrides do what the base class documents
+
 from __future__ import annotations
 
 __all__ = ["MemoryFile"]
@@ -80,7 +82,7 @@ class MemoryFile(SeekableFile):
         with self._lock:
             node = self.node if volume is self._volume else volume.thaw_file(self.node.freeze())
         twin = MemoryFile(volume, node)
-        twin._like(self)
+        twin.take_after(self)
         return twin
 
     def close(self) -> None:

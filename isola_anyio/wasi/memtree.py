@@ -6,6 +6,8 @@ from that picture and thaws a directory only when it is first looked into.
 One lock covers a tree, because a memory mount may be shared by sandboxes on several threads and read by the host.
 """
 
+# ruff: noqa: ARG002, D102 - overrides do what the base class documents; some are for an overlay to override in turn
+
 from __future__ import annotations
 
 __all__ = ["NODE_COST_BYTES", "Found", "MemoryTree"]
@@ -61,14 +63,16 @@ class MemoryTree(Volume):
     Attributes:
         lock: held around every look at the tree and every change of it.
         usage: charged for what the tree holds beyond what it shares.
+        count: entries of the tree.
+        next_ino: the number the next node gets.
     """
 
     def __init__(self, usage: FileUsage, dev: int, frozen: FrozenDir | None = None, next_ino: int = 2) -> None:
         self.lock = threading.RLock()
+        self.count: int = 0
         self.usage = usage
         self.dev = dev
-        self._next_ino = next_ino
-        self._count = 0
+        self.next_ino = next_ino
         self._thawed: dict[tuple[int, int], File | Link] = {}
         self._frozen = frozen
         if frozen is None:
@@ -90,23 +94,23 @@ class MemoryTree(Volume):
         """Return a tree that starts as this one is and goes its own way."""
         with self.lock:
             child = self._new(usage, self.freeze())
-            child._count = self._count
+            child.count = self.count
             return child
 
     @property
     def counters(self) -> tuple[int, int]:
         """The next node number and how many entries there are."""
-        return self._next_ino, self._count
+        return self.next_ino, self.count
 
     def revived(self, usage: FileUsage, frozen: FrozenDir, next_ino: int, count: int) -> Self:
         """Return such a volume as a dump left it."""
         volume = self._new(usage, frozen)
-        volume._next_ino = next_ino
-        volume._count = count
+        volume.next_ino = next_ino
+        volume.count = count
         return volume
 
     def _new(self, usage: FileUsage, frozen: FrozenDir) -> Self:
-        return type(self)(usage, self.dev, frozen, self._next_ino)
+        return type(self)(usage, self.dev, frozen, self.next_ino)
 
     def freeze(self) -> FrozenDir:
         """Return the tree as it is now, never to change; the same object while nothing changes."""
@@ -181,7 +185,7 @@ class MemoryTree(Volume):
             raise WasiError(Errno.OVERFLOW)
         return [(name, node.ino, node.filetype) for name, node in entries.items() if node is not None]
 
-    def adopt(self, found: Found, empty: bool = False) -> Node:  # noqa: ARG002
+    def adopt(self, found: Found, empty: bool = False) -> Node:
         """Return the found node, now one of this tree's own; ``empty`` says that its bytes are about to go."""
         return found.existing()
 
@@ -265,7 +269,7 @@ class MemoryTree(Volume):
 
     def _admit(self, node: Node, name: bytes) -> None:
         """Charge for a new node."""
-        if self._count >= self.usage.limits.max_entries:
+        if self.count >= self.usage.limits.max_entries:
             raise WasiError(Errno.NOSPC)
         cost = NODE_COST_BYTES + len(name) + node.size * (node.filetype is FileType.SYMBOLIC_LINK)
         self.usage.hold(cost)
@@ -278,17 +282,17 @@ class MemoryTree(Volume):
             raise WasiError(Errno.NOENT)
         self._admit(node, found.name)
         self._put(holder, found.name, node)
-        self._count += 1
+        self.count += 1
         holder.touch(node.times.mtim)
         self.changed()
 
-    def _is_counted(self, found: Found) -> bool:  # noqa: ARG002
+    def _is_counted(self, found: Found) -> bool:
         """Tell whether the found entry is one of this tree's own, counted when it was made."""
         return True
 
     def _forget(self, node: Node, *, counted: bool) -> None:
         """Account for one name less."""
-        self._count -= counted
+        self.count -= counted
         node.nlink -= 1
         if node.nlink <= 0:
             self.usage.hold(-node.cost)
@@ -302,8 +306,8 @@ class MemoryTree(Volume):
 
     def new_ino(self) -> int:
         """Return a number no node of this tree or of those it was forked from has had."""
-        ino = self._next_ino
-        self._next_ino += 1
+        ino = self.next_ino
+        self.next_ino += 1
         return ino
 
     def _stamps(self) -> Times:

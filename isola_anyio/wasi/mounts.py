@@ -113,9 +113,10 @@ class MountTable:
         self.above = {names: frozenset(below) for names, below in above.items()}
         for point, paths in covered.items():
             mount = by_point[point]
-            if mount.covered != paths:
-                by_point[point] = replaced = Mount(BoundMount(point, mount.volume, mount.perms, mount.private))
-                replaced.covered = frozenset(paths)
+            covers = frozenset(paths)
+            if mount.covered != covers:
+                by_point[point] = replaced = mount.with_volume(mount.volume)
+                replaced.covered = covers
 
     def _make_way(self, point: Names) -> None:
         for depth in range(1, len(point)):

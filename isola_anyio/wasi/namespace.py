@@ -6,6 +6,8 @@ slips past a mount point. After that no link may be followed any more (``links``
 used, or the operation fails.
 """
 
+# ruff: noqa: ARG002, D102, PLR0917 - overrides do what the base class documents
+
 from __future__ import annotations
 
 __all__ = ["Directory", "Namespace", "Place"]
@@ -15,7 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from isola_anyio.wasi.abi import FileType, Rights, Stat
 from isola_anyio.wasi.descriptors import Descriptor
 from isola_anyio.wasi.errno import Errno, WasiError
-from isola_anyio.wasi.mounts import Mount, MountTable
 from isola_anyio.wasi.paths import split
 from isola_anyio.wasi.volume import At, Crossing, Permissions, Volume
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from isola_anyio.wasi.limits import FileLimits
+    from isola_anyio.wasi.mounts import Mount, MountTable
     from isola_anyio.wasi.paths import Names
 
 
@@ -52,10 +54,10 @@ class Directory(Descriptor):
     def stat(self) -> Stat:
         return self.volume.stat_dir(self.token)
 
-    def read(self, views: Sequence[memoryview]) -> int:  # noqa: ARG002
+    def read(self, views: Sequence[memoryview]) -> int:
         raise WasiError(Errno.ISDIR)
 
-    def pread(self, views: Sequence[memoryview], offset: int) -> int:  # noqa: ARG002
+    def pread(self, views: Sequence[memoryview], offset: int) -> int:
         raise WasiError(Errno.ISDIR)
 
     def set_times(self, atim: int | None, mtim: int | None) -> None:
@@ -70,7 +72,7 @@ class Directory(Descriptor):
         twin.guest = self.guest
         return twin
 
-    def sync(self, data_only: bool) -> None:  # noqa: ARG002
+    def sync(self, data_only: bool) -> None:
         self.volume.sync_dir(self.token)
 
     def close(self) -> None:

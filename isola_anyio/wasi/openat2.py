@@ -33,6 +33,7 @@ if sys.platform == "linux":
     def openat2(dir_fd: int, path: bytes, flags: int, mode: int, resolve: int) -> int:
         """Return a new descriptor for ``path`` below ``dir_fd``; ``OSError`` as the kernel says."""
         how = _How(flags | os.O_CLOEXEC, mode, resolve)
+        number = errno.EAGAIN
         for _ in range(_ATTEMPTS):
             fd: int = _syscall(_SYS_OPENAT2, dir_fd, path, ctypes.addressof(how), ctypes.sizeof(how))
             if fd >= 0:

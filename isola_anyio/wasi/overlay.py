@@ -6,6 +6,8 @@ sandbox; a deleted name is remembered as hidden. What was looked at and not chan
 As in Linux's overlayfs, a descriptor opened for reading before a file was first changed keeps reading the host's bytes.
 """
 
+# ruff: noqa: D102 - overrides do what the base class documents
+
 from __future__ import annotations
 
 __all__ = ["Change", "OverlayVolume"]
@@ -22,7 +24,6 @@ from isola_anyio.wasi.hostio import SharedFd
 from isola_anyio.wasi.hostopen import HostFile
 from isola_anyio.wasi.limits import FileLimits, FileUsage
 from isola_anyio.wasi.memfs import MemoryVolume
-from isola_anyio.wasi.memtree import Found
 from isola_anyio.wasi.paths import guest_text
 from isola_anyio.wasi.tree import Dir, File, FrozenDir, Link, Node, Times
 from isola_anyio.wasi.volume import At
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from isola_anyio.wasi.descriptors import Descriptor
     from isola_anyio.wasi.hostfs import HostVolume
+    from isola_anyio.wasi.memtree import Found
     from isola_anyio.wasi.paths import Names
     from isola_anyio.wasi.volume import Volume
 
@@ -96,7 +98,7 @@ class LowerFileDescriptor(HostFile):
         volume = volumes(self._volume)
         assert isinstance(volume, OverlayVolume)
         twin = LowerFileDescriptor(volume, self._found._replace(parent=None), self._shared.retain(), volume.usage)
-        twin._like(self)
+        twin.take_after(self)
         return twin
 
 
@@ -123,7 +125,7 @@ class OverlayVolume(MemoryVolume):
         self.usage = usage
 
     def _new(self, usage: FileUsage, frozen: FrozenDir) -> OverlayVolume:
-        return OverlayVolume(self._lower.share(), self.dev, usage, frozen, self._next_ino)
+        return OverlayVolume(self._lower.share(), self.dev, usage, frozen, self.next_ino)
 
     def close(self) -> None:
         self._lower.close()
@@ -201,7 +203,7 @@ class OverlayVolume(MemoryVolume):
             parent = self.adopt_dir(at.parent)
             name = at.lower[-1]
             self._admit(at, name)
-            self._count += 1
+            self.count += 1
             self.entries_of(parent)[name] = at
             at.anchored = True
         return at
@@ -220,7 +222,7 @@ class OverlayVolume(MemoryVolume):
                 if not empty:
                     self._copy(node, adopted)
             except BaseException:
-                self._count -= 1
+                self.count -= 1
                 adopted.nlink = 0
                 self.usage.hold(-adopted.cost)
                 raise
@@ -235,7 +237,7 @@ class OverlayVolume(MemoryVolume):
 
     def _charge_adopted(self, found: Found, node: Node) -> None:
         self._admit(node, found.name)
-        self._count += 1
+        self.count += 1
 
     def _copy(self, node: LowerFile, into: Node) -> None:
         assert isinstance(into, File)
@@ -268,7 +270,7 @@ class OverlayVolume(MemoryVolume):
     # What the host asks afterwards
 
     def changes(self) -> list[Change]:
-        """Return every difference from the host directory, in order of path; a new directory is listed with all in it."""
+        """Return every difference from the host directory, by path; of a new directory, all that is in it."""
         found: list[Change] = []
         with self.lock:
             todo: list[tuple[Dir, Names]] = [(self.root, ())]

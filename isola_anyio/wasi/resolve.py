@@ -1,11 +1,13 @@
 """Find things below a host directory without ever leaving it.
 
-Whatever is found is *pinned* first (``O_PATH`` where the host has it: no side effect, no blocking, whatever it is), then
+Whatever is found is *pinned* first (``O_PATH`` where the host has it: no side effect, no waiting, whatever it is), then
 looked at, and only a regular file or a directory is opened, through the pin: what was looked at is what is opened.
 
 Two resolvers do the same: ``OpenAt2Resolver`` lets the kernel confine the path, ``WalkResolver`` (in ``walk``) goes one
 component at a time.
 """
+
+# ruff: noqa: D102 - overrides do what the base class documents
 
 from __future__ import annotations
 

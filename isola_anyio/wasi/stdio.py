@@ -1,5 +1,7 @@
 """Give a guest its standard input and output."""
 
+# ruff: noqa: ARG002, D102 - overrides do what the base class documents
+
 from __future__ import annotations
 
 __all__ = ["SilentStdio", "Stdio", "StdioDescriptor"]
@@ -39,11 +41,11 @@ class Stdio(Protocol):
 class SilentStdio:
     """Standard input at its end, standard output to nowhere."""
 
-    def read(self, n: int) -> bytes:  # noqa: ARG002
+    def read(self, n: int) -> bytes:
         """Return ``b""``."""
         return b""
 
-    def write(self, fd: int, chunks: Sequence[memoryview]) -> int:  # noqa: ARG002
+    def write(self, fd: int, chunks: Sequence[memoryview]) -> int:
         """Drop the bytes."""
         return sum(map(len, chunks))
 
@@ -82,17 +84,17 @@ class StdioDescriptor(Descriptor):
             raise WasiError(Errno.BADF)
         return self._stdio.write(self._fd, views)
 
-    def pread(self, views: Sequence[memoryview], offset: int) -> int:  # noqa: ARG002
+    def pread(self, views: Sequence[memoryview], offset: int) -> int:
         raise WasiError(Errno.SPIPE)
 
-    def pwrite(self, views: Sequence[memoryview], offset: int) -> int:  # noqa: ARG002
+    def pwrite(self, views: Sequence[memoryview], offset: int) -> int:
         raise WasiError(Errno.SPIPE)
 
-    def seek(self, delta: int, whence: int) -> int:  # noqa: ARG002
+    def seek(self, delta: int, whence: int) -> int:
         raise WasiError(Errno.SPIPE)
 
-    def allocate(self, offset: int, n: int) -> None:  # noqa: ARG002
+    def allocate(self, offset: int, n: int) -> None:
         raise WasiError(Errno.SPIPE)
 
-    def set_times(self, atim: int | None, mtim: int | None) -> None:  # noqa: ARG002
+    def set_times(self, atim: int | None, mtim: int | None) -> None:
         raise WasiError(Errno.PERM)

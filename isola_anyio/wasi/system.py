@@ -4,6 +4,8 @@ The functions take the guest's integers as they come and answer with an error nu
 ``GuestExit`` and what a callback raised to interrupt the run.
 """
 
+# ruff: noqa: ARG002, PLR0917 - preview 1 decides which arguments there are
+
 from __future__ import annotations
 
 __all__ = ["GuestExit", "System"]
@@ -131,7 +133,7 @@ class System(DescriptorCalls, PathCalls):
         self.memory.write_u64(out, self._clock.resolution_ns)
 
     @hostcall
-    def clock_time_get(self, clock_id: int, precision: int, out: int) -> None:  # noqa: ARG002
+    def clock_time_get(self, clock_id: int, precision: int, out: int) -> None:
         """Write a clock's time."""
         self.memory.write_u64(out, read_clock(self._clock, clock_id))
 
@@ -171,7 +173,7 @@ class System(DescriptorCalls, PathCalls):
         raise GuestExit(code & 0xFFFF_FFFF)
 
     @hostcall
-    def proc_raise(self, signal: int) -> None:  # noqa: ARG002
+    def proc_raise(self, signal: int) -> None:
         """Refuse: there are no signals."""
         raise WasiError(Errno.NOSYS)
 
@@ -180,21 +182,21 @@ class System(DescriptorCalls, PathCalls):
         raise WasiError(Errno.NOTSOCK)
 
     @hostcall
-    def sock_accept(self, fd: int, flags: int, out: int) -> None:  # noqa: ARG002
+    def sock_accept(self, fd: int, flags: int, out: int) -> None:
         """Refuse: no descriptor is a socket."""
         self._not_a_socket(fd)
 
     @hostcall
-    def sock_recv(self, fd: int, data: int, n: int, flags: int, out: int, out_flags: int) -> None:  # noqa: ARG002
+    def sock_recv(self, fd: int, data: int, n: int, flags: int, out: int, out_flags: int) -> None:
         """Refuse: no descriptor is a socket."""
         self._not_a_socket(fd)
 
     @hostcall
-    def sock_send(self, fd: int, data: int, n: int, flags: int, out: int) -> None:  # noqa: ARG002
+    def sock_send(self, fd: int, data: int, n: int, flags: int, out: int) -> None:
         """Refuse: no descriptor is a socket."""
         self._not_a_socket(fd)
 
     @hostcall
-    def sock_shutdown(self, fd: int, how: int) -> None:  # noqa: ARG002
+    def sock_shutdown(self, fd: int, how: int) -> None:
         """Refuse: no descriptor is a socket."""
         self._not_a_socket(fd)

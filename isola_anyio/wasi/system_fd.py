@@ -25,7 +25,7 @@ _PREOPEN_NAME = b"/"
 
 def chosen_times(atim: int, mtim: int, fst_flags: int) -> tuple[int | None, int | None]:
     """Return the time stamps that flags choose; ``INVAL`` for both a value and "now", or an unknown flag."""
-    if fst_flags & ~FstFlags.ALL or fst_flags & 3 == 3 or fst_flags & 12 == 12:  # noqa: PLR1714
+    if fst_flags & ~FstFlags.ALL or fst_flags & 3 == 3 or fst_flags & 12 == 12:
         raise WasiError(Errno.INVAL)
     now = time.time_ns() if fst_flags & (FstFlags.ATIM_NOW | FstFlags.MTIM_NOW) else 0
     atim &= _U64

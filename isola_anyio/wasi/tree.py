@@ -4,6 +4,8 @@ A live tree is made of nodes. A frozen one is made of immutable records, which f
 first come upon them, so that a fork costs the same however much its template's tree holds.
 """
 
+# ruff: noqa: D102 - overrides do what the base class documents
+
 from __future__ import annotations
 
 __all__ = ["Dir", "File", "Frozen", "FrozenDir", "FrozenFile", "FrozenLink", "Link", "Node", "Times", "freeze_tree"]

@@ -5,6 +5,8 @@ volume at a guest path, under permissions. Paths reach a volume as plain compone
 its own symbolic links but never lets one lead out (``PERM``).
 """
 
+# ruff: noqa: ARG002, B027 - the base class refuses or ignores; it needs none of the arguments
+
 from __future__ import annotations
 
 __all__ = ["At", "Crossing", "How", "Permissions", "Volume"]
@@ -176,14 +178,14 @@ class Volume(ABC):
     def sync_dir(self, start: Any) -> None:
         """Make an open directory's entries durable, where that means something."""
 
-    def fork(self, usage: FileUsage) -> Volume:  # noqa: ARG002
+    def fork(self, usage: FileUsage) -> Volume:
         """Return the volume for a forked sandbox when its state is private."""
         return self
 
     def charge_to(self, usage: FileUsage) -> None:
         """Account for private state with its sandbox; called once, before the volume is used."""
 
-    def twin(self, start: Any, other: Volume) -> Any:  # noqa: ARG002
+    def twin(self, start: Any, other: Volume) -> Any:
         """Return an open directory's token for a second descriptor, in this volume or a fork of it."""
         return start
 

@@ -240,9 +240,12 @@ class Runner:
         done = threading.Event()
         ended: list[int | str] = []
 
+        def start() -> None:
+            instance.store.export("_start", ">")()
+
         def work() -> None:
             try:
-                instance.enter(instance.store.export("_start", ">"))
+                instance.enter(start)
                 ended.append(0)
             except GuestExit as exc:
                 ended.append(exc.code)

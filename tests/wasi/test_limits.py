@@ -35,7 +35,7 @@ def test_memory_is_charged_and_given_back(make_guest: Make) -> None:
     assert usage.memory_bytes == NODE_COST_BYTES + 4 + CHUNK_COST_BYTES + 1000
     g.write_file("tmp/file", b"y")
     assert usage.memory_bytes == NODE_COST_BYTES + 4 + CHUNK_COST_BYTES + 1
-    with g.opened("tmp/file", W) as fd:
+    with g.opened("tmp/file", W):
         g.unlink("tmp/file")
         assert usage.memory_bytes == CHUNK_COST_BYTES + 1, "an open file still holds its bytes"
     assert usage.memory_bytes == 0

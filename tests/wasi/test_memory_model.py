@@ -49,7 +49,7 @@ class Tree(RuleBasedStateMachine):
         try:
             getattr(self.guest, call)(*args)
         except WasiFailure as failure:
-            assert failure.errno is errno, (call, args)  # noqa: PT017
+            assert failure.errno is errno, (call, args)
         else:
             assert errno is None, (call, args)
 

@@ -18,7 +18,7 @@ Operation = Callable[[Guest], object]
 Need = Literal["dir read", "dir write", "file read", "file write", "dir write and file write", "nothing"]
 
 
-def _use(path: str, rights: int, **how: bool) -> Operation:
+def _use(path: str, rights: int, **how: object) -> Operation:
     def run(g: Guest) -> None:
         with g.opened(path, rights, **how):
             pass

@@ -284,7 +284,7 @@ def test_a_host_error_reaches_the_guest_as_its_number_only(guest: Guest) -> None
     def full(fd: int, chunks: object) -> int:
         raise OSError(errno.ENOSPC, "host secret", "/host/path")
 
-    guest.stdio.write = full  # type: ignore[method-assign, assignment]
+    guest.stdio.write = full  # type: ignore[method-assign]
     refused(Errno.NOSPC, guest.write, 1, b"x")
 
 
@@ -292,7 +292,7 @@ def test_a_bug_becomes_an_io_error_and_is_remembered(guest: Guest) -> None:
     def broken(fd: int, chunks: object) -> int:
         raise RuntimeError("bug")
 
-    guest.stdio.write = broken  # type: ignore[method-assign, assignment]
+    guest.stdio.write = broken  # type: ignore[method-assign]
     assert guest.system.fd_write(1, *guest.iovecs([1]), OUT) == Errno.IO
     assert isinstance(guest.system.fault, RuntimeError)
     guest.stdio.write = lambda fd, chunks: (_ for _ in ()).throw(MemoryError())  # type: ignore[method-assign]
@@ -311,7 +311,7 @@ def test_an_interruption_passes_through_untouched(guest: Guest) -> None:
 
     guest.stdio.write = interrupted  # type: ignore[method-assign, assignment]
     guest.stdio.read = interrupted  # type: ignore[method-assign, assignment]
-    guest.system._sleep = interrupted
+    guest.system._sleep = interrupted  # type: ignore[assignment]
     for call in (
         lambda: guest.write(1, b"x"),
         lambda: guest.read(0),
