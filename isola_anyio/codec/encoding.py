@@ -48,7 +48,9 @@ INLINE_HEX_BITS: Final = 4 * 8192
 """Longer ints are segments; the bound only keeps texts small."""
 
 
-def encode(value: Any, *, max_bytes: int | None = None, root: str = "$", dialect: Dialect = "python") -> bytes:
+def encode(
+    value: Any, *, max_bytes: int | None = None, root: str = "$", dialect: Dialect = "python", wrap: int = 0
+) -> bytes:
     """Return ``value`` as the bytes that ``dialect``'s guest, or `decode`, reads back exactly.
 
     Args:
@@ -56,6 +58,7 @@ def encode(value: Any, *, max_bytes: int | None = None, root: str = "$", dialect
         max_bytes: how long the result may be.
         root: what ``value`` is called in error paths.
         dialect: the guest that will decode it.
+        wrap: how many of its outer levels are the protocol's and do not count as nesting.
 
     Raises:
         EncodeTypeError: something in it has a type that cannot cross.
@@ -63,48 +66,41 @@ def encode(value: Any, *, max_bytes: int | None = None, root: str = "$", dialect
         TooLarge: the result would be longer than ``max_bytes``.
     """
     js = dialect == "js"
+    max_depth = MAX_DEPTH + wrap
     try:
-        text = dumps_finite(value) if js else dumps(value)
-        raw = text.encode()
-    except UnicodeEncodeError:
-        raw = _encode_surrogates(value, root, js=js)
+        raw = _encode_plain(value, max_depth, js=js)
     except (TypeError, ValueError, RecursionError):
-        raw = _encode_escaped(value, root, js=js)
-    else:
-        if (
-            is_too_deep(text, MAX_DEPTH)
-            or (has_coerced_key(text) and not has_only_str_keys(value))
-            or (has_unsafe_int(text, raw) if js else has_huge_int(text))
-        ):
-            raw = _encode_escaped(value, root, js=js)
+        raw = None
+    if raw is None:
+        raw = _encode_escaped(value, root, max_depth, js=js)
     if max_bytes is not None and len(raw) > max_bytes:
         raise TooLarge(root, len(raw), max_bytes)
     return raw
 
 
-def _encode_surrogates(value: Any, root: str, *, js: bool) -> bytes:
-    """Encode a value some of whose strings hold surrogates; two in the right order would read back as one character.
-
-    In JavaScript they *are* one character.
-    """
-    text = dumps(value)
-    if not js and has_surrogate_pair(text):
-        return _encode_escaped(value, root, js=js)
-    text = dumps_ascii(value)
-    raw = text.encode("ascii")
-    if (
-        is_too_deep(text, MAX_DEPTH)
+def _encode_plain(value: Any, max_depth: int, *, js: bool) -> bytes | None:
+    """Return ``value`` as JSON, or ``None``, or raise what ``json`` raises, if it has to be walked."""
+    text = dumps_finite(value) if js else dumps(value)
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError:
+        # Two surrogates in the right order would be read back as one character; in JavaScript they are one.
+        if not js and has_surrogate_pair(text):
+            return None
+        text = dumps_ascii(value)
+        raw = text.encode("ascii")
+    suspicious = (
+        is_too_deep(text, max_depth)
         or (has_coerced_key(text) and not has_only_str_keys(value))
         or (has_unsafe_int(text, raw) if js else has_huge_int(text))
-    ):
-        return _encode_escaped(value, root, js=js)
-    return raw
+    )
+    return None if suspicious else raw
 
 
-def _encode_escaped(value: Any, root: str, *, js: bool) -> bytes:
+def _encode_escaped(value: Any, root: str, max_depth: int, *, js: bool) -> bytes:
     key = KEY
     while True:
-        rewriter = _Rewriter(key, root, js=js)
+        rewriter = _Rewriter(key, root, max_depth, js=js)
         try:
             copy = rewriter.rewrite(value)
         except _KeyTaken:
@@ -115,9 +111,7 @@ def _encode_escaped(value: Any, root: str, *, js: bool) -> bytes:
         text = dumps_ascii(copy).encode("ascii")
     except RecursionError:
         raise EncodeError(root, "nested deeper than the rest of this thread's stack allows") from None
-    if not rewriter.escapes:
-        return text
-    return pack(key, rewriter.flags, text, rewriter.segments)
+    return pack(key, rewriter.flags, text, rewriter.segments) if rewriter.escapes else text
 
 
 class _KeyTaken(Exception):  # noqa: N818 - a signal
@@ -161,9 +155,10 @@ class _Open:
 class _Rewriter:
     """Copies a value with escapes in it; iterative, so that it works where the stack is nearly used up."""
 
-    def __init__(self, key: str, root: str, *, js: bool) -> None:
+    def __init__(self, key: str, root: str, max_depth: int, *, js: bool) -> None:
         self.key = key
         self.root = root
+        self.max_depth = max_depth
         self.js = js
         self.flags = 0
         self.escapes = 0
@@ -186,7 +181,7 @@ class _Rewriter:
                 elif isinstance(item, _CONTAINERS):
                     if id(item) in open_ids:
                         raise self._error("the value contains itself; break the cycle")
-                    if len(stack) > MAX_DEPTH:
+                    if len(stack) > self.max_depth:
                         raise self._error(f"nested deeper than {MAX_DEPTH} levels; flatten it")
                     open_ids.add(id(item))
                     new = {} if isinstance(item, _DICT) else []

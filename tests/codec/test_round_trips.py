@@ -156,6 +156,19 @@ def test_the_depth_limit_is_exact_on_every_side(guest: ModuleType, js: JsCodec) 
             encode([value])
 
 
+def test_the_protocols_own_levels_do_not_count_as_nesting(guest: ModuleType, js: JsCodec) -> None:
+    value: Any = None
+    for _ in range(500):
+        value = [value]
+    call = ["name", [value], {}, []]
+    assert guest.decode(codec.encode(call, wrap=2)) == call
+    assert js.run("value[1][0].length", codec.encode(call, dialect="js", wrap=2)) == 1
+    with pytest.raises(codec.EncodeError):
+        codec.encode(["name", [[value]], {}, []], wrap=2)
+    with pytest.raises(codec.EncodeError):
+        codec.encode(call, wrap=1)
+
+
 def test_ints_cross_whatever_the_program_set_the_digit_limit_to(guest: ModuleType) -> None:
     values = [10**639, 10**700, -(10**4299), 10**4300, 10**9000, [7, -1]]
     before = sys.get_int_max_str_digits()
