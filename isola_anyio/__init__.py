@@ -8,18 +8,21 @@
 Start at :func:`build_template`; ``docs/`` has the guide.
 """
 
-# The rooms, from the front door down; imports go down this list only (a test walks them):
+# The rooms, from the front door down: imports go down this list, and to the right in a line, and never back.
+# tests/test_layering.py reads it here and walks them.
 #
-#   cli, demo, doctor  the command line, and what it shows and reports
-#   template           contexts, templates; building: how one is made
-#   sandbox            life cycle, turns; run: one run; guest: what a run drives
-#   events, hostcalls, feeds   what crosses while a run goes on: out, both ways, in
-#   values, codec      values and their bytes
-#   mounts, limits     what a sandbox may see and use
-#   guests/            one driver a kind of guest, and the guest's own files
-#   runtimes/          which runtime; cache/: where things are kept
-#   wasi/              the guest's operating system
-#   engine/            threads, images, instances; ffi: the one seam to wasmtime
+#   cli, demo, doctor           the command line, what it shows and what it reports
+#   testing                     strategies for those who test what they send
+#   template, building          contexts and templates; how a template is made
+#   sandbox, run, guest         life cycle and turns; one run; what a run drives
+#   hostcalls, feeds, events    what crosses while a run goes on: both ways, in, out
+#   values                      what may be an argument
+#   mounts, limits              what a sandbox may see and use
+#   guests                      one driver for each kind of guest, and the guests' own files
+#   codec                       values and their bytes
+#   runtimes, cache             which runtime; where things are kept
+#   engine                      threads, images, instances; ffi is the one seam to wasmtime
+#   wasi                        the guest's operating system
 #   concurrency, errors
 
 from __future__ import annotations
