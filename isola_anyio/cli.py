@@ -26,7 +26,7 @@ from isola_anyio.doctor import doctor
 from isola_anyio.errors import IsolaError
 from isola_anyio.events import EndEvent, ErrorEvent, LogEvent, ResultEvent, StderrEvent, StdoutEvent
 from isola_anyio.guests.kinds import drivers
-from isola_anyio.template import build_template
+from isola_anyio.template import SandboxContext, build_template
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="isola-anyio", description="Run untrusted Python and JavaScript in sandboxes.")
+    parser = argparse.ArgumentParser(
+        prog="isola-anyio", description="Run untrusted Python and JavaScript in sandboxes."
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     shared = argparse.ArgumentParser(add_help=False)
@@ -122,12 +124,12 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _fetch(options: argparse.Namespace) -> int:
     async def fetch() -> int:
-        for runtime in options.runtimes or drivers():
-            template = await build_template(
-                runtime, cache_dir=options.cache_dir, metered=options.metered, on_progress=ProgressLines(f"{runtime}: ")
-            )
-            template.close()
-            print(f"{runtime} {template.version}: ready")
+        async with SandboxContext(cache_dir=options.cache_dir) as context:
+            for runtime in options.runtimes or drivers():
+                progress = ProgressLines(f"{runtime}: ")
+                template = await context.build_template(runtime, metered=options.metered, on_progress=progress)
+                template.close()
+                print(f"{runtime} {template.version}: ready")
         return 0
 
     return _in_loop(options, fetch)
@@ -198,6 +200,8 @@ async def _show(stream: EventStream, *, final: bool = False) -> int:
 
 
 def _in_loop(options: argparse.Namespace, work: Callable[[], Awaitable[int]]) -> int:
+    if importlib.util.find_spec(options.backend) is None:
+        return _usage(f"--backend {options.backend}: it is not installed; pip install 'isola-anyio[trio]'")
     return anyio.run(work, backend=options.backend)
 
 

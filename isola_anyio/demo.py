@@ -1,4 +1,4 @@
-"""Show in a minute what the library does: both guests, a hostcall, a stream, a timeout. ``isola-anyio demo`` runs it."""
+"""Show in a minute what the library does: both guests, a hostcall, a stream, a timeout."""
 
 from __future__ import annotations
 
@@ -51,13 +51,15 @@ async function total(orderId) {
 }
 
 function* primes(limit) {
-  for (let n = 2, found = []; n < limit; n++) {
+  const found = [];
+  for (let n = 2; n < limit; n++) {
     if (found.every((p) => n % p)) {
       console.log("found", n);
       found.push(n);
       yield n;
     }
   }
+  return found.length;
 }
 
 function spin() {
@@ -115,9 +117,9 @@ async def _spell(events: EventStream) -> str:
             case StdoutEvent(data=text) | LogEvent(data=text):
                 words.append(repr(text.rstrip()))
             case ResultEvent(data=value):
-                words.append(f"-> {value},")
+                words.append(f"-> {value!r},")
             case EndEvent(data=value):
-                words.append(f"end {value}")
+                words.append(f"end {value!r}")
             case _:
                 words.append(repr(event))
     return " ".join(words)

@@ -1,7 +1,7 @@
 """Can this machine run sandboxes, and will it do so fast? Look, and change nothing.
 
-Each thing looked at is a :class:`DoctorCheck`. One that is not ok says what to do about it; ``essential`` tells a machine that
-cannot run sandboxes from one that runs them with less.
+Each thing looked at is a :class:`DoctorCheck`. One that is not ok says what to do about it; ``essential`` tells a
+machine that cannot run sandboxes from one that runs them with less.
 """
 
 from __future__ import annotations
@@ -141,7 +141,9 @@ def _versions() -> list[DoctorCheck]:
             "wasmtime",
             ok=known,
             detail=str(engine),
-            remedy="" if known else f"its private names were checked on {', '.join(ffi.CHECKED_ON)}; prefer that release",
+            remedy=""
+            if known
+            else f"its private names were checked on {', '.join(ffi.CHECKED_ON)}; prefer that release",
         ),
         DoctorCheck("anyio", ok=True, detail=str(_version_of("anyio")), essential=True),
     ]
@@ -248,14 +250,18 @@ def _cache(root: Path) -> DoctorCheck:
             essential=True,
         )
     except (OSError, InvalidArgumentError) as exc:
-        return DoctorCheck("cache directory", ok=False, detail=str(exc), remedy="give another cache_dir", essential=True)
+        return DoctorCheck(
+            "cache directory", ok=False, detail=str(exc), remedy="give another cache_dir", essential=True
+        )
     usable = os.access(root, os.R_OK | os.W_OK | os.X_OK)
     private = is_private_directory(found)
     detail = f"{root}: mode {found.st_mode & 0o7777:04o}, user id {found.st_uid}"
     if usable and private:
         return DoctorCheck("cache directory", ok=True, detail=detail, essential=True)
     remedy = f"chmod 700 {root}" if usable else "give another cache_dir, or set XDG_CACHE_HOME"
-    reason = "other users may write it, and native code is loaded from it" if usable else "it cannot be read and written"
+    reason = (
+        "other users may write it, and native code is loaded from it" if usable else "it cannot be read and written"
+    )
     return DoctorCheck("cache directory", ok=False, detail=f"{detail}; {reason}", remedy=remedy, essential=True)
 
 
