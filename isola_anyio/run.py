@@ -65,8 +65,12 @@ if TYPE_CHECKING:
 GRACE_S: Final = 1.0
 """How long a cancelled guest may unwind before it is stopped for good."""
 COURTESY_S: Final = 0.002
-"""A guest that computes when it is cancelled may take this long over its turn as a whole before it is interrupted, so
-that one that mostly waits stays usable; well below the 5 ms in which a spinning guest has to be stopped."""
+"""A guest that computes when it is cancelled is interrupted when it has used this much CPU without coming to a place
+where it can be told, so that one that mostly waits, or mostly talks, stays usable; well below the 5 ms in which a
+spinning guest has to be stopped. It is the guest's own CPU time: one that merely waits for a core is not to blame."""
+PATIENCE_S: Final = 0.05
+"""... and after this much time on the clock whatever it used, so that a busy machine does not keep its caller waiting;
+a guess."""
 FRAME_OVERHEAD_BYTES: Final = 1 << 16
 """What a frame may be longer than the value in it."""
 _LEVELS: Final[tuple[LogLevel, ...]] = ("debug", "info", "warning", "error")
@@ -156,7 +160,8 @@ class Run:
             for source in options.streams
         ]
         self._cpu_s = 0.0
-        self._turn_began = self._computing_since = 0.0
+        self._turn_began = 0.0
+        self._silent_since_cpu = 0.0  # seconds of the guest's CPU at which it last came where it could be told
         self._turn_began_cpu: float | None = None
         self._thread_clock: int | None = None
         self._began = 0.0
@@ -350,9 +355,12 @@ class Run:
 
     async def _await_turn(self) -> None:
         """Wait until the guest's turn is over, or it knows of its cancellation; interrupt one that computes on."""
+        end = time.monotonic() + PATIENCE_S
         while self.phase in (Phase.QUEUED, Phase.COMPUTING, Phase.WAITING) and not self._told:
-            with anyio.move_on_after(self._courtesy_s()):
-                await self._news.wait()
+            courtesy = self._courtesy_s() if time.monotonic() < end else 0.0
+            if courtesy > 0 or self.phase is not Phase.COMPUTING:
+                with anyio.move_on_after(courtesy or COURTESY_S):
+                    await self._news.wait()
                 continue
             with self._lock:
                 if self.phase is Phase.COMPUTING and not self._told:
@@ -360,9 +368,9 @@ class Run:
                     return
 
     def _courtesy_s(self) -> float:
-        """How much longer a computing guest may take to end its turn by itself."""
+        """How much longer a computing guest may take until it can be told."""
         if self.phase is Phase.COMPUTING:
-            return max(0.0, self._computing_since + COURTESY_S - time.monotonic())
+            return max(0.0, COURTESY_S - (self._cpu_now() - self._silent_since_cpu))
         return COURTESY_S
 
     def _stop_for_good(self) -> None:
@@ -401,7 +409,7 @@ class Run:
         with self._lock:
             # A turn that was asked for before the run was stopped is not begun any more.
             wanted = self._stop is None or self._cancel_sent
-            self._computing_since = self._turn_began
+            self._silent_since_cpu = self._cpu_s
             self.phase = Phase.COMPUTING if wanted else Phase.PARKED
         if not wanted:
             self._turn_began_cpu = None
@@ -576,6 +584,8 @@ class Run:
         self._check_number(number)
         self._check_payload(untrusted_body)
         queue = self.queue
+        if self._must_tell:
+            return b"\0"  # it parks, and is sent CANCEL
         if queue is None or (self._told and not queue.has_room):
             return b"\1"
         queue.put(ResultEvent(data=self._decode(untrusted_body)), len(untrusted_body))
@@ -616,6 +626,9 @@ class Run:
             ``False`` when the guest is to be told, now, that it is being cancelled.
         """
         queue = self.queue
+        if self._must_tell:
+            self._told = True
+            return False
         if queue is None:
             return True
         if self._told and not queue.has_room:  # nobody reads on; what a cancelled guest says at its end is dropped
@@ -625,6 +638,20 @@ class Run:
             return True
         self._told = True
         return False
+
+    @property
+    def _must_tell(self) -> bool:
+        """Whether the guest is to be told of its cancellation, asked where the reply can say so.
+
+        A guest that comes here often is not interrupted: it is told the next time, and unwinds.
+        """
+        self._silent_since_cpu = self._cpu_own()
+        return self._stop is Stop.CANCELLED and not self._told
+
+    def _cpu_own(self) -> float:
+        """Seconds of CPU the guest has computed so far; on the guest's own thread, inside a turn."""
+        assert self._turn_began_cpu is not None
+        return self._cpu_s + time.thread_time() - self._turn_began_cpu
 
     def _wait_for_room(self) -> bool:
         """Stand still until there is room; ``False`` when the run was cancelled meanwhile."""
@@ -658,7 +685,7 @@ class Run:
         finally:
             self._busy_s -= time.monotonic() - began
             with self._lock:
-                self._computing_since = time.monotonic()
+                self._silent_since_cpu = self._cpu_own()
                 self.phase = Phase.COMPUTING
 
     def _on_wait(self, untrusted_body: memoryview) -> bytes:

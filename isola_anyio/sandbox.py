@@ -6,6 +6,7 @@ __all__ = ["Sandbox"]
 
 import itertools
 import warnings
+from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -79,7 +80,7 @@ class Sandbox(AsyncResource):
         self._state = _State.NEW
         self._guest: Guest | None = None
         self._usage: Usage | None = None
-        self._turns = anyio.Lock()
+        self._line: deque[_Activity] = deque()
         self._numbers = itertools.count(1)
         self._activities: set[_Activity] = set()
         self._group: TaskGroup | None = None
@@ -341,35 +342,53 @@ class _Activity:
         self._options = options
         self._queue = queue
         self._run: Run | None = None
-        self._queued = anyio.CancelScope()
+        self._in_line = False
+        self._turn: anyio.Event | None = None
+        self._waiting = anyio.CancelScope()
         self.ended = anyio.Event()
 
     def close(self) -> None:
         """Stop it because the sandbox is being closed."""
-        self._queued.cancel()
+        self._waiting.cancel()
         if self._run is not None:
             self._run.close()
+
+    def stand_in_line(self) -> None:
+        """Take a place among the sandbox's runs: first come, first served."""
+        self._in_line = True
+        self._sandbox._line.append(self)  # noqa: SLF001 - same module
+        self._sandbox._activities.add(self)  # noqa: SLF001 - same module
 
     async def perform(self) -> JsonValue:
         """Wait for the turn, run, return the value."""
         sandbox = self._sandbox
-        acquired = False
-        sandbox._activities.add(self)  # noqa: SLF001 - same module
+        if not self._in_line:
+            self.stand_in_line()
         try:
-            with self._queued:
-                await sandbox._turns.acquire()  # noqa: SLF001 - same module
-                acquired = True
-            if not acquired or sandbox.closed:
-                raise SandboxClosedError("the sandbox was closed before this had its turn")
+            await self._wait_for_turn()
             guest = sandbox._usable()  # noqa: SLF001 - same module
             number = next(sandbox._numbers)  # noqa: SLF001 - same module
             self._run = Run(guest, number, self._options, sandbox._handlers, queue=self._queue)  # noqa: SLF001
             return await self._run.complete()
         finally:
-            if acquired:
-                sandbox._turns.release()  # noqa: SLF001 - same module
+            self._leave_line()
             sandbox._activities.discard(self)  # noqa: SLF001 - same module
             self.ended.set()
+
+    async def _wait_for_turn(self) -> None:
+        line = self._sandbox._line  # noqa: SLF001 - same module
+        if line[0] is not self:
+            self._turn = anyio.Event()
+            with self._waiting:
+                await self._turn.wait()
+        if line[0] is not self or self._sandbox.closed:
+            raise SandboxClosedError("the sandbox was closed before this had its turn")
+
+    def _leave_line(self) -> None:
+        line = self._sandbox._line  # noqa: SLF001 - same module
+        line.remove(self)
+        if line and line[0]._turn is not None:  # noqa: SLF001 - same class
+            line[0]._turn.set()  # noqa: SLF001 - same class
 
 
 class _Streaming:
@@ -383,8 +402,9 @@ class _Streaming:
         self._own_group: TaskGroup | None = None
 
     def begin(self, group: TaskGroup) -> None:
-        """Start the run's task."""
+        """Start the run's task; its turn is the next from now."""
         self._begun = True
+        self._activity.stand_in_line()
         group.start_soon(self._work, name="isola event stream")
 
     async def _work(self) -> None:

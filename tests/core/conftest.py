@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
 from isola_anyio import build_template
-from isola_anyio.engine import ffi
+from isola_anyio.guest import Guest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,15 +39,33 @@ def busy_guest_threads(template: SandboxTemplate) -> int:
     return len(alive) - template._context.crew.idle
 
 
+@pytest.fixture(scope="session")
+def open_guests() -> Iterator[set[int]]:
+    """Keep the set of guests that were made and not closed."""
+    alive: set[int] = set()
+    original_init, original_close = Guest.__init__, Guest.close
+
+    def init(self: Guest, *args: Any, **options: Any) -> None:
+        original_init(self, *args, **options)
+        alive.add(id(self))
+
+    def close(self: Guest) -> None:
+        original_close(self)
+        alive.discard(id(self))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Guest, "__init__", init)
+        patch.setattr(Guest, "close", close)
+        yield alive
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_left(template: SandboxTemplate) -> Iterator[None]:
-    """Check after every test that no guest lives on and no guest thread is busy."""
-    before = len(ffi._stores)
+def nothing_is_left(template: SandboxTemplate, open_guests: set[int]) -> Iterator[None]:
+    """Check after every test that no guest is left open and no guest thread is busy."""
+    open_guests.clear()
     yield
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        if len(ffi._stores) <= before and busy_guest_threads(template) <= 0:
-            return
-        gc.collect()
-        time.sleep(0.01)
-    pytest.fail(f"{len(ffi._stores) - before} guests and {busy_guest_threads(template)} busy guest threads are left")
+    while open_guests or busy_guest_threads(template) > 0:
+        if time.monotonic() > deadline:
+            pytest.fail(f"{len(open_guests)} guests and {busy_guest_threads(template)} busy guest threads are left")
+        time.sleep(0.005)

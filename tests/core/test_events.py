@@ -1,0 +1,347 @@
+"""What does a consumer see of a run while it goes on?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from anyio.abc import ObjectReceiveStream
+from anyio.lowlevel import checkpoint
+
+from isola_anyio import (
+    EndEvent,
+    ErrorEvent,
+    Event,
+    GuestError,
+    LogEvent,
+    OutputLimitError,
+    ResultEvent,
+    SandboxClosedError,
+    StderrEvent,
+    StdoutEvent,
+    StreamClosedError,
+)
+from isola_anyio import events as events_module
+
+if TYPE_CHECKING:
+    from isola_anyio import EventStream, SandboxTemplate
+
+CODE = """
+import asyncio, os, sys
+from sandbox import logging
+from sandbox.asyncio import hostcall
+def everything():
+    print("one")
+    print("two", file=sys.stderr)
+    logging.debug("three %d", 3); logging.info("i"); logging.warning("w"); logging.error("e")
+    yield 4
+    print("five", end="")
+    yield 6
+    print(" and", end="")
+    print("seven", file=sys.stderr, end="")
+    logging.info("eight")
+    print("nine")
+def count(n):
+    for i in range(n): yield i
+async def acount(n):
+    for i in range(n): yield i
+def fail():
+    print("before")
+    yield 1
+    1/0
+def halves():
+    raw = "zwölf €uro 😀".encode()
+    for i in range(len(raw)): os.write(1, raw[i:i+1])
+    os.write(2, b"\\xe2\\x82")
+def flood():
+    while True: print("x" * 100)
+def big(n):
+    while True: yield "y" * n
+async def waits():
+    await hostcall("never")
+def value(): return 5
+"""
+
+
+async def collect(stream: EventStream) -> list[Event]:
+    async with stream:
+        return [event async for event in stream]
+
+
+async def test_all_kinds_of_events_come_in_the_guests_order(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(CODE)
+        got = await collect(sandbox.run_stream("everything"))
+    joined: list[tuple[str, Any]] = []
+    for event in got:
+        if joined and event.type in ("stdout", "stderr") and joined[-1][0] == event.type:
+            joined[-1] = (event.type, joined[-1][1] + event.data)
+        else:
+            joined.append((event.type, event.data))
+    assert joined == [
+        ("stdout", "one\n"),
+        ("stderr", "two\n"),
+        ("log", "three 3"),
+        ("log", "i"),
+        ("log", "w"),
+        ("log", "e"),
+        ("result", 4),
+        ("stdout", "five"),
+        ("result", 6),
+        ("stdout", " and"),
+        ("stderr", "seven"),
+        ("log", "eight"),
+        ("stdout", "nine\n"),
+        ("end", None),
+    ]
+    assert [e.level for e in got if isinstance(e, LogEvent)] == ["debug", "info", "warning", "error", "info"]
+
+
+async def test_characters_written_byte_by_byte_are_never_split(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(CODE)
+        got = await collect(sandbox.run_stream("halves"))
+        out = [event.data for event in got if isinstance(event, StdoutEvent)]
+        assert out == list("zwölf €uro 😀")
+        # What never became a character is shown at the end, and does not reach into the next run.
+        assert got[-2:] == [StderrEvent(data="\ufffd"), EndEvent(data=None)]
+        assert StderrEvent not in map(type, await collect(sandbox.run_stream("value")))
+
+
+async def test_load_stream_gives_a_scripts_output_as_events(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        got = await collect(sandbox.load_stream("print('loading')\nawait __import__('asyncio').sleep(0)\nx = 1"))
+        assert got == [StdoutEvent(data="loading\n"), EndEvent(data=None)]
+        got = await collect(sandbox.load_stream("print('loading')\n1/0", filename="f.py"))
+        assert isinstance(got[-1], ErrorEvent)
+        assert 'File "f.py", line 2' in got[-1].exception.traceback
+
+
+async def test_an_error_event_is_the_last_and_carries_the_exception(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(CODE)
+        got = await collect(sandbox.run_stream("fail"))
+        assert [event.type for event in got] == ["stdout", "result", "error"]
+        last = got[-1]
+        assert isinstance(last, ErrorEvent)
+        assert last.data == "ZeroDivisionError: division by zero"
+        assert last.exception.type == "ZeroDivisionError"
+        stream = sandbox.run_stream("count", 1)
+        assert isinstance(stream, ObjectReceiveStream)
+        assert [await stream.receive(), await stream.receive()] == [ResultEvent(data=0), EndEvent(data=None)]
+        for _ in range(2):
+            with pytest.raises(anyio.EndOfStream):
+                await stream.receive()
+        await stream.aclose()
+        await stream.aclose()
+        with pytest.raises(StreamClosedError):
+            await stream.receive()
+
+
+async def test_result_drains_the_stream(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(CODE + "\ndef gen():\n    yield from range(1000)\n    return 'end'\n")
+        assert await sandbox.run_stream("gen").result() == "end"
+        with pytest.raises(GuestError) as caught:
+            await sandbox.run_stream("fail").result()
+        assert caught.value.type == "ZeroDivisionError"
+        async with sandbox.run_stream("gen") as events:
+            assert await events.receive() == ResultEvent(data=0)
+            assert await events.result() == "end"
+
+
+async def test_leaving_early_cancels_the_run_and_leaves_the_sandbox_usable(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(CODE)
+        for name in ("count", "acount"):
+            async with sandbox.run_stream(name, 10**9) as events:
+                async for event in events:
+                    if event.data == 3:
+                        break
+            assert not sandbox.broken
+            assert await sandbox.run("value") == 5
+
+
+async def test_a_stream_never_iterated_is_cancelled_with_its_sandbox(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(CODE)
+        sandbox.run_stream("count", 10**9)
+        sandbox.run_stream("value")  # waits behind it
+
+
+async def test_a_stream_left_alone_stops_the_guest_with_bounded_memory(template: SandboxTemplate) -> None:
+    async with template.create(max_output=1 << 40) as sandbox:
+        await sandbox.load_script(CODE)
+        for name, args in (("flood", ()), ("big", (200_000,)), ("count", (10**9,)), ("acount", (10**9,))):
+            async with sandbox.run_stream(name, *args) as events:
+                await events.receive()
+                queue = events._queue
+                with anyio.fail_after(10):
+                    while not queue.stalled:
+                        await anyio.sleep(0.001)
+                assert len(queue._events) <= events_module.CAPACITY_EVENTS + 2
+                assert queue._put_bytes - queue._taken_bytes <= events_module.CAPACITY_BYTES + 200_100
+                for _ in range(600 if name != "big" else 60):
+                    await events.receive()
+            assert not sandbox.broken, name
+            assert await sandbox.run("value") == 5
+
+
+async def test_cancelling_receive_loses_no_event(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(CODE)
+        got: list[Any] = []
+        async with sandbox.run_stream("acount", 2000) as events:
+            cancelled = 0
+            while not got or not isinstance(got[-1], EndEvent):
+                with anyio.CancelScope() as scope:
+                    if len(got) % 3 == 0 and cancelled <= len(got):
+                        scope.cancel()
+                        cancelled += 1
+                    got.append(await events.receive())
+        assert cancelled > 100
+        assert [event.data for event in got] == [*range(2000), None]
+
+
+async def test_a_second_receiver_is_refused(template: SandboxTemplate) -> None:
+    async def never(_: Any) -> None:
+        await anyio.sleep_forever()
+
+    async with template.create(hostcalls={"never": never}) as sandbox:
+        await sandbox.load_script(CODE)
+        async with sandbox.run_stream("waits") as events, anyio.create_task_group() as group:
+            group.start_soon(events.receive)
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(anyio.BusyResourceError):
+                await events.receive()
+            group.cancel_scope.cancel()
+
+
+async def test_closing_the_stream_ends_a_waiting_receiver(template: SandboxTemplate) -> None:
+    async def never(_: Any) -> None:
+        await anyio.sleep_forever()
+
+    ended: list[str] = []
+
+    async def receive(events: EventStream) -> None:
+        try:
+            await events.receive()
+        except (StreamClosedError, SandboxClosedError, anyio.ClosedResourceError) as exc:
+            ended.append(type(exc).__name__)
+
+    async with template.create(hostcalls={"never": never}) as sandbox:
+        await sandbox.load_script(CODE)
+        async with anyio.create_task_group() as group:
+            events = sandbox.run_stream("waits")
+            group.start_soon(receive, events)
+            await anyio.wait_all_tasks_blocked()
+            await events.aclose()
+        assert len(ended) == 1
+        assert await sandbox.run("value") == 5
+
+
+async def test_output_over_its_limit_stops_the_run_and_breaks_the_sandbox(template: SandboxTemplate) -> None:
+    for name in ("flood", "logs"):
+        async with template.create(max_output=10_000) as sandbox:
+            await sandbox.load_script(CODE + "\ndef logs():\n    while True: logging.info('x' * 100)\n")
+            with pytest.raises(OutputLimitError, match="max_output=10000") as caught:
+                await sandbox.run(name)
+            assert caught.value.limit == "output"
+            assert sandbox.broken
+        async with template.create(max_output=10_000) as sandbox:
+            await sandbox.load_script(CODE)
+            with pytest.raises(OutputLimitError):
+                async with sandbox.run_stream("flood") as events:
+                    async for event in events:
+                        assert isinstance(event, StdoutEvent)
+
+
+async def test_each_run_has_its_own_output_budget(template: SandboxTemplate) -> None:
+    async with template.create(max_output=1000) as sandbox:
+        await sandbox.load_script("def say(): print('x' * 600)")
+        for _ in range(5):
+            await sandbox.run("say")
+        assert sandbox.usage.output_bytes == 601
+        assert sandbox.usage.total is not None
+        assert sandbox.usage.total.output_bytes == 5 * 601
+
+
+async def test_streams_take_turns_in_the_order_they_were_asked_for(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script("calls = []\ndef note(i):\n    calls.append(i)\n    yield i\n    return list(calls)")
+        streams = [sandbox.run_stream("note", i) for i in range(5)]
+        assert await sandbox.run("note", 5) == [0, 1, 2, 3, 4, 5]
+        for i, stream in enumerate(streams):
+            assert await stream.result() == list(range(i + 1))
+
+
+async def test_the_consumers_other_tasks_run_while_events_are_waiting(template: SandboxTemplate) -> None:
+    beats = 0
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            beats += 1
+            await checkpoint()
+
+    async with template.create() as sandbox:
+        await sandbox.load_script(CODE)
+        async with anyio.create_task_group() as group:
+            group.start_soon(beat)
+            async with sandbox.run_stream("count", 1000) as events:
+                seen = [event async for event in events]
+            group.cancel_scope.cancel()
+    assert len(seen) == 1001
+    assert beats > 1000
+
+
+async def test_a_stream_of_a_sandbox_without_a_task_group_works_inside_its_own_with(template: SandboxTemplate) -> None:
+    sandbox = await template.instantiate()
+    await sandbox.start()
+    try:
+        await sandbox.load_script(CODE)
+        async with sandbox.run_stream("count", 3) as events:
+            assert [event.data async for event in events] == [0, 1, 2, None]
+        assert [event.data async for event in sandbox.run_stream("count", 3)] == [0, 1, 2, None]
+        async with sandbox.run_stream("count", 10**9) as events:
+            await events.receive()
+        with pytest.raises(GuestError):
+            await sandbox.run_stream("fail").result()
+        assert await sandbox.run("value") == 5
+    finally:
+        await sandbox.aclose()
+
+
+async def test_usage_is_kept_on_success_failure_and_cancellation(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script("""
+import asyncio
+def work(n):
+    total = 0
+    for i in range(n): total += i
+    return total
+def fail():
+    work(200_000); 1/0
+async def sleep():
+    work(200_000)
+    await asyncio.sleep(100)
+""")
+        before = sandbox.usage.total
+        await sandbox.run("work", 2_000_000)
+        usage = sandbox.usage
+        assert 0.01 < usage.cpu_s <= usage.wall_s + 0.05
+        assert usage.runs == 1
+        assert usage.peak_memory >= template.image_size
+        assert usage.total is not None
+        assert before is not None
+        assert usage.total.runs == before.runs + 1
+        with pytest.raises(GuestError):
+            await sandbox.run("fail")
+        assert sandbox.usage.cpu_s > 0.001
+        with anyio.move_on_after(0.2):
+            await sandbox.run("sleep")
+        assert sandbox.usage.waiting_s > 0.05
+        assert sandbox.usage.cpu_s > 0.001
+        total = sandbox.usage.total
+    assert sandbox.usage.total == total
