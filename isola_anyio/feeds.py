@@ -107,7 +107,7 @@ class Feed:
         self._taken += len(batch)
         self._room.set()
         try:
-            body = codec.encode(batch, max_bytes=BATCH_BYTES, dialect=self._dialect)
+            body = codec.encode(batch, max_bytes=BATCH_BYTES, dialect=self._dialect, wrap=1)
         except codec.EncodeError:
             return self._careful_batch(batch)
         return Status.ITEMS, body
@@ -136,7 +136,7 @@ class Feed:
             good.append(batch.pop(0))
         self._taken -= len(batch)
         self._items.extendleft(reversed(batch))
-        return Status.ITEMS, codec.encode(good, max_bytes=None, dialect=self._dialect)
+        return Status.ITEMS, codec.encode(good, max_bytes=None, dialect=self._dialect, wrap=1)
 
     # --- the run's loop
 

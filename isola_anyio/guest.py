@@ -19,9 +19,8 @@ from isola_anyio import codec
 from isola_anyio.engine.instance import Instance
 from isola_anyio.events import StderrEvent, StdoutEvent
 from isola_anyio.guests import protocol
-from isola_anyio.guests.protocol import Call, Door, ProtocolError
+from isola_anyio.guests.protocol import FRAME_OVERHEAD_BYTES, Call, Door, ProtocolError
 from isola_anyio.limits import Usage
-from isola_anyio.run import FRAME_OVERHEAD_BYTES
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.system import System
 

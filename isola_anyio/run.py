@@ -46,7 +46,7 @@ from isola_anyio.errors import (
 from isola_anyio.events import LogEvent, LogLevel, ResultEvent
 from isola_anyio.feeds import Feed
 from isola_anyio.guests import protocol
-from isola_anyio.guests.protocol import Call, Door, ProtocolError, Status
+from isola_anyio.guests.protocol import FRAME_OVERHEAD_BYTES, Call, Door, ProtocolError, Status
 from isola_anyio.hostcalls import Handlers, HostcallDesk
 from isola_anyio.limits import Usage
 from isola_anyio.wasi.system import GuestExit
@@ -71,8 +71,6 @@ spinning guest has to be stopped. It is the guest's own CPU time: one that merel
 PATIENCE_S: Final = 0.05
 """... and after this much time on the clock whatever it used, so that a busy machine does not keep its caller waiting;
 a guess."""
-FRAME_OVERHEAD_BYTES: Final = 1 << 16
-"""What a frame may be longer than the value in it."""
 _LEVELS: Final[tuple[LogLevel, ...]] = ("debug", "info", "warning", "error")
 
 active_runs: ContextVar[tuple[Run, ...]] = ContextVar("isola_anyio_active_runs", default=())

@@ -248,7 +248,7 @@ class Sandbox(AsyncResource):
         streams = [(where, number) for number, (where, _) in enumerate(bound.streams)]
         value = [name, bound.positional, bound.named, streams]
         try:
-            body = codec.encode(value, max_bytes=guest.limits.max_payload, dialect=guest.driver.dialect, root="$")
+            body = codec.encode(value, max_bytes=guest.limits.max_payload, dialect=guest.driver.dialect, wrap=2)
         except codec.EncodeError as exc:
             raise _argument_error(exc, bound.positional, bound.named, guest) from None
         return RunOptions(Call.CALL, body, tuple(source for _, source in bound.streams))

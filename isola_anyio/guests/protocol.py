@@ -7,6 +7,8 @@ from __future__ import annotations
 
 __all__ = [
     "Call",
+    "FRAME_OVERHEAD_BYTES",
+    "HEAD",
     "Door",
     "ProtocolError",
     "Status",
@@ -67,6 +69,8 @@ class ProtocolError(Exception):
 
 
 HEAD: Final = struct.Struct("<BI")
+FRAME_OVERHEAD_BYTES: Final = 1 << 16
+"""What a frame may be longer than the value in it."""
 _COMPLETION: Final = struct.Struct("<IBI")
 _PARK: Final = struct.Struct("<dB")
 

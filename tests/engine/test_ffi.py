@@ -15,7 +15,7 @@ import pytest
 from isola_anyio.engine import ffi
 from tests.engine.support import call, make_program
 
-PACKAGE = Path(ffi.__file__).parents[1]
+PACKAGE = Path(ffi.__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -213,10 +213,10 @@ def test_closing_twice_does_nothing_and_a_closed_store_has_no_memory(program):
 
 
 def test_a_store_that_cannot_be_made_leaves_nothing(program):
-    before = len(ffi._stores)
+    before = len(ffi.stores)
     with pytest.raises(ffi.GuestTrap):
         ffi.Store(program, max_memory=0)
-    assert len(ffi._stores) == before
+    assert len(ffi.stores) == before
 
 
 def run_child(code: str) -> subprocess.CompletedProcess[str]:
@@ -326,7 +326,7 @@ def test_interrupting_takes_well_under_the_promised_five_milliseconds(program):
 def test_only_the_seam_touches_ctypes_and_private_names():
     offenders = []
     for path in PACKAGE.rglob("*.py"):
-        if path.name in {"ffi.py", "openat2.py"} or "guests/python/sandbox" in path.as_posix():
+        if "engine/ffi" in path.as_posix() or path.name == "openat2.py" or "guests/python/sandbox" in path.as_posix():
             continue
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

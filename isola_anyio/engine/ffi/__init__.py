@@ -1,0 +1,34 @@
+"""Drive wasmtime's C library: the one room that touches ctypes and wasmtime-py's private names.
+
+Everything hot goes through *prepared unchecked* calls (see ``docs/design.md``, "The seam"), everything cold through
+wasmtime-py's public classes. The rules that keep it sound, each from a fault that was reproduced:
+
+* Nothing is ever raised through a C frame. A host function's exception is kept with its instance, the C callback
+  returns a trap, and the call that entered the guest raises what was kept. wasmtime-py's own trampolines, which keep
+  exceptions in one process-wide slot, are not used.
+* Host functions are defined once per linker and find their instance in a thread-local that is set while a guest runs.
+* A store is touched by one thread at a time; one that trapped is never entered again.
+* Guest pointers are unsigned 32-bit numbers and are checked by ``GuestMemory`` before any byte is touched.
+* Other code may take over the signals wasmtime turns into traps (``faulthandler`` does). Before a guest is entered
+  the handlers are compared with wasmtime's own and put back, with a warning, if somebody replaced them.
+"""
+
+from __future__ import annotations
+
+from isola_anyio.engine.ffi.linking import Engine as Engine
+from isola_anyio.engine.ffi.linking import Host as Host
+from isola_anyio.engine.ffi.linking import Linker as Linker
+from isola_anyio.engine.ffi.linking import Program as Program
+from isola_anyio.engine.ffi.linking import engine_fingerprint as engine_fingerprint
+from isola_anyio.engine.ffi.mapping import IMAGE_MAPPING as IMAGE_MAPPING
+from isola_anyio.engine.ffi.mapping import map_private as map_private
+from isola_anyio.engine.ffi.raw import CHECKED_ON as CHECKED_ON
+from isola_anyio.engine.ffi.raw import PAGE_BYTES as PAGE_BYTES
+from isola_anyio.engine.ffi.raw import FuelExhausted as FuelExhausted
+from isola_anyio.engine.ffi.raw import GuestTrap as GuestTrap
+from isola_anyio.engine.ffi.raw import StoreInterrupted as StoreInterrupted
+from isola_anyio.engine.ffi.signals import generation as generation
+from isola_anyio.engine.ffi.signals import guard_signals as guard_signals
+from isola_anyio.engine.ffi.store import Export as Export
+from isola_anyio.engine.ffi.store import Store as Store
+from isola_anyio.engine.ffi.store import stores as stores
