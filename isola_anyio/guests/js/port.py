@@ -53,6 +53,10 @@ _MAX_RANDOM_BYTES: Final = 65536
 _NO_MEMORY: Final = codec.encode(
     {"type": "InternalError", "message": "out of memory", "traceback": "", "limit": "memory"}
 )
+_THROWN_NULL: Final = b'{"type":"Error","message":"null","traceback":"","limit":null}'
+"""What the engine throws when there is no memory left for an error object."""
+_FULL_BYTES: Final = 2 << 20
+"""A memory that cannot grow by this much counts as full; the engine grows it by what it needs."""
 _STUCK: Final = codec.encode(
     {
         "type": "Error",
@@ -77,8 +81,11 @@ _STACK_PROBE: Final = 0xABCD11
 """A stack size nobody uses, to find the engine's field by."""
 _STACK_TOP: Final = range(0xF0000, 0x100001)
 """Where the stack begins in builds whose stack is the first MiB, growing down; a probe elsewhere is not understood."""
-_STACK_LIMIT: Final = 0x20000
-"""How far down JavaScript may use it: native code that does not ask has the rest."""
+_STACK_LIMIT: Final = 0x80000
+"""How far down JavaScript may use it. Half of it, because the engine's recursive C functions use up to 16 times as much
+of the 8 MiB of the other stack, the one wasm calls are on, and when that is used up the instance dies: with this much
+a plain function recurses 3,270 deep, and ``JSON.parse`` of nested brackets still fails in time. Nesting in source text
+that costs more than that (100,000 times ``(`` in ``eval``) ends the sandbox."""
 _TRACKER_OFFSET: Final = 52
 """From the stack size to the rejection tracker, in the engine's ``JSRuntime``."""
 
@@ -479,10 +486,15 @@ class JsPort:
             return js.new_undefined() if ascii_form is None else js.string(ascii_form.encode())
         if kind in (Door.DONE, Door.FAIL):
             self._ended = True
+            if body == _THROWN_NULL and self._is_full():
+                body = _NO_MEMORY
         elif kind == Door.PARK:
             self._ended = True
             return self._park(number, body)
         return self._reply(kind, self._answer(HEAD.pack(kind, number) + _body(kind, body, extra)))
+
+    def _is_full(self) -> bool:
+        return self._instance.store.memory_size() + _FULL_BYTES > self._instance.max_memory
 
     def _park(self, number: int, body: bytes) -> int:
         delay, _, flags = body.partition(b" ")

@@ -4,7 +4,10 @@ The stripping module prints its own layout, so that a line number in an error wo
 is left after stripping are, but for what enums and the like turn into, tokens of the source in their order: they are
 aligned with the source's, and written out with as many line ends between them as there were. Pure.
 
-Line ends are put only between tokens, and never where JavaScript would take one for the end of a statement.
+The alignment starts from the tokens that occur once in each text, as patience diff does; between two of those, each
+token is the first of its kind that is left, unless that is far and what follows it differs. A token that is aligned
+too early stands on an earlier line, which the next one mends. Line ends are put only between tokens, and never where
+JavaScript would take one for the end of a statement.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from __future__ import annotations
 __all__ = ["relayout"]
 
 import re
-from difflib import SequenceMatcher
+from bisect import bisect_left
+from collections import Counter
 from typing import Final, NamedTuple
 
 _TOKEN: Final = re.compile(
@@ -38,6 +42,10 @@ _WORDS_BEFORE_REGEX: Final = frozenset(
 _NO_BREAK_AFTER: Final = frozenset(
     {"return", "throw", "break", "continue", "yield", "async", "let", "static", "get", "set"}
 )
+_NEAR: Final = 8
+_CANDIDATES: Final = 8
+_LOOKAHEAD: Final = 16
+"""How far is far, and how much is looked at then; guesses that hold for the sources tried."""
 _NO_BREAK_BEFORE: Final = frozenset({"++", "--", "=>", "(", "[", "`"})
 
 
@@ -51,15 +59,12 @@ def relayout(source: str, stripped: str) -> str:
     """Return ``stripped`` with its tokens on the lines they have in ``source``."""
     given = _tokens(source)
     left = _tokens(stripped)
-    lines: list[int | None] = [None] * len(left)
-    matcher = SequenceMatcher(None, [_plain(one.text) for one in given], [_plain(one.text) for one in left])
-    for start, at, count in matcher.get_matching_blocks():
-        for offset in range(count):
-            lines[at + offset] = given[start + offset].line
+    lines = _align([_plain(one.text) for one in given], [_plain(one.text) for one in left])
     out: list[str] = []
     current = 1
     before = ""
-    for token, line in zip(left, lines, strict=True):
+    for token, at in zip(left, lines, strict=True):
+        line = None if at is None else given[at].line
         may_break = before not in _NO_BREAK_AFTER and token.text not in _NO_BREAK_BEFORE
         if line is not None and line > current and may_break:
             out.append("\n" * (line - current))
@@ -70,6 +75,81 @@ def relayout(source: str, stripped: str) -> str:
         current += token.text.count("\n")
         before = token.text
     return "".join(out).lstrip(" ") + "\n"
+
+
+def _align(given: list[str], left: list[str]) -> list[int | None]:
+    """Say for each token of ``left`` which of ``given`` it is; ``None`` for one that was added."""
+    found: list[int | None] = [None] * len(left)
+    places: dict[str, list[int]] = {}
+    for at, text in enumerate(given):
+        places.setdefault(text, []).append(at)
+    anchors = [*_anchors(places, left), (len(given), len(left))]
+    start_given = start_left = 0
+    for at_given, at_left in anchors:
+        _fill(given, left, places, found, range(start_given, at_given), range(start_left, at_left))
+        if at_left < len(left):
+            found[at_left] = at_given
+        start_given, start_left = at_given + 1, at_left + 1
+    return found
+
+
+def _anchors(places: dict[str, list[int]], left: list[str]) -> list[tuple[int, int]]:
+    """Pair the tokens that occur once in each text: the longest series that rises in both."""
+    counts = Counter(left)
+    pairs = [(places[text][0], at) for at, text in enumerate(left) if counts[text] == 1 and len(places.get(text, ())) == 1]
+    tails: list[int] = []
+    chain: list[tuple[int, int]] = []  # index into `tails` and into `pairs` of the one before
+    ends: list[int] = []
+    for index, (place, _) in enumerate(pairs):
+        slot = bisect_left(tails, place)
+        if slot == len(tails):
+            tails.append(place)
+            ends.append(index)
+        else:
+            tails[slot] = place
+            ends[slot] = index
+        chain.append((slot, ends[slot - 1] if slot else -1))
+    series: list[tuple[int, int]] = []
+    at = ends[-1] if ends else -1
+    while at >= 0:
+        series.append(pairs[at])
+        at = chain[at][1]
+    return series[::-1]
+
+
+def _fill(
+    given: list[str],
+    left: list[str],
+    places: dict[str, list[int]],
+    found: list[int | None],
+    range_given: range,
+    range_left: range,
+) -> None:
+    """Align what is between two anchors."""
+    at = range_given.start
+    for index in range_left:
+        text = left[index]
+        if text == ";":  # printed everywhere, written by few
+            place = at if at < range_given.stop and given[at] == ";" else None
+        else:
+            place = _first(given, left[index + 1 : index + 4], places.get(text, []), at, range_given.stop)
+        if place is not None:
+            found[index] = place
+            at = place + 1
+
+
+def _first(given: list[str], following: list[str], places: list[int], start: int, stop: int) -> int | None:
+    """Find the first place that is near, or after which the same follows."""
+    first = bisect_left(places, start)
+    for place in places[first : first + _CANDIDATES]:
+        if place >= stop:
+            break
+        if place - start <= _NEAR:
+            return place
+        rest = iter(given[place + 1 : place + 1 + _LOOKAHEAD])
+        if sum(text in rest for text in following if text != ";") >= min(2, len(following)):
+            return place
+    return None
 
 
 def _plain(text: str) -> str:
