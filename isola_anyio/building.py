@@ -267,11 +267,9 @@ async def _warm(
     )
     try:
         image = await in_guest_thread(crew, lambda: _boot_and_take(recipe, guest), stop=guest.instance.interrupt)
-    except BaseException:
-        files.close()
-        raise
+        guest.owns_files = False  # the template goes on with them
     finally:
-        guest.instance.close()
+        guest.close()
     _report(on_progress, "warm", 1)
     return Warm(image, files.fork((), file_limits), base=files)
 

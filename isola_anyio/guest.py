@@ -115,6 +115,7 @@ class Guest:
         self.files = files
         self._env = dict(env or {})
         self._seed = seed
+        self.owns_files = True
         self._on_close = on_close
         self._is_set_up = False
         self.instance = Instance(program, crew=crew, max_memory=limits.max_memory, image=image)
@@ -228,7 +229,8 @@ class Guest:
     def close(self) -> None:
         """Free memory and files. A second call does nothing."""
         self.instance.close()
-        self.files.close()
+        if self.owns_files:
+            self.files.close()
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             on_close()
