@@ -118,6 +118,7 @@ class HostcallDesk:
         self._on_request = on_request
         self._on_news = on_news
         self._context = copy_context()
+        self._cancelled_class = anyio.get_cancelled_exc_class()
         self._lock = threading.Lock()  # for the two sums, which both sides change
         self._requests: deque[_Request] = deque()
         self._drops: deque[int] = deque()
@@ -170,8 +171,8 @@ class HostcallDesk:
             if inspect.isawaitable(result):
                 self._queue(op, name, _constantly(result), size)
                 return b""
-            return _reply(Status.OK, self._encode(result))
-        except Exception as exc:  # noqa: BLE001 - whatever the handler raises is the guest's to see
+            return _reply(Status.OK, self._encode(name, result))
+        except (Exception, self._cancelled_class) as exc:  # noqa: BLE001 - whatever it raises is the guest's to see
             return _reply(Status.FAILED, failure(name, exc))
 
     def _queue(self, op: int, name: str, work: Callable[[], Awaitable[Any]], size: int) -> None:
@@ -215,13 +216,13 @@ class HostcallDesk:
             with scope:
                 try:
                     result = await request.work()
-                    answer = completion(request.op, Status.OK, self._encode(result))
+                    answer = completion(request.op, Status.OK, self._encode(request.name, result))
                 except Exception as exc:
                     # Whatever the handler raises is the guest's to see.
                     if scope.cancel_called:
                         _logger.warning("hostcall %r failed while it was being cancelled", request.name, exc_info=exc)
                     answer = completion(request.op, Status.FAILED, failure(request.name, exc))
-                except anyio.get_cancelled_exc_class() as exc:
+                except self._cancelled_class as exc:
                     # Of the handler's own making, such as awaiting a future that somebody else cancelled: a failure
                     # like others. Let through, it would cancel the run that nobody cancelled.
                     if being_cancelled():
@@ -250,8 +251,11 @@ class HostcallDesk:
         with self._lock:
             self._pending_bytes -= request.size
 
-    def _encode(self, value: JsonValue) -> bytes:
-        return codec.encode(value, max_bytes=self._max_payload, dialect=self._dialect)
+    def _encode(self, name: str, value: JsonValue) -> bytes:
+        try:
+            return codec.encode(value, max_bytes=self._max_payload, dialect=self._dialect)
+        except codec.EncodeError as exc:
+            raise InvalidArgumentError(f"what the handler of {name!r} returned cannot cross: {exc}") from None
 
     def abandon(self) -> None:
         """Forget requests that were never started: the run is over."""

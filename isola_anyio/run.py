@@ -495,7 +495,8 @@ class Run:
             exc = GuestError("ProtocolError", f"{exc}: the guest's own runtime was tampered with")
         elif not isinstance(exc, (IsolaError, MemoryError)):
             self.guest.abandoned = True
-            exc = _internal(exc)
+            if isinstance(exc, Exception):
+                exc = _internal(exc)  # any other is a plain handler's, meant for the program and not for its guest
         self._end(exc)
 
     def _end(self, outcome: JsonValue | BaseException) -> None:

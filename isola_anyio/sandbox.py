@@ -39,18 +39,18 @@ if TYPE_CHECKING:
     from isola_anyio.guest import Guest
     from isola_anyio.hostcalls import Handlers
     from isola_anyio.limits import Limits, Usage
-    from isola_anyio.values import JsonValue
+    from isola_anyio.values import BoundArguments, JsonValue
 
 _LARGE_GUEST_BYTES: Final = 96 << 20
 """A guest with more memory than this is freed on a thread: giving it back to the kernel takes milliseconds."""
 
 
-def _argument_error(
-    exc: codec.EncodeError, positional: list[Any], named: dict[str, Any], guest: Guest
-) -> InvalidArgumentError:
+def _argument_error(exc: codec.EncodeError, bound: BoundArguments, guest: Guest) -> InvalidArgumentError:
     """Say which argument cannot cross: encode them one by one until one fails again."""
-    places: list[tuple[str, Any]] = [(f"argument {index}", value) for index, value in enumerate(positional)]
-    places += [(f"argument {name!r}", value) for name, value in named.items()]
+    streams = {where for where, _ in bound.streams}
+    indices = (index for index in itertools.count() if index not in streams)
+    places: list[tuple[str, Any]] = [(f"argument {index}", value) for index, value in zip(indices, bound.positional)]
+    places += [(f"argument {name!r}", value) for name, value in bound.named.items()]
     for where, value in places:
         try:
             codec.encode(value, max_bytes=guest.limits.max_payload, dialect=guest.driver.dialect)
@@ -250,7 +250,7 @@ class Sandbox(AsyncResource):
         try:
             body = codec.encode(value, max_bytes=guest.limits.max_payload, dialect=guest.driver.dialect, wrap=2)
         except codec.EncodeError as exc:
-            raise _argument_error(exc, bound.positional, bound.named, guest) from None
+            raise _argument_error(exc, bound, guest) from None
         return RunOptions(Call.CALL, body, tuple(source for _, source in bound.streams))
 
     def _checked_script(self, code: str, filename: str) -> RunOptions:
