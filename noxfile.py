@@ -39,10 +39,10 @@ def group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(PROJECT, name))
 
 
-def run_pytest(session: nox.Session, *options: str, profile: str = "default") -> None:
+def run_pytest(session: nox.Session, *options: str, **environment: str) -> None:
     """Install the project with its test extra and run pytest; arguments after ``--`` go to it."""
     session.install("-e", ".[test]")
-    session.run("pytest", *options, *session.posargs, env={"HYPOTHESIS_PROFILE": profile})
+    session.run("pytest", *options, *session.posargs, env=environment)
 
 
 @nox.session(python=MAIN)
@@ -131,10 +131,10 @@ def soak(session: nox.Session) -> None:
 @nox.session(python=MAIN, default=False)
 def fuzz(session: nox.Session) -> None:
     """Throw generated frames, paths and values at everything that reads what a guest wrote."""
-    run_pytest(session, "-m", "fuzz", "--timeout", "3600", profile="fuzz")
+    run_pytest(session, "-m", "fuzz", "--timeout", "3600", HYPOTHESIS_PROFILE="deep")
 
 
 @nox.session(python=MAIN, default=False)
 def deep(session: nox.Session) -> None:
     """Run every test with many more generated examples."""
-    run_pytest(session, "--timeout", "3600", profile="deep")
+    run_pytest(session, "--timeout", "3600", HYPOTHESIS_PROFILE="deep")
