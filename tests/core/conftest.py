@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
 from isola_anyio import build_template
+from isola_anyio.engine.threads import Crew
 from isola_anyio.guest import Guest
 
 if TYPE_CHECKING:
@@ -33,10 +35,22 @@ def template() -> Iterator[SandboxTemplate]:
     built[0].close()
 
 
-def busy_guest_threads(template: SandboxTemplate) -> int:
+_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
+_crew_init = Crew.__init__
+
+
+def _remembering_init(self: Crew, *args: Any, **options: Any) -> None:
+    _crew_init(self, *args, **options)
+    _crews.add(self)
+
+
+Crew.__init__ = _remembering_init  # type: ignore[method-assign]
+
+
+def busy_guest_threads() -> int:
     """Count the guest threads that are not waiting for work."""
     alive = [thread for thread in threading.enumerate() if thread.name.startswith("isola-guest")]
-    return len(alive) - template._context.crew.idle
+    return len(alive) - sum(crew.idle for crew in _crews)
 
 
 @pytest.fixture(scope="session")
@@ -60,12 +74,12 @@ def open_guests() -> Iterator[set[int]]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(template: SandboxTemplate, open_guests: set[int]) -> Iterator[None]:
+def nothing_is_left(open_guests: set[int]) -> Iterator[None]:
     """Check after every test that no guest is left open and no guest thread is busy."""
     open_guests.clear()
     yield
     deadline = time.monotonic() + 5
-    while open_guests or busy_guest_threads(template) > 0:
+    while open_guests or busy_guest_threads() > 0:
         if time.monotonic() > deadline:
-            pytest.fail(f"{len(open_guests)} guests and {busy_guest_threads(template)} busy guest threads are left")
+            pytest.fail(f"{len(open_guests)} guests and {busy_guest_threads()} busy guest threads are left")
         time.sleep(0.005)

@@ -141,7 +141,16 @@ class Run:
         try:
             async for item in iterator:
                 if not emit(self.number, _encode(item, max_bytes=_port.max_payload)):
-                    await self._room()
+                    try:
+                        await self._room()
+                    except _CancelledError as error:  # the iterator sees it too, where it stands
+                        athrow = getattr(iterator, "athrow", None)
+                        if athrow is not None:
+                            try:
+                                await athrow(error)
+                            except StopAsyncIteration:
+                                pass
+                        raise
         finally:
             aclose = getattr(iterator, "aclose", None)
             if aclose is not None:
@@ -157,7 +166,16 @@ class Run:
                 except StopIteration as stop:
                     return stop.value
                 if not emit(self.number, _encode(item, max_bytes=_port.max_payload)):
-                    await self._room()
+                    try:
+                        await self._room()
+                    except _CancelledError as error:
+                        throw = getattr(iterator, "throw", None)
+                        if throw is not None:
+                            try:
+                                throw(error)
+                            except StopIteration:
+                                pass
+                        raise
         finally:
             close = getattr(iterator, "close", None)
             if close is not None:
@@ -245,6 +263,8 @@ class Run:
         try:
             if hasattr(generator, "throw"):
                 generator.throw(self.outcome[1])
+        except StopIteration:
+            pass
         except BaseException as error:
             self.outcome = (False, error)
         try:
