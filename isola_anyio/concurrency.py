@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["being_cancelled", "open_task_group", "outlast", "single_exception"]
+__all__ = ["being_cancelled", "is_cancellation", "open_task_group", "outlast", "single_exception"]
 
 import math
 from contextlib import asynccontextmanager
@@ -45,6 +45,14 @@ async def open_task_group() -> AsyncIterator[TaskGroup]:
             raise failure
         finally:
             del failure
+
+
+def is_cancellation(exc: BaseException) -> bool:
+    """Tell whether an exception is a cancellation, or a group with one in it."""
+    cancelled = anyio.get_cancelled_exc_class()
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.subgroup(cancelled) is not None
+    return isinstance(exc, cancelled)
 
 
 def being_cancelled() -> bool:

@@ -366,8 +366,8 @@ class Run:
                     return
 
     def _courtesy_s(self) -> float:
-        """How much longer a computing guest may take until it can be told."""
-        if self.phase is Phase.COMPUTING:
+        """How much longer a computing guest may take until it can be told; one that has parked is on its way out."""
+        if self.phase is Phase.COMPUTING and self._verdict is None:
             return max(0.0, COURTESY_S - (self._cpu_now() - self._silent_since_cpu))
         return COURTESY_S
 

@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import AsyncResource
 
 from isola_anyio import codec
-from isola_anyio.concurrency import outlast, single_exception
+from isola_anyio.concurrency import is_cancellation, outlast, single_exception
 from isola_anyio.engine.offload import in_guest_thread
 from isola_anyio.errors import (
     GuestError,
@@ -49,7 +49,7 @@ def _argument_error(exc: codec.EncodeError, bound: BoundArguments, guest: Guest)
     """Say which argument cannot cross: encode them one by one until one fails again."""
     streams = {where for where, _ in bound.streams}
     indices = (index for index in itertools.count() if index not in streams)
-    places: list[tuple[str, Any]] = [(f"argument {index}", value) for index, value in zip(indices, bound.positional)]
+    places: list[tuple[str, Any]] = [(f"argument {next(indices)}", value) for value in bound.positional]
     places += [(f"argument {name!r}", value) for name, value in bound.named.items()]
     for where, value in places:
         try:
@@ -57,6 +57,19 @@ def _argument_error(exc: codec.EncodeError, bound: BoundArguments, guest: Guest)
         except codec.EncodeError as found:
             return InvalidArgumentError(f"{where} cannot cross: {found}")
     return InvalidArgumentError(f"the arguments cannot cross: {exc}")
+
+
+async def _leave_group(group: TaskGroup, passing: BaseException | None) -> BaseException | None:
+    """Leave a cancelled task group with a cancellation, or nothing, on its way; return what is on its way then."""
+    traceback = None if passing is None else passing.__traceback__
+    try:
+        if await group.__aexit__(None if passing is None else type(passing), passing, traceback):
+            return None
+    except BaseExceptionGroup as caught:
+        return single_exception(caught) or caught
+    except BaseException as caught:  # noqa: BLE001 - the caller raises it
+        return caught
+    return passing
 
 
 class _State(Enum):
@@ -150,6 +163,8 @@ class Sandbox(AsyncResource):
             guest.close()
 
     async def __aenter__(self) -> Self:
+        if self._group is not None:
+            raise SandboxBusyError("the sandbox is entered already; it has one `async with`, which its runs share")
         await self.start()
         group = anyio.create_task_group()
         try:
@@ -165,28 +180,24 @@ class Sandbox(AsyncResource):
     ) -> bool | None:
         group, self._group = self._group, None
         assert group is not None
-        cancellation: BaseException | None = None
-        failure: BaseException | None = None
+        # The body's own failure stays out of the group, which would wrap it; only a cancellation goes through it.
+        own = exc if exc is not None and not is_cancellation(exc) else None
+        passing = exc if own is None else None
         try:
             await self.aclose()
-        except BaseException as caught:  # noqa: BLE001 - a cancellation; it goes through the group like the body's own
-            if exc is None:
-                cancellation = exc = caught
-                exc_type, traceback = type(caught), caught.__traceback__
+        except BaseException as caught:  # noqa: BLE001 - a cancellation, raised below
+            passing = passing or caught
         group.cancel_scope.cancel()
-        try:
-            swallowed = await group.__aexit__(exc_type, exc, traceback)
-            if cancellation is not None and not swallowed:
-                raise cancellation
-            return swallowed
-        except BaseExceptionGroup as caught:
-            # What the body raised leaves as itself: returning False raises it again, without the group's wrapping.
-            failure = single_exception(caught)
-            if failure is exc:
-                return False
-            if failure is None:
-                raise
-        raise failure
+        failure = await _leave_group(group, passing)
+        if own is not None:
+            if failure is not None and not is_cancellation(failure):
+                raise BaseExceptionGroup("the body of a sandbox and a task of it failed", [own, failure])
+            return False
+        if failure is exc:
+            return False
+        if failure is not None:
+            raise failure
+        return True
 
     # --- running -----------------------------------------------------------------------------------------------
 
