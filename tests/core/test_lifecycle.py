@@ -1,0 +1,382 @@
+"""When does a sandbox, a template, a context begin and end, and what leaves with it?"""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import textwrap
+import threading
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from anyio.abc import AsyncResource
+
+from isola_anyio import (
+    SandboxBusyError,
+    SandboxClosedError,
+    SandboxContext,
+    build_template,
+)
+
+if TYPE_CHECKING:
+    from isola_anyio import Sandbox, SandboxTemplate
+
+CODE = "import asyncio\ndef value(): return 5\nasync def nap(): await asyncio.sleep(60)\ndef spin():\n    while True: pass"
+
+
+async def test_start_and_aclose_work_without_with_and_are_idempotent(template: SandboxTemplate) -> None:
+    sandbox = await template.instantiate()
+    assert isinstance(sandbox, AsyncResource)
+    assert (sandbox.closed, sandbox.broken, sandbox.memory_size) == (False, False, 0)
+    await sandbox.start()
+    await sandbox.start()
+    await sandbox.load_script(CODE)
+    assert await sandbox.run("value") == 5
+    assert sandbox.memory_size >= template.image_size
+    await sandbox.aclose()
+    await sandbox.aclose()
+    assert (sandbox.closed, sandbox.memory_size) == (True, 0)
+    assert sandbox.usage.total is not None
+    assert sandbox.usage.total.runs == 2
+    with pytest.raises(SandboxClosedError, match="closed"):
+        await sandbox.start()
+
+
+async def test_runs_outside_a_started_sandbox_say_what_to_do(template: SandboxTemplate) -> None:
+    sandbox = await template.instantiate()
+    for expected in ("start", "closed"):
+        for attempt in (
+            lambda: sandbox.run("value"),
+            lambda: sandbox.load_script("x = 1"),
+            lambda: sandbox.load_file("/x.py"),
+        ):
+            with pytest.raises(SandboxClosedError, match=expected):
+                await attempt()
+        with pytest.raises(SandboxClosedError, match=expected):
+            sandbox.run_stream("value")
+        with pytest.raises(SandboxClosedError, match=expected):
+            sandbox.load_stream("x = 1")
+        await sandbox.aclose()
+
+
+async def test_several_started_sandboxes_may_be_closed_in_any_order(template: SandboxTemplate) -> None:
+    sandboxes = [await template.instantiate() for _ in range(4)]
+    for sandbox in sandboxes:
+        await sandbox.start()
+        await sandbox.load_script(CODE)
+    for index in (1, 0, 3, 2):
+        assert await sandboxes[index].run("value") == 5
+        await sandboxes[index].aclose()
+    assert all(sandbox.closed for sandbox in sandboxes)
+
+
+async def test_a_sandbox_is_entered_once(template: SandboxTemplate) -> None:
+    sandbox = await template.instantiate()
+    async with sandbox:
+        with pytest.raises(SandboxBusyError, match="entered"):
+            async with sandbox:
+                pass
+        await sandbox.load_script(CODE)
+        assert await sandbox.run("value") == 5
+    with pytest.raises(SandboxClosedError):
+        async with sandbox:
+            pass
+
+
+@pytest.mark.parametrize("name", ["nap", "spin"])
+async def test_runs_of_other_tasks_get_a_closed_error_when_the_sandbox_is_closed(
+    template: SandboxTemplate, name: str
+) -> None:
+    ended: list[str] = []
+
+    async def run(sandbox: Sandbox) -> None:
+        with pytest.raises(SandboxClosedError):
+            await sandbox.run(name)
+        ended.append("run")
+
+    async def stream(sandbox: Sandbox) -> None:
+        events = sandbox.run_stream(name)
+        with pytest.raises(SandboxClosedError):
+            await events.receive()
+        ended.append("stream")
+
+    async with anyio.create_task_group() as group:
+        async with template.create() as sandbox:
+            await sandbox.load_script(CODE)
+            group.start_soon(run, sandbox)
+            group.start_soon(run, sandbox)
+            group.start_soon(stream, sandbox)
+            await anyio.wait_all_tasks_blocked()
+            await anyio.sleep(0.02)
+        assert sandbox.closed
+    assert sorted(ended) == ["run", "run", "stream"]
+
+
+async def test_a_run_parked_on_a_hostcall_ends_when_its_sandbox_is_closed(template: SandboxTemplate) -> None:
+    entered, left = anyio.Event(), anyio.Event()
+
+    async def never(_: Any) -> None:
+        entered.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            left.set()
+
+    async def run(sandbox: Sandbox) -> None:
+        with pytest.raises(SandboxClosedError):
+            await sandbox.run("call")
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            async with template.create(hostcalls={"never": never}) as sandbox:
+                await sandbox.load_script("from sandbox.asyncio import hostcall\nasync def call(): await hostcall('never')")
+                group.start_soon(run, sandbox)
+                await entered.wait()
+        assert left.is_set()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("mine"),
+        KeyboardInterrupt("mine"),
+        SystemExit(3),
+        StopIteration("mine"),
+        StopAsyncIteration("mine"),
+        ExceptionGroup("mine", [ValueError(1)]),
+        ExceptionGroup("mine", [ValueError(1), KeyError(2)]),
+        BaseExceptionGroup("mine", [KeyboardInterrupt()]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_the_body_raises_leaves_as_itself(template: SandboxTemplate, error: BaseException) -> None:
+    for busy in (False, True):
+        with pytest.raises(type(error)) as caught:
+            async with template.create() as sandbox:
+                await sandbox.load_script(CODE)
+                if busy:
+                    sandbox.run_stream("nap")
+                    sandbox.run_stream("spin")
+                    await anyio.sleep(0.01)
+                raise error
+        assert caught.value is error
+        assert error.__cause__ is None
+        assert sandbox.closed
+
+
+async def test_two_failures_that_have_nothing_to_do_with_each_other_leave_as_a_group(
+    template: SandboxTemplate,
+) -> None:
+    class Fatal(BaseException):
+        pass
+
+    in_handler = anyio.Event()
+
+    async def fatal(_: Any) -> None:
+        in_handler.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise Fatal("handler")
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with template.create(hostcalls={"fatal": fatal}) as sandbox:
+            await sandbox.load_script("from sandbox.asyncio import hostcall\nasync def f(): await hostcall('fatal')")
+            sandbox.run_stream("f")
+            await in_handler.wait()
+            raise ValueError("body")
+    assert [str(error) for error in caught.value.exceptions] == ["body", "handler"]
+
+
+async def test_a_fatal_handler_of_a_stream_ends_the_body_and_leaves_as_itself(template: SandboxTemplate) -> None:
+    class Fatal(BaseException):
+        pass
+
+    async def fatal(_: Any) -> None:
+        raise Fatal("handler")
+
+    with pytest.raises(Fatal):
+        async with template.create(hostcalls={"fatal": fatal}) as sandbox:
+            await sandbox.load_script("from sandbox.asyncio import hostcall\nasync def f(): await hostcall('fatal')")
+            sandbox.run_stream("f")
+            await anyio.sleep(20)
+
+
+async def test_return_break_and_continue_leave_the_with(template: SandboxTemplate) -> None:
+    async def returns() -> str:
+        async with template.create() as sandbox:
+            sandbox.run_stream("nap")
+            return "returned"
+
+    assert await returns() == "returned"
+    rounds = 0
+    for i in range(3):
+        async with template.create() as sandbox:
+            rounds += 1
+            if i == 1:
+                break
+            continue
+    assert rounds == 2
+    assert sandbox.closed
+
+
+async def test_a_forgotten_close_is_a_resource_warning(template: SandboxTemplate) -> None:
+    sandbox = await template.instantiate()
+    await sandbox.start()
+    guest = sandbox._guest
+    assert guest is not None
+    with pytest.warns(ResourceWarning, match="unclosed <Sandbox"):
+        del sandbox
+        gc.collect()
+    guest.close()
+
+
+async def test_a_closed_template_makes_no_more_sandboxes_and_those_alive_go_on(template: SandboxTemplate) -> None:
+    own = await build_template("python")
+    not_started = await own.instantiate()
+    async with own.create() as sandbox:
+        await sandbox.load_script(CODE)
+        own.close()
+        own.close()
+        with pytest.raises(SandboxClosedError, match="template is closed"):
+            await own.instantiate()
+        with pytest.raises(SandboxClosedError):
+            async with own.create():
+                pass
+        with pytest.raises(SandboxClosedError):
+            await not_started.start()
+        assert await sandbox.run("value") == 5
+        await sandbox.load_script("import wave, json\nx = json.dumps([1])")
+    assert "closed" in repr(own)
+
+
+async def test_a_closed_context_makes_nothing_more_and_what_lives_goes_on(template: SandboxTemplate) -> None:
+    context = SandboxContext()
+    async with context:
+        own = await context.build_template("python")
+        sandbox = await own.instantiate()
+        await sandbox.start()
+        await sandbox.load_script(CODE)
+    await context.aclose()
+    context.close()
+    with pytest.raises(SandboxClosedError, match="context is closed"):
+        await context.build_template("python")
+    with pytest.raises(SandboxClosedError):
+        await own.instantiate()
+    assert await sandbox.run("value") == 5
+    with anyio.move_on_after(0.05):
+        await sandbox.run("nap")
+    assert await sandbox.run("value") == 5
+    await sandbox.aclose()
+    own.close()
+
+
+def test_one_template_serves_several_loops_and_threads_at_once(template: SandboxTemplate) -> None:
+    results: list[Any] = []
+    errors: list[BaseException] = []
+
+    async def use(number: int) -> None:
+        for i in range(10):
+            async with template.create(hostcalls={"echo": echo}) as sandbox:
+                await sandbox.load_script(
+                    "from sandbox.asyncio import hostcall\nasync def f(x): return await hostcall('echo', x)"
+                )
+                results.append(await sandbox.run("f", [number, i]))
+
+    async def echo(payload: Any) -> Any:
+        await anyio.sleep(0)
+        return payload
+
+    def work(backend: str, number: int) -> None:
+        try:
+            anyio.run(use, number, backend=backend)
+        except BaseException as exc:
+            errors.append(exc)
+
+    threads = [threading.Thread(target=work, args=(("asyncio", "trio")[i % 2], i)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert sorted(results) == [[n, i] for n in range(6) for i in range(10)]
+
+
+FORK = """
+import os, anyio
+from isola_anyio import build_template, SandboxClosedError
+
+async def main():
+    template = await build_template("python")
+    async with template.create() as sandbox:
+        await sandbox.load_script("def f(): return 1")
+        assert await sandbox.run("f") == 1
+    return template
+
+template = anyio.run(main)
+pid = os.fork()
+if pid == 0:
+    async def child():
+        try:
+            async with template.create():
+                pass
+        except SandboxClosedError as exc:
+            assert "fork" in str(exc), exc
+            return await again()
+        return "no error"
+    async def again():
+        own = await build_template("python")
+        async with own.create() as sandbox:
+            await sandbox.load_script("def f(): return 2")
+            return await sandbox.run("f")
+    code = 1
+    try:
+        code = 0 if anyio.run(child) == 2 else 2
+    finally:
+        os._exit(code)
+_, status = os.waitpid(pid, 0)
+print("child", os.waitstatus_to_exitcode(status))
+async def after():
+    async with template.create() as sandbox:
+        await sandbox.load_script("def f(): return 3")
+        return await sandbox.run("f")
+print("parent", anyio.run(after))
+"""
+
+
+def test_after_os_fork_the_child_is_told_and_may_start_afresh(template: SandboxTemplate) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FORK)], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.stdout == "child 0\nparent 3\n", done.stderr
+
+
+async def test_sandboxes_are_made_and_closed_from_sibling_tasks(template: SandboxTemplate) -> None:
+    async def use(number: int) -> None:
+        async with template.create() as sandbox:
+            await sandbox.load_script(f"def f(): return {number}")
+            assert await sandbox.run("f") == number
+            if number % 3 == 0:
+                sandbox.run_stream("f")
+
+    async with anyio.create_task_group() as group:
+        for number in range(50):
+            group.start_soon(use, number)
+
+
+async def test_one_sandbox_is_shared_by_many_tasks_that_take_turns(template: SandboxTemplate) -> None:
+    order: list[int] = []
+
+    async def use(sandbox: Sandbox, number: int) -> None:
+        assert await sandbox.run("f", number) == number
+        order.append(number)
+
+    async with template.create() as sandbox:
+        await sandbox.load_script("import asyncio\nasync def f(x):\n    await asyncio.sleep(0.001)\n    return x")
+        async with anyio.create_task_group() as group:
+            for number in range(30):
+                group.start_soon(use, sandbox, number)
+                await anyio.wait_all_tasks_blocked()
+    assert order == list(range(30))
