@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 import time
 from pathlib import Path
@@ -98,7 +97,6 @@ def test_it_looks_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert find(doctor(), "cache directory").detail.startswith(f"{cache.root}: mode ")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions are POSIX's")
 def test_a_cache_that_others_may_write_is_told_and_left_as_it_is(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     report = doctor(cache_dir=tmp_path)
