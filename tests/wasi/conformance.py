@@ -250,7 +250,7 @@ class Runner:
             except GuestExit as exc:
                 ended.append(exc.code)
             except ffi.StoreInterrupted:
-                ended.append(f"not done after {TIMEOUT_S:.0f} s")
+                ended.append(f"not done after {TIMEOUT_S:g} s")
             except BaseException as exc:
                 ended.append(f"{type(exc).__name__}: {exc}")
             finally:
