@@ -39,6 +39,7 @@ import {
   apply,
   asyncIterator,
   defineProperty,
+  deleteProperty,
   expose,
   fromCharCode,
   hasOwn,
@@ -87,6 +88,8 @@ const RUNNING = 1;
 const CANCELLED = 2;
 const ENDING = 3;
 
+const CANCELLED_MESSAGE = "the run was cancelled";
+const OVER_MESSAGE = "the run has ended";
 const RECORD = "\x1e"; // JSON text holds no control characters, so these part text records
 const FIELD = "\x1f";
 const NO_MEMORY = '{"type":"InternalError","message":"out of memory","traceback":"","limit":"memory"}';
@@ -130,7 +133,14 @@ function knockValue(kind, number, prefix, body) {
 
 export function log(level, text) {
   if (phase === IDLE) return;
-  if (knock(LOG, run, level + StringToWellFormed(text)) === false) room = false;
+  const reply = knock(LOG, run, level + StringToWellFormed(text));
+  if (reply === false) {
+    room = false;
+  } else if (reply === undefined && phase === RUNNING) {
+    // The run was cancelled while it computed: whoever talks is told, and unwinds.
+    cancel();
+    throw abortError(CANCELLED_MESSAGE);
+  }
 }
 
 export function randomBytes(length) {
@@ -160,13 +170,9 @@ export function rejection(reason) {
   return new Promise((_, reject) => reject(reason));
 }
 
-function overMessage() {
-  return "the run has ended";
-}
-
 export function hostcall(name, payload) {
   if (typeof name !== "string") return rejection(new TypeError("hostcall: the name must be a string, not " + typeof name));
-  if (phase === ENDING || phase === IDLE) return rejection(abortError(overMessage()));
+  if (phase === ENDING || phase === IDLE) return rejection(abortError(OVER_MESSAGE));
   let body;
   try {
     body = codec.encode(payload === undefined ? null : payload, maxPayload);
@@ -238,7 +244,7 @@ class Stream {
   #take() {
     if (this.#items.length > 0) return resolved({ value: ArrayShift(this.#items), done: false });
     if (this.#over) return resolved({ value: undefined, done: true });
-    if (phase === ENDING || phase === IDLE) return rejection(abortError(overMessage()));
+    if (phase === ENDING || phase === IDLE) return rejection(abortError(OVER_MESSAGE));
     const op = newOp(this);
     const number = ++lastOp;
     answer(op, number, knock(READ, number, String(this.#number)));
@@ -305,8 +311,12 @@ const fail = (reason) => finish(false, reason);
 function lookup(name) {
   if (RegExpExec(identifier, name) === null) throw new ReferenceError(`${jsonStringify(name)} is not a name`);
   for (let i = scopes.length - 1; i >= 0; i--) {
-    const found = scopes[i](name);
-    if (found !== undefined) return found;
+    try {
+      const found = scopes[i](name);
+      if (found !== undefined) return found;
+    } catch {
+      // A guest that registered something else.
+    }
   }
   if (hasOwn(globalThis, name)) return globalThis[name];
   let getter = MapGet(getters, name);
@@ -350,11 +360,28 @@ function isThenable(value) {
   return isObject(value) && typeof value.then === "function";
 }
 
+// Listen to a promise, or to what only behaves like one. `then` looks up the promise's class, which a guest may have
+// broken: for the moment of the call it has none, which means the engine's own.
 function follow(promise, onValue, onError) {
   try {
     PromiseThen(promise, onValue, onError);
+    return;
   } catch {
-    PromiseThen(resolved(promise), onValue, onError);
+    // No promise, or no class.
+  }
+  try {
+    followBare(promise, onValue, onError);
+  } catch {
+    followBare(resolved(promise), onValue, onError);
+  }
+}
+
+function followBare(promise, onValue, onError) {
+  defineProperty(promise, "constructor", { __proto__: null, value: undefined, configurable: true });
+  try {
+    PromiseThen(promise, onValue, onError);
+  } finally {
+    deleteProperty(promise, "constructor");
   }
 }
 
@@ -384,9 +411,8 @@ function conclude(value) {
 }
 
 function stream(iterator) {
-  source = { __proto__: null, iterator, next: iterator.next };
-  if (phase === CANCELLED) closeSource();
-  else pull();
+  source = { __proto__: null, iterator, next: iterator.next, closed: false };
+  pull();
 }
 
 // Take items while the host has room and they come without waiting.
@@ -450,6 +476,7 @@ function emit(value) {
 // Let a generator run its `finally` blocks.
 function closeSource() {
   const iterator = source.iterator;
+  source.closed = true;
   try {
     const close = iterator.return;
     if (typeof close !== "function") return;
@@ -480,8 +507,7 @@ function abandon(message) {
 function cancel() {
   if (phase !== RUNNING) return;
   phase = CANCELLED;
-  abandon("the run was cancelled");
-  if (!settled && source !== null) closeSource();
+  abandon(CANCELLED_MESSAGE);
 }
 
 function reportRejections() {
@@ -495,7 +521,11 @@ function reportRejections() {
 }
 
 export function reportLost(what, thrown) {
-  log(3, what + report(thrown));
+  try {
+    log(3, what + report(thrown));
+  } catch {
+    // Cancelled meanwhile: that is the answer.
+  }
 }
 
 // The engine's hook: a promise was rejected with nobody listening, or somebody came late.
@@ -512,7 +542,7 @@ function end() {
   let body;
   let kind = FAIL;
   if (phase === CANCELLED || cancelledBefore) {
-    outcome = abortError("the run was cancelled");
+    outcome = abortError(CANCELLED_MESSAGE);
     succeeded = false;
   }
   if (succeeded) {
@@ -567,6 +597,10 @@ export function pump() {
       reportLost("Uncaught ", error);
       return true;
     }
+    if (phase === CANCELLED && source !== null && !source.closed) {
+      closeSource();
+      return true;
+    }
     if (phase === RUNNING || MapSize(ops) > 0 || timers.pendingTimers() > 0) {
       park();
       return false;
@@ -577,7 +611,7 @@ export function pump() {
     cancelledBefore = phase === CANCELLED;
     phase = ENDING;
     timers.close();
-    if (abandon(overMessage())) return true;
+    if (abandon(OVER_MESSAGE)) return true;
   }
   end();
   return false;

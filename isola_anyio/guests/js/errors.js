@@ -103,12 +103,12 @@ function cut(text) {
 // {type, message, traceback, limit} of FAIL.
 export function describe(thrown) {
   if ((typeof thrown !== "object" && typeof thrown !== "function") || thrown === null) {
-    return { type: "Error", message: cut(safeString(thrown)), traceback: "", limit: null };
+    return { __proto__: null, type: "Error", message: cut(safeString(thrown)), traceback: "", limit: null };
   }
   const type = typeName(thrown);
   if (!looksLikeError(thrown)) {
     const message = readText(thrown, "message") || safeInspect(thrown);
-    return { type: cut(type), message: cut(message), traceback: "", limit: null };
+    return { __proto__: null, type: cut(type), message: cut(message), traceback: "", limit: null };
   }
   const message = readText(thrown, "message");
   let traceback = userFrames(readText(thrown, "stack"));
@@ -124,7 +124,7 @@ export function describe(thrown) {
     // As above.
   }
   const limit = type === "InternalError" && message === "out of memory" ? "memory" : null;
-  return { type: cut(type), message: cut(message), traceback: cut(traceback), limit };
+  return { __proto__: null, type: cut(type), message: cut(message), traceback: cut(traceback), limit };
 }
 
 export function looksLikeError(value) {

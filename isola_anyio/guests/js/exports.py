@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from isola_anyio.engine.ffi import Export
     from isola_anyio.engine.instance import Instance
 
+_NEGATIVE: Final = 1 << 31
 EXPORTS: Final[Mapping[str, str]] = {
     "memory": "memory",
     "call_function": "iiiii>i",
@@ -225,5 +226,6 @@ class Js:
             self.release(pointer, len(raw))
 
     def drain(self) -> None:
-        """Run the microtasks until there are none."""
-        self.execute_pending_jobs()
+        """Run the microtasks until there are none; the export stops after some ten thousands and says how many it ran."""
+        while 0 < self.execute_pending_jobs() < _NEGATIVE:
+            pass

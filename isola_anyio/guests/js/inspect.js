@@ -11,7 +11,16 @@ const MAX_ITEMS = 100;
 const MAX_STRING = 10_000;
 const LINE = 76;
 const identifier = /^[A-Za-z_$][\w$]*$/;
-const getTag = Object.prototype.toString;
+const objectToString = Object.prototype.toString;
+
+// "Map" of "[object Map]"; "Object" for what does not want to say.
+function tagOf(value) {
+  try {
+    return objectToString.call(value).slice(8, -1);
+  } catch {
+    return "Object";
+  }
+}
 
 function quote(text) {
   const cut = text.length > MAX_STRING ? text.slice(0, MAX_STRING) : text;
@@ -67,7 +76,7 @@ function functionHead(value) {
     const heritage = typeof parent === "function" && parent.name ? ` extends ${parent.name}` : "";
     return `[class ${value.name || "(anonymous)"}${heritage}]`;
   }
-  const tag = getTag.call(value).slice(8, -1);
+  const tag = tagOf(value);
   const kind = tag === "Function" || !tag.endsWith("Function") ? "Function" : tag;
   return value.name ? `[${kind}: ${value.name}]` : `[${kind} (anonymous)]`;
 }
@@ -107,7 +116,7 @@ class Printer {
     const name = className(value);
     if (isPlainError(value)) return this.error(value, depth);
     if (typeof value === "function") return this.withProperties(functionHead(value), value, depth, [], "{", "}", true);
-    const tag = getTag.call(value).slice(8, -1);
+    const tag = tagOf(value);
     const shown = name === null ? "[Object: null prototype]" : name;
     if (Array.isArray(value)) {
       const prefix = name === "Array" ? "" : `${shown}(${value.length})`;
@@ -155,10 +164,7 @@ class Printer {
     if (tag === "Arguments") {
       return this.withProperties("[Arguments]", value, depth, this.elements(value, depth), "[", "]");
     }
-    if (typeof value.href === "string" && (name === "URL" || name === "URLSearchParams")) {
-      return `${name} { ${quote(value.href)} }`;
-    }
-    if (name === "URLSearchParams") return `URLSearchParams { ${quote(String(value))} }`;
+    if (name === "URL" || name === "URLSearchParams") return `${name} { ${quote(String(value))} }`;
     let prefix = name === "Object" ? "" : shown;
     if (tag !== "Object" && tag !== name) prefix += `${prefix || "Object"} [${tag}]`.slice(prefix.length);
     return this.withProperties(prefix, value, depth, [], "{", "}");

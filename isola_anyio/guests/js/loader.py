@@ -28,7 +28,7 @@ _MAX_SOURCE_BYTES: Final = 64 << 20
 """A guess: more source than the engine's default memory could hold compiled."""
 _ENDINGS: Final = ("", ".js", ".mjs", ".ts", ".mts")
 """What is tried behind a name that leads nowhere, in this order."""
-_MODULE_LINE: Final = re.compile(r"^[ \t]*(?:import\s*[\w${*\"']|export\s*[\w${*])", re.MULTILINE)
+_MODULE_LINE: Final = re.compile(r"^[ \t]*(?:import(?:\s*[{*\"']|\s+[\w$])|export(?:\s*[{*]|\s+[\w$]))", re.MULTILINE)
 _ERRORS: Final = {
     Errno.NOENT: ("FileNotFoundError", "no such file"),
     Errno.ACCES: ("PermissionError", "permission denied"),

@@ -49,6 +49,8 @@ _SEGMENTS: Final = 0xFE
 _RECORD: Final = b"\x1e"
 _FIELD: Final = b"\x1f"
 _COMPLETION: Final = struct.Struct("<IBI")
+_TOLD: Final = 2
+"""LOG's reply to a guest that talks on after it was cancelled; to JavaScript it is undefined."""
 _MAX_RANDOM_BYTES: Final = 65536
 _NO_MEMORY: Final = codec.encode(
     {"type": "InternalError", "message": "out of memory", "traceback": "", "limit": "memory"}
@@ -73,9 +75,7 @@ _SCOPE: Final = "\n;globalThis[Symbol.for('isola.scope')]?.((n)=>{try{return eva
 _NOTE_AT: Final = 64
 _NOTE: Final = struct.Struct("<4sI11I")
 _NOTE_MAGIC: Final = b"isla"
-_FUNCTIONS: Final = (
-    *("dispatch", "pump", "adopt", "adoptModule", "refuse", "refuseWith", "collapse", "onRejection"),
-)
+_FUNCTIONS: Final = (*("dispatch", "pump", "adopt", "adoptModule", "refuse", "refuseWith", "collapse", "onRejection"),)
 
 _STACK_PROBE: Final = 0xABCD11
 """A stack size nobody uses, to find the engine's field by."""
@@ -138,6 +138,8 @@ class JsPort:
         js.call(js.get(sdk_object, "install"), js.new_function(pointer, len(door)))
         for handle in (sdk_object, scope):
             js.free_value(handle)
+        js.free_value(js.evaluate(b"delete globalThis.__isola"))
+        js.drain()
         runtime = self._find_runtime()
         if runtime is not None:
             self._memory.write_u32(runtime + 8, _STACK_LIMIT)
@@ -523,7 +525,7 @@ class JsPort:
         if not reply:
             return js.new_undefined()
         if kind in (Door.EMIT, Door.LOG):
-            return js.new_bool(reply[0])
+            return js.new_bool(reply[0]) if reply[0] < _TOLD else js.new_undefined()
         return js.uint8array(reply) if reply[1:2] == b"\xfe" else js.string(reply)
 
     def _tell(self, exc: JsError) -> str:

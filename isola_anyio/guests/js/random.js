@@ -5,6 +5,9 @@
 //
 // sfc32, by Chris Doty-Humphrey: four 32-bit words, period about 2**127, passes PractRand. Two outputs make 53 bits.
 
+import { StringSlice } from "isola:primordials";
+
+const parseHex = parseInt;
 let a = 0x9e3779b9;
 let b = 0x243f6a88;
 let c = 0xb7e15162;
@@ -26,12 +29,12 @@ export function random() {
   return (high * 67108864 + low) / 9007199254740992;
 }
 
-// Take the first 16 bytes of the seed.
+// Take 128 bits of the seed, which is text in hexadecimal.
 export function seedRandom(seed) {
-  const u32 = (at) => seed[at] | (seed[at + 1] << 8) | (seed[at + 2] << 16) | (seed[at + 3] << 24);
-  a = u32(0);
-  b = u32(4);
-  c = u32(8);
-  counter = u32(12) | 1;
+  const word32 = (at) => parseHex(StringSlice(seed, at, at + 8), 16) | 0;
+  a = word32(0);
+  b = word32(8);
+  c = word32(16);
+  counter = word32(24) | 1;
   for (let i = 0; i < 15; i++) word();
 }

@@ -52,7 +52,7 @@ def frames() -> Iterator[bytes]:
 
 
 def _setup() -> bytes:
-    options: dict[str, object] = {"env": {}, "seed": bytes(32), "max_payload": 1 << 26}
+    options: dict[str, object] = {"env": {}, "seed": "0" * 64, "max_payload": 1 << 26}
     return message(Call.SETUP, 0, codec.encode(options, dialect="js"))
 
 

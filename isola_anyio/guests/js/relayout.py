@@ -96,7 +96,8 @@ def _align(given: list[str], left: list[str]) -> list[int | None]:
 def _anchors(places: dict[str, list[int]], left: list[str]) -> list[tuple[int, int]]:
     """Pair the tokens that occur once in each text: the longest series that rises in both."""
     counts = Counter(left)
-    pairs = [(places[text][0], at) for at, text in enumerate(left) if counts[text] == 1 and len(places.get(text, ())) == 1]
+    alone = {text for text, count in counts.items() if count == 1 and len(places.get(text, ())) == 1}
+    pairs = [(places[text][0], at) for at, text in enumerate(left) if text in alone]
     tails: list[int] = []
     chain: list[tuple[int, int]] = []  # index into `tails` and into `pairs` of the one before
     ends: list[int] = []

@@ -76,7 +76,7 @@ class _Store(ffi.Store):
 
 
 class Stripper:
-    """One stripping module, compiled once for each engine that asks for it; half a second of all cores."""
+    """The stripping module of one template, compiled on first use: half a second of all cores, once a process."""
 
     def __init__(self, path: Path, sha256: str | None = None) -> None:
         """``path`` is the module's file; ``sha256`` what it must be."""
@@ -123,8 +123,19 @@ class Stripper:
             raise DigestMismatchError(f"{self._path} has the SHA-256 {digest}; it was {self._sha256} when found")
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             target = Path(folder, "strip.cwasm")
-            engine.compile_to(wasm, target)
+            with _native_lock:
+                known = _native.get((digest, engine.metered))
+                if known is None:
+                    engine.compile_to(wasm, target)
+                    _native[digest, engine.metered] = target.read_bytes()
+                else:
+                    target.write_bytes(known)
             return ffi.Linker(engine, _FUNCTIONS).prepare(engine.load(target))
+
+
+_native: Final[dict[tuple[str, bool], bytes]] = {}
+"""Native code by the module's digest and whether it is metered: 4 MB, so that it is compiled once a process."""
+_native_lock: Final = threading.Lock()
 
 
 class _Transform:

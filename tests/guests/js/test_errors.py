@@ -20,7 +20,12 @@ async def failure(template: SandboxTemplate, code: str, filename: str = "app.js"
     [
         ("function f() {\n  null.x }", "TypeError", "cannot read property 'x' of null", "    at f (app.js:2:"),
         ("async function f() {\n await 1;\n throw new RangeError('r') }", "RangeError", "r", "    at f (app.js:3:"),
-        ("class Mine extends Error {}\nfunction f() {\n  throw new Mine('m')\n}", "Mine", "m", "    at Mine (app.js:1:"),
+        (
+            "class Mine extends Error {}\nfunction f() {\n  throw new Mine('m')\n}",
+            "Mine",
+            "m",
+            "    at Mine (app.js:1:",
+        ),
         ("function f() { const e = new Error('n'); e.name = 'Named'; throw e }", "Named", "n", None),
         ("function f() { throw 'text' }", "Error", "text", ""),
         ("function f() { throw undefined }", "Error", "undefined", ""),
@@ -55,7 +60,7 @@ async def test_a_traceback_has_every_file_the_user_named(template: SandboxTempla
         files = [line.rpartition(" (")[2].rpartition(":")[0] for line in caught.value.traceback.splitlines()]
         assert files == ["lib/inner.js:2", "my <file>.js:2", "my <file>.js:2"]
         await sandbox.load_script("const stack = () => new Error('s').stack", filename="here.js")
-        assert "(here.js:1:" in await sandbox.run("stack")
+        assert "(here.js:1:" in str(await sandbox.run("stack"))
 
 
 async def test_a_cause_is_told_too(template: SandboxTemplate) -> None:
@@ -111,7 +116,7 @@ OVERFLOWS = [
     "const f = () => 'a'.replace(/a/, f)",
     "class A { constructor() { new A() } } const f = () => new A()",
     "const f = () => JSON.parse('['.repeat(1e5))",
-    "const f = () => { let o = {}; for (let i = 0; i < 1e5; i++) o = { o }; return JSON.stringify(o).length }",
+    "const f = () => { let o = {}; for (let i = 0; i < 4e4; i++) o = { o }; return JSON.stringify(o).length }",
     "const f = () => new RegExp('('.repeat(1e5))",
     "async function f() { await f() }",
     "function* f() { yield* f() }",
@@ -139,10 +144,16 @@ async def logs(template: SandboxTemplate, code: str) -> list[tuple[str, str]]:
     ("code", "lines"),
     [
         ("function f() { Promise.reject(new Error('lost')) }", ["Unhandled rejection: Error: lost"]),
-        ("function f() { (async () => { await 1; throw new TypeError('lost') })() }", ["Unhandled rejection: TypeError: lost"]),
+        (
+            "function f() { (async () => { await 1; throw new TypeError('lost') })() }",
+            ["Unhandled rejection: TypeError: lost"],
+        ),
         ("function f() { Promise.reject(7) }", ["Unhandled rejection: 7"]),
         ("function f() { const p = Promise.reject(new Error('kept')); p.catch(() => {}) }", []),
-        ("async function f() { const p = Promise.reject(new Error('kept')); await null; try { await p } catch {} }", []),
+        (
+            "async function f() { const p = Promise.reject(new Error('kept')); await null; try { await p } catch {} }",
+            [],
+        ),
         ("function f() { queueMicrotask(() => { throw new Error('micro') }) }", ["Uncaught Error: micro"]),
         (
             "const f = () => new Promise(done => { setTimeout(() => { done(); throw new Error('timer') }, 1) })",

@@ -91,7 +91,11 @@ async def collect(events: Any) -> list[Any]:
         ("[1, 2][Symbol.iterator]()", [1, 2], None),
         ("new Map([['a', 1]]).entries()", [["a", 1]], None),
         ("[1, 2, 3].values().map(x => x * 2)", [2, 4, 6], None),
-        ("{ n: 0, next() { return this.n++ < 2 ? { value: this.n, done: false } : { done: true, value: 'end' } } }", [1, 2], "end"),
+        (
+            "{ n: 0, next() { return this.n++ < 2 ? { value: this.n, done: false } : { done: true, value: 'end' } } }",
+            [1, 2],
+            "end",
+        ),
         ("(function*() { yield Promise.resolve(1); return Promise.resolve(2) })()", [1], 2),
         ("{ async *[Symbol.asyncIterator]() { yield 'x' } }", ["x"], None),
         ("Promise.resolve((function*() { yield 1 })())", [1], None),
@@ -120,7 +124,8 @@ async def test_a_consumer_that_stops_reading_stops_the_guest(template: SandboxTe
         await sandbox.load_script("let made = 0; function* endless() { for (;;) yield made++ } const seen = () => made")
         async with sandbox.run_stream("endless") as events:
             await parked(events)
-        assert 3 <= await sandbox.run("seen") < 5000
+        made: Any = await sandbox.run("seen")
+        assert 3 <= made < 5000
 
 
 async def test_closing_a_stream_runs_the_generators_finally(template: SandboxTemplate) -> None:
@@ -172,7 +177,8 @@ async def test_a_producers_failure_reaches_the_loop(template: SandboxTemplate) -
         )
         with pytest.raises(KeyError):
             await sandbox.run("eat", StreamArg.from_async_iterable(broken()))
-        assert (await sandbox.run("told"))[0] == "KeyError"
+        told: Any = await sandbox.run("told")
+        assert told[0] == "KeyError"
 
 
 async def test_an_unknown_name_is_a_reference_error(template: SandboxTemplate) -> None:
@@ -238,7 +244,8 @@ async def test_a_prelude_is_in_every_sandbox(context: SandboxContext) -> None:
     """
     template = await context.build_template("js", prelude=prelude)
     async with template.create() as one, template.create() as other:
-        first, second = await one.run("look", "a"), await other.run("look", "a")
+        first: Any = await one.run("look", "a")
+        second: Any = await other.run("look", "a")
         assert first[:2] == second[:2] == [1, 42]
         assert first[2] != second[2]
     template.close()

@@ -1,0 +1,238 @@
+"""Cancellation: what waits is rejected and unwinds, what spins is stopped, what a run leaves behind ends with it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import anyio
+import pytest
+
+from isola_anyio import LogEvent, SandboxBrokenError, SandboxTemplate
+
+WAITS = {
+    "hostcall": "await hostcall('never')",
+    "sleep": "await new Promise(resolve => setTimeout(resolve, 1e6))",
+    "all": "await Promise.all([hostcall('never'), new Promise(r => setTimeout(r, 1e6))])",
+    "race": "await Promise.race([hostcall('never'), hostcall('never')])",
+    "timeout signal": "await new Promise((_, reject) => { globalThis.s = AbortSignal.timeout(1e6) }).catch(e => e); ",
+}
+
+
+async def never(_payload: object) -> None:
+    await anyio.sleep_forever()
+
+
+async def cancelled(sandbox: Any, name: str, after: float = 0.1) -> float:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        with anyio.fail_after(after):
+            await sandbox.run(name)
+    return time.monotonic() - began - after
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WAITS if kind != "timeout signal"])
+async def test_what_a_run_awaits_is_rejected_with_an_abort_error(template: SandboxTemplate, kind: str) -> None:
+    async with template.create(hostcalls={"never": never}) as sandbox:
+        await sandbox.load_script(
+            f"const log = []; async function f() {{ try {{ {WAITS[kind]} }} catch (e) {{ log.push(e.name); throw e }}"
+            " finally { log.push('finally') } } const told = () => log"
+        )
+        assert await cancelled(sandbox, "f") < 0.5
+        assert not sandbox.broken
+        assert await sandbox.run("told") == ["AbortError", "finally"]
+
+
+async def test_finally_may_still_call_the_host(template: SandboxTemplate) -> None:
+    released: list[object] = []
+
+    async def release(payload: object) -> None:
+        await anyio.sleep(0.05)
+        released.append(payload)
+
+    async with template.create(hostcalls={"never": never, "release": release}) as sandbox:
+        await sandbox.load_script(
+            "async function f() { try { await hostcall('never') } finally { await hostcall('release', 'lock') } }"
+        )
+        await cancelled(sandbox, "f")
+        assert released == ["lock"]
+        assert not sandbox.broken
+
+
+async def test_a_finally_that_does_not_end_is_ended_after_the_grace(template: SandboxTemplate) -> None:
+    async with template.create(hostcalls={"never": never}) as sandbox:
+        await sandbox.load_script(
+            "async function f() { try { await hostcall('never') } finally { await hostcall('never') } }"
+        )
+        assert 0.5 < await cancelled(sandbox, "f") < 3
+
+
+async def test_a_wait_for_nothing_ends_at_once(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script("const f = () => new Promise(() => {}); const ok = () => 1")
+        assert await cancelled(sandbox, "f") < 0.5
+        assert await sandbox.run("ok") == 1
+
+
+async def test_a_cancelled_load_leaves_the_sandbox_usable(template: SandboxTemplate) -> None:
+    async with template.create(hostcalls={"never": never}) as sandbox:
+        with anyio.move_on_after(0.1):
+            await sandbox.load_script("let before = 1; await hostcall('never'); let after = 2")
+        await sandbox.load_script("const told = () => before")
+        assert await sandbox.run("told") == 1
+
+
+SPINS = {
+    "for": "for (;;);",
+    "try": "for (;;) { try { for (;;); } catch {} }",
+    "finally": "try { null.x } finally { for (;;); }",
+    "regular expression": "/^(a+)+$/.test('a'.repeat(40) + 'b')",
+    "JSON.parse": "const text = JSON.stringify(Array.from({ length: 2e5 }, (_, i) => ({ i }))); for (;;) JSON.parse(text)",
+    "sort": "for (;;) Array.from({ length: 1e6 }, (_, i) => (i * 7919) % 1000003).sort()",
+    "sort with a function": "[...Array(1e5).keys()].sort(() => { for (;;); })",
+    "getter": "({ get x() { for (;;); } }).x",
+    "getter of a result": "return { get x() { for (;;); } }",
+    "toJSON": "return { toJSON() { for (;;); } }",
+    "proxy": "return new Proxy({}, { ownKeys() { for (;;); } })",
+    "then": "return { get then() { for (;;); } }",
+    "microtasks": "const again = () => Promise.resolve().then(again); again(); return new Promise(() => {})",
+    "async": "for (;;) await null",
+    "thrown getter": "throw { get message() { for (;;); } }",
+    "string": "for (;;) 'x'.repeat(1e7).split('')",
+    "join": "for (;;) Array(1e6).join('abc').length",
+    "bigint": "let n = 3n; for (;;) n = n * n % (2n ** 200000n) + 1n",
+    "BigInt power": "(3n ** 3000000n).toString()",
+    "structuredClone": "const a = Array(1e5).fill({ a: 1 }); for (;;) structuredClone(a)",
+    "iterator": "return { next() { for (;;); } }",
+    "eval": "const f = new Function('for (;;);'); f()",
+    "interval": "return new Promise(() => { setInterval(() => { for (;;); }, 1) })",
+    "console": "for (;;) console.log('x'.repeat(1000))",
+}
+
+
+@pytest.mark.parametrize("kind", SPINS)
+async def test_what_spins_is_stopped(template: SandboxTemplate, kind: str) -> None:
+    async with template.create(max_output=1 << 40) as sandbox:
+        await sandbox.load_script(f"async function f() {{ {SPINS[kind]} }}")
+        late = await cancelled(sandbox, "f", 0.15)
+        assert late < 0.5
+        if sandbox.broken:
+            with pytest.raises(SandboxBrokenError):
+                await sandbox.run("f")
+
+
+async def test_a_script_that_spins_is_stopped(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        with pytest.raises(TimeoutError), anyio.fail_after(0.1):
+            await sandbox.load_script("for (;;);")
+
+
+async def test_a_typescript_that_takes_long_to_strip_is_stopped(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script("let warm: number = 1")  # the stripping module is compiled on first use
+        source = "type T = " + " | ".join(f"'{i}'" for i in range(400_000))
+        with anyio.move_on_after(0.01):
+            await sandbox.load_script(source, filename="big.ts")
+
+
+async def test_what_a_run_leaves_running_ends_with_it(template: SandboxTemplate) -> None:
+    async with template.create(hostcalls={"never": never}) as sandbox:
+        await sandbox.load_script(
+            """
+            const log = [];
+            async function left(work) { try { await work } catch (e) { log.push(e.name) } finally { log.push('end') } }
+            function f() {
+              left(hostcall('never'));
+              left(new Promise(resolve => setTimeout(resolve, 1e6)));
+              setTimeout(() => log.push('timer'), 1);
+              setInterval(() => log.push('interval'), 1);
+              return 'value';
+            }
+            async function again() {
+              (async () => { for (;;) { try { await hostcall('never') } catch { log.push('again'); if (log.length > 50) return } } })();
+              return 1;
+            }
+            const told = () => log;
+            const rest = () => new Promise(resolve => setTimeout(resolve, 20));
+            """
+        )
+        with anyio.fail_after(5):
+            assert await sandbox.run("f") == "value"
+            assert await sandbox.run("rest") is None
+            told: Any = await sandbox.run("told")
+            assert sorted(told) == ["AbortError", "AbortError", "end", "end"]
+            assert await sandbox.run("again") == 1
+
+
+async def test_leftovers_are_cancelled_in_silence(template: SandboxTemplate) -> None:
+    async with template.create(hostcalls={"never": never}) as sandbox:
+        await sandbox.load_script(
+            "function f() { hostcall('never'); (async () => { await hostcall('never') })();"
+            " (async () => { await new Promise(r => setTimeout(r, 1e6)) })(); return 1 }"
+        )
+        async with sandbox.run_stream("f") as events:
+            assert [event async for event in events if isinstance(event, LogEvent)] == []
+
+
+async def test_timers_keep_their_time_and_order_without_holding_a_thread(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(
+            """
+            async function f() {
+              const seen = [];
+              const began = performance.now();
+              setTimeout(() => { seen.push('b'); Promise.resolve().then(() => seen.push('b micro')) }, 20);
+              setTimeout(() => seen.push('c'), 20);
+              setTimeout((...given) => seen.push(given), 1, 'a', 1);
+              const cleared = setTimeout(() => seen.push('never'), 5);
+              clearTimeout(cleared);
+              clearTimeout(undefined); clearTimeout(12345);
+              let ticks = 0;
+              await new Promise(resolve => { const i = setInterval(() => { if (++ticks === 3) { clearInterval(i); resolve() } }, 25) });
+              seen.push('ticks ' + ticks);
+              return [seen, performance.now() - began];
+            }
+            """
+        )
+        result: Any = await sandbox.run("f")
+        seen, took = result
+        assert seen == [["a", 1], "b", "b micro", "c", "ticks 3"]
+        assert 74 <= took < 400
+        assert sandbox.usage.cpu_s < 0.05
+
+
+async def test_hostcalls_of_one_guest_run_in_parallel(template: SandboxTemplate) -> None:
+    async def slow(payload: float) -> float:
+        await anyio.sleep(0.2)
+        return payload
+
+    async with template.create(hostcalls={"slow": slow}) as sandbox:
+        await sandbox.load_script("const f = () => Promise.all([...Array(20).keys()].map(i => hostcall('slow', i)))")
+        with anyio.fail_after(2):
+            assert await sandbox.run("f") == list(range(20))
+
+
+async def test_a_hostcalls_failure_has_its_parts(template: SandboxTemplate) -> None:
+    async def bad(_payload: object) -> None:
+        raise LookupError("no such thing")
+
+    async with template.create(hostcalls={"bad": bad}) as sandbox:
+        await sandbox.load_script(
+            "async function f(name) { try { await hostcall(name, 1) } catch (e) {"
+            " return [e instanceof Error, e.name, e.hostcall, e.type, e.message, e.stack.includes('f (h.js')] } }",
+            filename="h.js",
+        )
+        assert await sandbox.run("f", "bad") == [True, "HostcallError", "bad", "LookupError", "no such thing", True]
+        known: Any = await sandbox.run("f", "unknown")
+        assert known[:3] == [True, "HostcallError", "unknown"]
+
+
+async def test_a_hostcalls_payload_must_be_able_to_cross(template: SandboxTemplate) -> None:
+    async with template.create(hostcalls={"echo": lambda value: value}, max_payload=1000) as sandbox:
+        await sandbox.load_script(
+            "async function f(make) { try { return await hostcall('echo', eval(make)) } catch (e) { return e.name } }"
+        )
+        assert await sandbox.run("f", "({ a: [1, 'x', new Uint8Array(2)] })") == {"a": [1, "x", b"\0\0"]}
+        assert await sandbox.run("f", "undefined") is None
+        assert await sandbox.run("f", "() => 1") == "TypeError"
+        assert await sandbox.run("f", "'x'.repeat(5000)") == "RangeError"
