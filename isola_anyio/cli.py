@@ -253,6 +253,6 @@ class ProgressLines:
 _WHAT: Final = {
     "download": "fetching the runtime",
     "verify": "checking the runtime",
-    "compile": "compiling it, once (Python takes a minute)",
+    "compile": "compiling it, once (a minute or more for Python)",
     "warm": "starting the interpreter",
 }
