@@ -19,6 +19,7 @@ __all__ = [
     "StdoutEvent",
 ]
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, Protocol, TypeAlias
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
 
 CAPACITY_EVENTS: Final = 256
 """Events a stream holds before the guest stands still; enough to cross threads in batches."""
+BURST_S: Final = 0.002
+POLL_S: Final = 0.001
+"""See :meth:`EventQueue.wait`; in a millisecond a busy guest puts some tens of events."""
+YIELD_EVERY: Final = 16
+"""Events a consumer is given between two yields to other tasks; each one is a cancellation point."""
 CAPACITY_BYTES: Final = 4 << 20
 """Encoded bytes a stream holds before the guest stands still (one event may be larger)."""
 
@@ -130,6 +136,8 @@ class EventQueue:
         self.on_room: Callable[[], None] = _nobody
         """Called in the consumer's loop when a stalled guest may go on."""
         self._wakeup = Wakeup()
+        self._last_wait = 0.0
+        self._polling = False
         self.stalled = False
         """Set by the guest's side when it stands still for want of room."""
         self.ended = False
@@ -144,7 +152,8 @@ class EventQueue:
         """Add an event of ``size`` encoded bytes; the caller looks at :attr:`has_room` before the next."""
         self._put_bytes += size
         self._events.append((event, size))
-        self._wakeup.set()
+        if not self._polling:
+            self._wakeup.set()
 
     def end(self, error: BaseException | None = None) -> None:
         """Mark the end: the consumer reads what is left, then ``error`` is raised or the stream ends."""
@@ -165,8 +174,23 @@ class EventQueue:
         return event
 
     async def wait(self) -> None:
-        """Wait for an event or the end."""
+        """Wait for an event or the end.
+
+        In a burst a wake-up for each event would cost both sides more than the event. So a consumer that comes back
+        within ``BURST_S`` looks again after ``POLL_S``, and is not woken meanwhile; only then it waits to be woken.
+        """
+        if time.monotonic() - self._last_wait < BURST_S:
+            self._polling = True
+            try:
+                await anyio.sleep(POLL_S)
+            finally:
+                self._polling = False
+            # An event put while `_polling` was up woke nobody, and is seen here: it was appended before that look.
+            if self._events or self.ended:
+                self._last_wait = time.monotonic()
+                return
         await self._wakeup.wait()
+        self._last_wait = time.monotonic()
 
 
 class EventStream(ObjectReceiveStream["Event"]):
@@ -183,6 +207,7 @@ class EventStream(ObjectReceiveStream["Event"]):
         self._closed = False
         self._receiving = False
         self._finished = False
+        self._until_yield = 0
 
     async def receive(self) -> Event:
         """Return the next event.
@@ -193,7 +218,12 @@ class EventStream(ObjectReceiveStream["Event"]):
             anyio.BusyResourceError: another task is receiving.
             IsolaError: the run ended by other than the guest's doing.
         """
-        await anyio.lowlevel.checkpoint()
+        self._until_yield -= 1
+        if self._until_yield <= 0:
+            self._until_yield = YIELD_EVERY
+            await anyio.lowlevel.checkpoint()
+        else:
+            await anyio.lowlevel.checkpoint_if_cancelled()
         if self._closed:
             raise StreamClosedError("the event stream is closed; start another run to receive more events")
         if self._receiving:

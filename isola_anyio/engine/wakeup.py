@@ -62,8 +62,8 @@ class Wakeup:
     def set(self) -> None:
         """Wake the task; from any thread."""
         # `_scheduled` is cleared before the flag is raised, so a set that finds it still up belongs to a wake-up that
-        # has yet to happen, and what was put before that set is seen.
-        if not self._scheduled:
+        # has yet to happen, and what was put before that set is seen. So it is when the flag is up and not yet lowered.
+        if not self._scheduled and not self._raised:
             self._scheduled = True
             self._call(self._raise)
 
