@@ -306,23 +306,32 @@ async def test_a_run_cancelled_anywhere_in_any_way_is_over_at_once(
     template: SandboxTemplate, anyio_backend_name: str, name: str
 ) -> None:
     for way in WAYS[anyio_backend_name]:
-        place = Place(template, name)
-        async with place.create() as sandbox:
-            await sandbox.load_script(CODE)
-            began = time.perf_counter()
-            cancelled_at = await way(place, sandbox)
-            ended = time.perf_counter()
-            if math.isnan(cancelled_at):
-                cancelled_at = began + 0.1
-            latencies.setdefault(name, []).append(ended - cancelled_at)
-            assert ended - cancelled_at < 1, way
-            assert place.handlers_left == 0
-            assert sandbox.broken is (name in COMPUTING), way
-            if sandbox.broken:
-                with pytest.raises(SandboxBrokenError):
-                    await sandbox.run("look")
-            else:
-                assert await sandbox.run("look") == ["CancelledError", "finally"], way
+        # On a busy machine a guest may not have got to its place yet, and compute: then it is broken, rightly.
+        for attempt in range(3):
+            if await cancelled_as_promised(Place(template, name), way, last=attempt == 2):
+                break
+
+
+async def cancelled_as_promised(place: Place, way: Any, *, last: bool) -> bool:
+    async with place.create() as sandbox:
+        await sandbox.load_script(CODE)
+        began = time.perf_counter()
+        cancelled_at = await way(place, sandbox)
+        ended = time.perf_counter()
+        if math.isnan(cancelled_at):
+            cancelled_at = began + 0.1
+        latencies.setdefault(place.name, []).append(ended - cancelled_at)
+        assert ended - cancelled_at < 1, way
+        assert place.handlers_left == 0
+        if sandbox.broken is not (place.name in COMPUTING):
+            assert not last, way
+            return False
+        if sandbox.broken:
+            with pytest.raises(SandboxBrokenError):
+                await sandbox.run("look")
+        else:
+            assert await sandbox.run("look") == ["CancelledError", "finally"], way
+        return True
 
 
 def test_cancellation_latencies_are_small() -> None:

@@ -124,6 +124,12 @@ class Exits(Exception):
     def __str__(self): raise SystemExit
 class Odd(Exception):
     def __str__(self): return "\\ud800 lone"
+class Evil(Exception):
+    def __str__(self): raise Evil
+    __repr__ = __str__
+    def __getattribute__(self, name): raise Evil
+def evil(): raise Evil
+async def evil_async(): raise Evil
 def no_str(): raise NoStr
 def no_name(): raise NoName
 def exits(): raise Exits
@@ -143,7 +149,7 @@ def deep():
     down(10**6)
 def fine(): return "fine"
 """)
-        for name in ("no_str", "no_name", "exits", "odd", "huge", "long_chain", "deep"):
+        for name in ("evil", "evil_async", "no_str", "no_name", "exits", "odd", "huge", "long_chain", "deep"):
             with pytest.raises(GuestError) as caught:
                 await sandbox.run(name)
             assert caught.value.type, name

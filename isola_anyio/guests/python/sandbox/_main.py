@@ -31,6 +31,8 @@ _compile = compile
 _TracebackException = traceback.TracebackException
 _operations = _port.operations
 
+LARGE = 1 << 16
+"""A longer message is taken apart where it lies instead of being copied first."""
 OWN_FILES = "<isola>/"
 """File names of this package start so; its frames are left out of tracebacks."""
 GRACE_S = 0.9
@@ -386,28 +388,30 @@ def _format(error):
 
 def describe(error):
     """The body of FAIL for an exception; survives exceptions whose own methods fail."""
+    kind = type(error)  # `isinstance` would ask the exception, which may answer by raising
     limit = None
-    if isinstance(error, _TooLarge):
+    if issubclass(kind, _TooLarge):
         limit = "payload"
-    elif isinstance(error, MemoryError):
+    elif issubclass(kind, MemoryError):
         limit = "memory"
     try:
         message = str(error)
     except BaseException:
         message = "<its __str__ failed>"
-    if isinstance(error, SystemExit):
+    if issubclass(kind, SystemExit):
         message = message or "0"
     try:
         text = _format(error)
     except BaseException:
         text = ""
-    name = type(error).__name__
-    if isinstance(error, _EncodeError):
-        name = "TypeError" if isinstance(error, TypeError) else "ValueError"
-    fields = {"type": str(name), "message": message[:_TEXT], "traceback": text[-_TEXT:], "limit": limit}
+    name = _class_name(kind)
+    if issubclass(kind, _EncodeError):
+        name = "TypeError" if issubclass(kind, TypeError) else "ValueError"
+    fields = {"type": name, "message": message[:_TEXT], "traceback": text[-_TEXT:], "limit": limit}
     return _encode(fields)
 
 
+_class_name = type.__dict__["__name__"].__get__
 _TEXT = 1 << 16
 """Characters of a message or traceback that cross."""
 _MISSING = object()
@@ -517,7 +521,7 @@ def dispatch(message):
     global current, _reserve
     kind = message[1]
     number = int.from_bytes(message[2:6], "little")
-    body = message[6:]
+    body = message[6:] if len(message) < LARGE else memoryview(message)[6:]
     try:
         if kind == _port.RESUME:
             _operations.settle(body)
