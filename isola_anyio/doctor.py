@@ -147,16 +147,15 @@ def _versions() -> list[DoctorCheck]:
         ),
         DoctorCheck("anyio", ok=True, detail=str(_version_of("anyio")), essential=True),
     ]
-    for distribution, extra, what in (("trio", "trio", "the trio backend"), ("httpx", "http", "guests' HTTP")):
-        found = _version_of(distribution)
-        checks.append(
-            DoctorCheck(
-                distribution,
-                ok=found is not None,
-                detail=found or f"not installed; {what} needs it",
-                remedy="" if found else f"pip install 'isola-anyio[{extra}]'",
-            )
+    trio = _version_of("trio")
+    checks.append(
+        DoctorCheck(
+            "trio",
+            ok=trio is not None,
+            detail=trio or "not installed; programs that run on asyncio do not need it",
+            remedy="" if trio else "pip install 'isola-anyio[trio]'",
         )
+    )
     return checks
 
 
