@@ -41,6 +41,8 @@ _MODULES: Final = (
 )
 """The guest package, in an order that imports what others need first."""
 _LIBRARY: Final = "/usr/local/lib"
+_MESSAGE: Final = b"\0"
+"""What tells a message from source text, which cannot begin so."""
 _DOOR_REPLIED: Final = 0
 _DOOR_FAULT: Final = 0xFFFFFFFE  # -2: the guest raises OSError
 
@@ -136,17 +138,18 @@ class PythonPort:
 
     def deliver(self, frame: bytes) -> None:
         """Run one turn with a message; see :class:`~isola_anyio.guests.Port`."""
-        status = self.turn(b"\0" + frame)
+        status = self.turn(frame, prefix=_MESSAGE)
         if status:
             raise ProtocolError(f"the guest's message port ended a turn with status {status}")
 
-    def turn(self, source: bytes) -> int:
+    def turn(self, source: bytes, *, prefix: bytes = b"") -> int:
         """Run one turn with these bytes and return its status, 0 for fine."""
-        length = len(source)
+        length = len(prefix) + len(source)
         pointer = self._alloc(length)
         if pointer == 0:
             raise MemoryError(f"the guest has no room for a message of {length} bytes")
-        self._memory.write(pointer, source)
+        self._memory.write(pointer, prefix)
+        self._memory.write(pointer + len(prefix), source)
         return self._turn(pointer, length)
 
     def _door(self, pointer: int, length: int, reply_pointer: int, reply_length: int) -> int:
