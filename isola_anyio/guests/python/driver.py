@@ -148,8 +148,11 @@ class PythonPort:
         pointer = self._alloc(length)
         if pointer == 0:
             raise MemoryError(f"the guest has no room for a message of {length} bytes")
-        self._memory.write(pointer, prefix)
-        self._memory.write(pointer + len(prefix), source)
+        try:
+            self._memory.write(pointer, prefix)
+            self._memory.write(pointer + len(prefix), source)
+        except WasiError:
+            raise ProtocolError("the guest's allocator gives memory that the guest does not have") from None
         return self._turn(pointer, length)
 
     def _door(self, pointer: int, length: int, reply_pointer: int, reply_length: int) -> int:
