@@ -9,7 +9,6 @@ from __future__ import annotations
 __all__ = ["DEFAULT_MEMORY_BYTES", "MemoryMount", "MountConfig", "bind", "bind_all", "validate_mounts"]
 
 import os
-import stat
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
@@ -260,11 +259,12 @@ def bind(config: MountConfig, *, sensitive: Iterable[str] = ()) -> BoundMount:
 
 
 def _open(host: str, config: MountConfig, perms: Permissions, overlay: bool) -> Volume:
-    if not stat.S_ISDIR(os.stat(host).st_mode):  # noqa: PTH116 - strings throughout
+    try:
+        volume = HostVolume(host)
+    except NotADirectoryError:
         if overlay:
-            raise InvalidArgumentError(f"host={host!r} is not a directory; mode='overlay' needs one")
+            raise InvalidArgumentError(f"host={host!r} is not a directory; mode='overlay' needs one") from None
         return MountedFileVolume(host, perms)
-    volume = HostVolume(host)
     return OverlayVolume(volume, device_of(config.point)) if overlay else volume
 
 

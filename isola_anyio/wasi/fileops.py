@@ -3,7 +3,7 @@
 This is the part that knows what a request may do; volumes know how to do it.
 """
 
-# ruff: noqa: PLR0917 - preview 1 decides how many arguments there are
+
 
 from __future__ import annotations
 

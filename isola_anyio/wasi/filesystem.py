@@ -115,6 +115,8 @@ class FileSystem(FileOperations):
         """
         limits = limits or self.usage.limits
         child = FileSystem(self.namespace.table.fork(), limits)
+        if limits != self.usage.limits:
+            child.namespace.table.lexical = {}  # what it remembers was resolved under other limits
         mounts = list(mounts)
         child._owned.extend(bound.volume for bound in mounts)
         try:

@@ -74,7 +74,7 @@ class FileVolume(Volume):
 
 
 class SharedFileVolume(FileVolume):
-    """A read-only regular file of the host."""
+    """A read-only regular file of the host that nobody changes while it is mounted: it is looked at once."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open ``path``; ``OSError`` as from ``open``, ``IsADirectoryError`` if it is not a regular file."""
@@ -84,12 +84,13 @@ class SharedFileVolume(FileVolume):
             os.close(fd)
             raise IsADirectoryError(f"{os.fspath(path)!r} is not a regular file")
         self._fd = SharedFd(fd)
+        self._looked = Stat.of_host(st)
 
     def _open(self, how: How, usage: FileUsage) -> SharedFile:
-        return SharedFile(self._fd.retain())
+        return SharedFile(self._fd.retain(), self._looked)
 
     def _stat(self) -> Stat:
-        return Stat.of_host(os.fstat(self._fd.fd))
+        return self._looked
 
     def close(self) -> None:
         self._fd.release()
@@ -98,20 +99,21 @@ class SharedFileVolume(FileVolume):
 class SharedFile(SeekableFile):
     """A read-only descriptor over a host descriptor it shares."""
 
-    __slots__ = ("shared",)
+    __slots__ = ("_looked", "shared")
 
-    def __init__(self, shared: SharedFd) -> None:
+    def __init__(self, shared: SharedFd, looked: Stat) -> None:
         super().__init__(0)
         self.shared = shared
+        self._looked = looked
 
     def stat(self) -> Stat:
-        return Stat.of_host(os.fstat(self.shared.fd))
+        return self._looked
 
     def _read_at(self, views: Sequence[memoryview], offset: int) -> int:
         return preadv(self.shared.fd, views, offset)
 
     def fork(self, volumes: Callable[[Volume], Volume]) -> SharedFile:
-        twin = SharedFile(self.shared.retain())
+        twin = SharedFile(self.shared.retain(), self._looked)
         twin.take_after(self)
         return twin
 

@@ -18,7 +18,7 @@ from isola_anyio.wasi.memfs import MemoryVolume
 from isola_anyio.wasi.volume import At, Permissions, Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from isola_anyio.wasi.paths import Names
 
@@ -77,14 +77,16 @@ class MountTable:
 
     Attributes:
         by_point: every mount; ``()`` is the root's.
-        above: for each directory that leads to mounts, the names below it that do, and whether each is a mount point.
+        above: for each directory that leads to mounts, the names below it that do.
+        lexical: paths from the root for which only their text decides where they lead, and the place; a cache.
     """
 
-    __slots__ = ("above", "by_point")
+    __slots__ = ("above", "by_point", "lexical")
 
     def __init__(self, mounts: Iterable[BoundMount] = ()) -> None:
         self.by_point: dict[Names, Mount] = {(): Mount(BoundMount((), empty_volume(()), Permissions()))}
-        self.above: Mapping[Names, frozenset[bytes]] = {}
+        self.above: dict[Names, frozenset[bytes]] = {}
+        self.lexical: dict[bytes, tuple[Names, At, Names]] = {}
         self.add(mounts)
 
     def fork(self) -> MountTable:
@@ -92,6 +94,7 @@ class MountTable:
         table = MountTable.__new__(MountTable)
         table.by_point = self.by_point.copy()
         table.above = self.above
+        table.lexical = self.lexical  # shared by all forks: the same mounts give the same answers
         return table
 
     def add(self, mounts: Iterable[BoundMount]) -> None:
@@ -99,33 +102,36 @@ class MountTable:
         added = [Mount(bound) for bound in mounts]
         if not added:
             return
-        by_point = self.by_point
+        self.lexical = {}
+        self.above = dict(self.above)
         for mount in sorted(added, key=lambda mount: len(mount.point)):
             self._make_way(mount.point)
-            by_point[mount.point] = mount
-        above: dict[Names, set[bytes]] = {}
-        covered: dict[Names, set[Names]] = {}
-        for point in by_point:
-            for depth in range(len(point)):
-                above.setdefault(point[:depth], set()).add(point[depth])
-                if point[:depth] in by_point:
-                    covered.setdefault(point[:depth], set()).add(point[depth:])
-        self.above = {names: frozenset(below) for names, below in above.items()}
-        for point, paths in covered.items():
-            mount = by_point[point]
-            covers = frozenset(paths)
-            if mount.covered != covers:
-                by_point[point] = replaced = mount.with_volume(mount.volume)
-                replaced.covered = covers
+            self._install(mount)
+
+    def _install(self, mount: Mount) -> None:
+        by_point = self.by_point
+        point = mount.point
+        n = len(point)
+        mount.covered = frozenset([other[n:] for other in by_point if len(other) > n and other[:n] == point])
+        by_point[point] = mount
+        for depth in range(n):
+            parent = point[:depth]
+            self.above[parent] = self.above.get(parent, frozenset()) | {point[depth]}
+            outer = by_point.get(parent)
+            if outer is not None:
+                # A new object: the old one is other tables' too.
+                by_point[parent] = replaced = outer.with_volume(outer.volume)
+                replaced.covered = outer.covered | {point[depth:]}
 
     def _make_way(self, point: Names) -> None:
+        """Make up the directories that lead to a mount point and are nowhere."""
         for depth in range(1, len(point)):
             here = point[:depth]
             mount = self.serving(here)
             try:
                 st = mount.volume.stat(At(None, here[len(mount.point) :], False, 40), True)
             except (WasiError, OSError):
-                self.by_point[here] = Mount(BoundMount(here, empty_volume(here), Permissions()))
+                self._install(Mount(BoundMount(here, empty_volume(here), Permissions())))
                 continue
             if st.filetype is not FileType.DIRECTORY:
                 return  # a mount below a file: nothing shows between the two

@@ -6,13 +6,13 @@ slips past a mount point. After that no link may be followed any more (``links``
 used, or the operation fails.
 """
 
-# ruff: noqa: ARG002, D102, PLR0917 - overrides do what the base class documents
+# ruff: noqa: ARG002, D102 - overrides do what the base class documents
 
 from __future__ import annotations
 
 __all__ = ["Directory", "Namespace", "Place"]
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from isola_anyio.wasi.abi import FileType, Rights, Stat
 from isola_anyio.wasi.descriptors import Descriptor
@@ -92,6 +92,10 @@ class Place(NamedTuple):
         return not self.at.names
 
 
+_REMEMBERED: Final = 1024
+"""Paths whose place is remembered; a guess. Guests import from one archive hundreds of times."""
+
+
 class _Frame(NamedTuple):
     """A mount on the way, to come back to by ``..``; ``inner`` is without the name of the mount point left for."""
 
@@ -119,13 +123,24 @@ class Namespace:
         """
         if not isinstance(start, Directory):
             raise WasiError(Errno.NOTDIR)
+        is_root = not start.point and not start.inner
+        if is_root and (known := self.table.lexical.get(path)) is not None:
+            point, at, guest = known
+            return Place(self.table.by_point[point], at, guest)
         names, slash = split(path, self.limits)
         mount = self.table.by_point[start.point]
         if not mount.covered and b".." not in names:
             # The straight line: nothing but this mount can be meant.
             at = At(start.token, names, slash, self.limits.max_symlinks)
             return Place(mount, at, (*mount.point, *start.inner, *names))
-        is_root = not start.point and not start.inner
+        if is_root and b".." not in names:
+            place = self._by_text(names, slash)
+            if place is not None:
+                lexical = self.table.lexical
+                if len(lexical) >= _REMEMBERED:
+                    lexical.clear()
+                lexical[path] = place.mount.point, place.at, place.guest
+                return place
         for _ in range(self.limits.max_symlinks):
             try:
                 return self._place(mount, start, names, slash, follow or slash, is_root)
@@ -136,6 +151,21 @@ class Namespace:
                 start = Directory((), mount.volume, (), None)
                 is_root = True
         raise WasiError(Errno.LOOP)
+
+    def _by_text(self, names: Names, slash: bool) -> Place | None:
+        """Return where a path from the root leads if only its text decides that: into a mount with no other inside."""
+        by_point = self.table.by_point
+        mount = by_point[()]
+        base = 0
+        for depth in range(1, len(names) + 1):
+            if not mount.covered:
+                break
+            entered = by_point.get(names[:depth])
+            if entered is not None:
+                mount, base = entered, depth
+        if mount.covered and base < len(names):
+            return None
+        return Place(mount, At(None, names[base:], slash, self.limits.max_symlinks), names)
 
     def _place(self, mount: Mount, start: Directory, names: Names, slash: bool, follow: bool, is_root: bool) -> Place:
         by_point = self.table.by_point

@@ -4,7 +4,7 @@ The functions take the guest's integers as they come and answer with an error nu
 ``GuestExit`` and what a callback raised to interrupt the run.
 """
 
-# ruff: noqa: ARG002, PLR0917 - preview 1 decides which arguments there are
+# ruff: noqa: ARG002 - preview 1 decides which arguments there are
 
 from __future__ import annotations
 

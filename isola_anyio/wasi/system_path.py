@@ -1,6 +1,6 @@
 """Answer the ``path_*`` functions: what a guest does by name."""
 
-# ruff: noqa: PLR0917 - preview 1 decides how many arguments there are
+
 
 from __future__ import annotations
 

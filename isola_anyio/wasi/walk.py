@@ -4,7 +4,7 @@ Every step opens one plain name in an open directory and follows nothing; links 
 goes back to the directory we came from, which stays open. A name swapped under us is at worst not found.
 """
 
-# ruff: noqa: D102, PLR0917 - overrides do what the base class documents
+# ruff: noqa: D102 - overrides do what the base class documents
 
 from __future__ import annotations
 
