@@ -9,7 +9,7 @@ import json
 import threading
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO, Final, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 
 import wasmtime
 
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 IMAGE_FORMAT: Final = "1"
 """Part of every image's key; goes up when images of the same parts would differ."""
 _CHUNK_BYTES: Final = 1 << 20
+_KEPT_WRITES: Final = 64
+_KEPT_BYTES: Final = 4096
+"""How much of a build's output is kept, to be shown should the guest die."""
 _CODE_SUFFIX: Final = ".cwasm"
 _IMAGE_SUFFIX: Final = ".image"
 _FILES_SUFFIX: Final = ".files"
@@ -57,7 +60,7 @@ class Recipe:
     metered: bool
     max_memory: int
     prelude: str | None
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def code_key(self) -> str:
@@ -277,7 +280,12 @@ async def _warm(
 def _boot_and_take(recipe: Recipe, guest: Guest) -> Image:
     """On a guest thread: boot, run the prelude, rehearse, freeze, take the image."""
     output: list[bytes] = []
-    guest.build_output = lambda fd, data: output.append(data[:4096]) if len(output) < 64 else None
+
+    def keep(_fd: int, data: bytes) -> None:
+        if len(output) < _KEPT_WRITES:
+            output.append(data[:_KEPT_BYTES])
+
+    guest.build_output = keep
     try:
         guest.instance.enter(lambda: _boot(recipe, guest))
     except ffi.GuestTrap as exc:
@@ -299,11 +307,12 @@ def _boot(recipe: Recipe, guest: Guest) -> None:
 
 
 def _prelude_error(untrusted_failure: bytes) -> GuestError:
-    fields = codec.decode(untrusted_failure)
+    fields: Any = codec.decode(untrusted_failure)
     if not isinstance(fields, dict):
         raise InternalError("the guest described its prelude's failure in no known way")
-    type_name, message, traceback = (str(fields.get(key, "")) for key in ("type", "message", "traceback"))
-    make = MemoryLimitError if fields.get("limit") == "memory" else GuestError
+    described = cast("dict[str, Any]", fields)
+    type_name, message, traceback = (str(described.get(key, "")) for key in ("type", "message", "traceback"))
+    make = MemoryLimitError if described.get("limit") == "memory" else GuestError
     return make(type_name, message, traceback)
 
 

@@ -12,7 +12,7 @@ import anyio
 import sniffio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from anyio.abc import TaskGroup
 
@@ -30,7 +30,7 @@ def single_exception(group: BaseExceptionGroup[BaseException]) -> BaseException 
 
 
 @asynccontextmanager
-async def open_task_group() -> AsyncIterator[TaskGroup]:
+async def open_task_group() -> AsyncGenerator[TaskGroup]:
     """Open a task group for the library's own use: a single failure leaves it as itself, not in a group."""
     failure: BaseException | None = None
     try:
@@ -51,7 +51,8 @@ def is_cancellation(exc: BaseException) -> bool:
     """Tell whether an exception is a cancellation, or a group with one in it."""
     cancelled = anyio.get_cancelled_exc_class()
     if isinstance(exc, BaseExceptionGroup):
-        return exc.subgroup(cancelled) is not None
+        found: BaseExceptionGroup[BaseException] | None = exc.subgroup(cancelled)
+        return found is not None
     return isinstance(exc, cancelled)
 
 

@@ -37,7 +37,9 @@ class FeedFailed(Exception):  # noqa: N818 - says what happened
 class Feed:
     """One stream argument of one run."""
 
-    def __init__(self, source: StreamSource, *, dialect: Dialect, max_payload: int, on_news: Callable[[], None]) -> None:
+    def __init__(
+        self, source: StreamSource, *, dialect: Dialect, max_payload: int, on_news: Callable[[], None]
+    ) -> None:
         self._source = source
         self._dialect: Dialect = dialect
         self._max_payload = max_payload

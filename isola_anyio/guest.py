@@ -25,7 +25,7 @@ from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.system import System
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from isola_anyio.engine import ffi
     from isola_anyio.engine.image import Image
@@ -57,7 +57,7 @@ class TextOutput:
         """Stdin is at its end."""
         return b""
 
-    def write(self, fd: int, chunks: Sequence[Buffer]) -> int:
+    def write(self, fd: int, chunks: Sequence[memoryview]) -> int:
         """Take what the guest writes; stands still while the consumer has no room."""
         data = b"".join(chunks)
         run = self._guest.run
@@ -214,7 +214,7 @@ class Guest:
             delay, _ = protocol.split_park(untrusted_body)
             self.instance.sleep(delay)
             return b"\0"
-        if kind == Door.LOG or kind == Door.EMIT:
+        if kind in (Door.LOG, Door.EMIT):
             return b"\1"
         if kind == Door.HOSTCALL:
             name, _ = protocol.split_hostcall(untrusted_body)

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 import anyio
 
@@ -53,7 +53,7 @@ def check_handlers(handlers: object) -> dict[str, Handler]:
     if not isinstance(handlers, Mapping):
         raise InvalidArgumentError(f"hostcalls is a mapping of names to handlers, not {clip(handlers)}")
     checked: dict[str, Handler] = {}
-    for name, handler in handlers.items():
+    for name, handler in cast("Mapping[object, object]", handlers).items():
         if not isinstance(name, str) or not name:
             raise InvalidArgumentError(f"hostcalls: a handler's name is a non-empty str, not {clip(name)}")
         if not callable(handler):

@@ -570,9 +570,10 @@ class Run:
 
     def _decode(self, untrusted_body: memoryview) -> JsonValue:
         try:
-            return codec.decode(untrusted_body, pause=_let_others_run)
+            value: JsonValue = codec.decode(untrusted_body, pause=_let_others_run)
         except codec.CodecError as exc:
             raise ProtocolError(f"a value that cannot be read ({exc})") from None
+        return value
 
     def _feed(self, number: int) -> Feed:
         if number >= len(self._feeds):

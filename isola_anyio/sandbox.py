@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from isola_anyio.hostcalls import Handlers
     from isola_anyio.limits import Limits, Usage
     from isola_anyio.values import BoundArguments, JsonValue
+    from isola_anyio.wasi.hostside import MountView
 
 _LARGE_GUEST_BYTES: Final = 96 << 20
 """A guest with more memory than this is freed on a thread: giving it back to the kernel takes milliseconds."""
@@ -175,7 +176,7 @@ class Sandbox(AsyncResource):
         self._group = group
         return self
 
-    async def __aexit__(
+    async def __aexit__(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride] - as a task group
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         group, self._group = self._group, None

@@ -10,9 +10,10 @@ __all__ = ["SandboxContext", "SandboxTemplate", "build_template"]
 
 import random
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack, cast
 
 import anyio
 
@@ -35,7 +36,7 @@ from isola_anyio.wasi.limits import FileLimits
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
     from typing import Self
 
@@ -419,9 +420,7 @@ class SandboxTemplate:
             limits = replace(limits, max_hostcalls=check_count("max_hostcalls", max_hostcalls))
         return limits
 
-    def _fork(
-        self, limits: Limits, mounts: Sequence[MountConfig], env: Mapping[str, str], seed: bytes | None
-    ) -> Guest:
+    def _fork(self, limits: Limits, mounts: Sequence[MountConfig], env: Mapping[str, str], seed: bytes | None) -> Guest:
         """Fork a guest: an instance over the image, files of its own."""
         self._check_open()
         files = self._warm.files.fork(bind_all(mounts, sensitive=self._sensitive), self._file_limits)
@@ -456,9 +455,7 @@ class SandboxTemplate:
         )
 
 
-def _base_files(
-    driver: Any, lib_dir: Any, mounts: Any, limits: FileLimits, dump: bytes | None
-) -> FileSystem:
+def _base_files(driver: Any, lib_dir: Any, mounts: Any, limits: FileLimits, dump: bytes | None) -> FileSystem:
     files = FileSystem.base(stdlib=driver.library(lib_dir), mounts=mounts, limits=limits)
     if dump is not None:
         files.load(dump)
@@ -473,12 +470,14 @@ def check_env(env: object) -> dict[str, str]:
     """
     if env is None:
         return {}
-    if not hasattr(env, "items"):
+    if not isinstance(env, Mapping):
         raise InvalidArgumentError(f"env is a mapping of names to text, not {clip(env)}")
     checked: dict[str, str] = {}
-    for name, value in env.items():
+    for name, value in cast("Mapping[object, object]", env).items():
         if not isinstance(name, str) or not name or "=" in name or "\0" in name:
-            raise InvalidArgumentError(f"env: {clip(name)} cannot be a variable's name: a non-empty str without = or NUL")
+            raise InvalidArgumentError(
+                f"env: {clip(name)} is no variable's name: give a non-empty str without = or NUL"
+            )
         if not isinstance(value, str) or "\0" in value:
             raise InvalidArgumentError(f"env[{name!r}] is text without NUL (a str), not {clip(value)}")
         checked[name] = value
@@ -514,5 +513,3 @@ def default_context() -> SandboxContext:
 async def build_template(runtime: str, **options: Unpack[TemplateOptions]) -> SandboxTemplate:
     """Build a template in the process's default context; see :meth:`SandboxContext.build_template` for the options."""
     return await default_context().build_template(runtime, **options)
-
-

@@ -1,0 +1,1 @@
+"""Run wasm: threads, images, instances, and the one seam to wasmtime."""

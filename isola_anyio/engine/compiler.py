@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 import anyio
-import anyio.abc
 
 from isola_anyio.concurrency import outlast
 from isola_anyio.errors import RuntimeUnavailableError, clip
@@ -58,4 +57,3 @@ def main() -> None:
 
     wasm, target, metered = sys.argv[-3:]
     Engine(metered=metered == "1").compile_to(Path(wasm).read_bytes(), Path(target))
-

@@ -62,7 +62,7 @@ class Image:
         size = store.memory_size()
         if hasattr(os, "memfd_create"):
             fd = os.memfd_create("isola-image", os.MFD_CLOEXEC)
-            with open(fd, "wb", closefd=False) as out:  # noqa: PTH123 - a descriptor
+            with open(fd, "wb", closefd=False) as out:
                 cls.write(store, out)
         else:
             with tempfile.TemporaryFile() as out:
@@ -78,7 +78,7 @@ class Image:
         zeros = bytes(_CHUNK_BYTES)
         for start in range(0, size, _CHUNK_BYTES):
             chunk = view[start : start + _CHUNK_BYTES]
-            if chunk != zeros:
+            if bytes(chunk) != zeros:
                 out.seek(start)
                 out.write(chunk)
         out.truncate(size)

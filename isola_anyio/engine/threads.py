@@ -221,7 +221,7 @@ class Crew:
         turn.wait()
 
     def hurry(self, turn: Turn) -> None:
-        """Let a guest that queues for a slot go on at once: it is being stopped. Its ``hurried`` must be true by now."""
+        """Let a guest that queues for a slot go on at once: it is being stopped, and its ``hurried`` is true by now."""
         with self._lock:
             try:
                 self._queue.remove(turn)

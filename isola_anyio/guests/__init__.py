@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
     from pathlib import Path
 
     from isola_anyio.codec import Dialect
     from isola_anyio.engine.instance import Instance
     from isola_anyio.runtimes.resolve import RuntimeBundle
     from isola_anyio.wasi.system import System
-
 
 
 class DoorHandler(Protocol):
@@ -46,19 +44,40 @@ class Port(Protocol):
 class Driver(Protocol):
     """One kind of guest."""
 
-    name: str
-    dialect: Dialect
-    """Which of the codec's dialects the guest reads."""
-    default_max_memory: int
-    sdk_digest: str
-    """SHA-256 of everything of ours that ends up in an image of this guest."""
-    functions: Sequence[tuple[str, str, str, bool]]
-    """Host functions to link: module, name, parameters (``i``/``I``), whether there is a result."""
-    needed_exports: Mapping[str, str]
-    """Exports that a runtime must have, with their signatures as ``Program.exports`` gives them."""
+    @property
+    def name(self) -> str:
+        """Return the runtime's name."""
+        ...
 
-    adaptation: str
-    """Part of the compiled code's key; goes up when :meth:`adapt` makes something else of the same module."""
+    @property
+    def dialect(self) -> Dialect:
+        """Return which of the codec's dialects the guest reads."""
+        ...
+
+    @property
+    def default_max_memory(self) -> int:
+        """Return the bytes of guest memory a template has unless it says otherwise."""
+        ...
+
+    @property
+    def sdk_digest(self) -> str:
+        """Return the SHA-256 of everything of ours that ends up in an image of this guest."""
+        ...
+
+    @property
+    def functions(self) -> Sequence[tuple[str, str, str, bool]]:
+        """Return the host functions to link: module, name, parameters (``i``/``I``), whether there is a result."""
+        ...
+
+    @property
+    def needed_exports(self) -> Mapping[str, str]:
+        """Return the exports that a runtime must have, with their signatures as ``Program.exports`` gives them."""
+        ...
+
+    @property
+    def adaptation(self) -> str:
+        """Return a part of the compiled code's key; it changes when :meth:`adapt` makes something else of a module."""
+        ...
 
     def equip(self, bundle: RuntimeBundle) -> Driver:
         """Give a driver that also uses what else the runtime's distribution holds."""

@@ -6,9 +6,9 @@ Pure. Everything that comes from a guest is checked here before it is believed.
 from __future__ import annotations
 
 __all__ = [
-    "Call",
     "FRAME_OVERHEAD_BYTES",
     "HEAD",
+    "Call",
     "Door",
     "ProtocolError",
     "Status",

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+
 def engine_fingerprint(*, metered: bool) -> str:
     """Name everything that compiled code depends on besides the module: a key for caches, 32 hex digits."""
     parts = [
@@ -207,7 +208,7 @@ class Program:
 
     def close(self) -> None:
         """Free the C side; stores made from it live on."""
-        if self.pre:
+        if self.pre.value is not None:
             c_pre_delete(self.pre)
             self.pre = c_void_p()
 

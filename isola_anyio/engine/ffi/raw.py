@@ -1,6 +1,7 @@
 """Which C functions are called, and how their failures are read: ctypes, declared once.
 
-``dll[name]`` makes a fresh function object each time, so wasmtime-py's own argtypes stay as they are. ``quick_dll`` keeps
+``dll[name]`` makes a fresh function object each time, so wasmtime-py's own argtypes stay as they are.
+``quick_dll`` keeps
 the GIL: right for calls that take less than a microsecond and never run guest code. ``blocking_dll`` releases it.
 """
 
@@ -12,17 +13,17 @@ __all__ = [
     "EPOCH_CALLBACK",
     "EXTERN_FUNC",
     "EXTERN_MEMORY",
-    "FuelExhausted",
-    "GuestTrap",
     "HOST_CALLBACK",
     "MAX_PARAMS",
     "MAX_TABLE_ELEMENTS",
     "MAX_WASM_STACK_BYTES",
     "PAGE_BYTES",
     "RESERVATION_BYTES",
-    "StoreInterrupted",
     "TRAP_OUT_OF_FUEL",
     "VAL_BYTES",
+    "FuelExhausted",
+    "GuestTrap",
+    "StoreInterrupted",
     "blocking_dll",
     "c_byte_vec_delete",
     "c_define_unchecked",
@@ -86,7 +87,9 @@ _PRIVATE_NAMES: Final[tuple[tuple[object, str], ...]] = (
     (wasmtime.Config, "ptr"),
     (wasmtime.Linker, "ptr"),
 )
-_missing: Final = [f"{getattr(where, '__name__', where)}.{name}" for where, name in _PRIVATE_NAMES if not hasattr(where, name)]
+_missing: Final = [
+    f"{getattr(where, '__name__', where)}.{name}" for where, name in _PRIVATE_NAMES if not hasattr(where, name)
+]
 if _missing:
     raise ImportError(
         f"isola_anyio drives wasmtime through private names, checked on {', '.join(CHECKED_ON)}; wasmtime "
@@ -128,6 +131,7 @@ blocking_dll: Final = ctypes.CDLL(str(_ffi.filename))
 
 
 def raw_function(dll: Any, name: str, restype: Any, *argtypes: Any) -> Any:
+    """Declare one C function; without ``argtypes`` prepared arguments are passed as they are."""
     function = dll[name]
     function.restype = restype
     if argtypes:
@@ -148,7 +152,9 @@ c_get_fuel = raw_function(quick_dll, "wasmtime_context_get_fuel", c_void_p, c_vo
 c_pre_instantiate = raw_function(
     quick_dll, "wasmtime_instance_pre_instantiate", c_void_p, c_void_p, c_void_p, c_void_p, c_void_p
 )
-c_linker_instantiate_pre = raw_function(quick_dll, "wasmtime_linker_instantiate_pre", c_void_p, c_void_p, c_void_p, c_void_p)
+c_linker_instantiate_pre = raw_function(
+    quick_dll, "wasmtime_linker_instantiate_pre", c_void_p, c_void_p, c_void_p, c_void_p
+)
 c_pre_delete = raw_function(quick_dll, "wasmtime_instance_pre_delete", None, c_void_p)
 c_export_get = raw_function(
     quick_dll, "wasmtime_instance_export_get", ctypes.c_bool, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p
@@ -184,7 +190,7 @@ class FuelExhausted(Exception):  # noqa: N818 - says what happened
     """The store's fuel ran out; the store is dead."""
 
 
-class StoreInterrupted(BaseException):  # noqa: N818 - says what happened
+class StoreInterrupted(BaseException):
     """The guest was stopped; the store is dead. Not an ``Exception``, so that nothing on its way takes it for one."""
 
 

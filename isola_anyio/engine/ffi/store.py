@@ -164,9 +164,7 @@ class Store:
         trap = c_void_p()
         previous, current.host = current.host, self
         try:
-            error = c_pre_instantiate(
-                self.program.pre, self.context, ctypes.byref(self._instance), ctypes.byref(trap)
-            )
+            error = c_pre_instantiate(self.program.pre, self.context, ctypes.byref(self._instance), ctypes.byref(trap))
         finally:
             current.host = previous
         if error is not None or trap.value is not None:
@@ -176,7 +174,7 @@ class Store:
         extern = _bindings.wasmtime_extern()
         raw = name.encode()
         found = c_export_get(self.context, ctypes.byref(self._instance), raw, len(raw), ctypes.byref(extern))
-        if not found or extern.kind != kind:
+        if not found or int(extern.kind) != kind:
             raise LookupError(f"the module does not export {name!r} as a {'memory' if kind else 'function'}")
         return extern.of
 

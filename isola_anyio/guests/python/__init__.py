@@ -1,0 +1,1 @@
+"""The Python guest: its driver, and the package that lives inside it."""

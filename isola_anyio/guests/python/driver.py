@@ -48,7 +48,7 @@ _DOOR_FAULT: Final = 0xFFFFFFFE  # -2: the guest raises OSError
 
 
 def _read_package() -> dict[str, str]:
-    root = resources.files(__package__).joinpath("sandbox")
+    root = resources.files("isola_anyio.guests.python").joinpath("sandbox")
     return {name: root.joinpath(f"{name}.py").read_text("utf-8") for name in _MODULES}
 
 
