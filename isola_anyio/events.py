@@ -42,8 +42,6 @@ CAPACITY_EVENTS: Final = 256
 BURST_S: Final = 0.002
 POLL_S: Final = 0.001
 """See :meth:`EventQueue.wait`; in a millisecond a busy guest puts some tens of events."""
-YIELD_EVERY: Final = 16
-"""Events a consumer is given between two yields to other tasks; each one is a cancellation point."""
 CAPACITY_BYTES: Final = 4 << 20
 """Encoded bytes a stream holds before the guest stands still (one event may be larger)."""
 
@@ -207,7 +205,6 @@ class EventStream(ObjectReceiveStream["Event"]):
         self._closed = False
         self._receiving = False
         self._finished = False
-        self._until_yield = 0
 
     async def receive(self) -> Event:
         """Return the next event.
@@ -218,12 +215,7 @@ class EventStream(ObjectReceiveStream["Event"]):
             anyio.BusyResourceError: another task is receiving.
             IsolaError: the run ended by other than the guest's doing.
         """
-        self._until_yield -= 1
-        if self._until_yield <= 0:
-            self._until_yield = YIELD_EVERY
-            await anyio.lowlevel.checkpoint()
-        else:
-            await anyio.lowlevel.checkpoint_if_cancelled()
+        await anyio.lowlevel.checkpoint()
         if self._closed:
             raise StreamClosedError("the event stream is closed; start another run to receive more events")
         if self._receiving:
