@@ -15,6 +15,7 @@ import {
   ArrayShift,
   ArraySplice,
   Error,
+  InternalError,
   Map,
   MapClear,
   MapDelete,
@@ -77,6 +78,9 @@ const READ = 0x18;
 const STOP = 0x19;
 const RANDOM = 0x1a;
 const IDNA = 0x1b;
+const ROOM = 0x1f;
+
+const SHORT_FRAME = 32768;
 
 const OK = 0;
 const FAILED = 1;
@@ -121,14 +125,22 @@ export function install(doorFunction) {
   door = doorFunction;
 }
 
+// A long frame is announced, because reading it takes memory that may not be there.
+function announce(length) {
+  if (length > SHORT_FRAME && door(fromCharCode(ROOM) + "0 " + 3 * length) === false) {
+    throw new InternalError("out of memory");
+  }
+}
+
 function knock(kind, number, text) {
+  announce(text.length);
   return door(fromCharCode(kind) + number + " " + text);
 }
 
 function knockValue(kind, number, prefix, body) {
-  return typeof body === "string"
-    ? door(fromCharCode(kind) + number + " " + prefix + body)
-    : door(fromCharCode(kind) + number + " " + prefix, body);
+  if (typeof body === "string") return knock(kind, number, prefix + body);
+  announce(TypedArrayLength(body));
+  return door(fromCharCode(kind) + number + " " + prefix, body);
 }
 
 export function log(level, text) {
@@ -173,18 +185,17 @@ export function rejection(reason) {
 export function hostcall(name, payload) {
   if (typeof name !== "string") return rejection(new TypeError("hostcall: the name must be a string, not " + typeof name));
   if (phase === ENDING || phase === IDLE) return rejection(abortError(OVER_MESSAGE));
-  let body;
   try {
-    body = codec.encode(payload === undefined ? null : payload, maxPayload);
+    const body = codec.encode(payload === undefined ? null : payload, maxPayload);
+    const op = newOp(null);
+    op.name = name;
+    op.site = new Error();
+    const number = ++lastOp;
+    answer(op, number, knockValue(HOSTCALL, number, jsonStringify(name) + FIELD, body));
+    return op.promise;
   } catch (error) {
     return rejection(error);
   }
-  const op = newOp(null);
-  op.name = name;
-  op.site = new Error();
-  const number = ++lastOp;
-  answer(op, number, knockValue(HOSTCALL, number, jsonStringify(name) + FIELD, body));
-  return op.promise;
 }
 
 // What the door said at once, or the promise to say it later.
@@ -462,15 +473,13 @@ function took(result) {
 
 function emit(value) {
   if (phase !== RUNNING) return;
-  let body;
   try {
-    body = codec.encode(value === undefined ? null : value, maxPayload);
+    const body = codec.encode(value === undefined ? null : value, maxPayload);
+    if (knockValue(EMIT, run, "", body) === false) room = false;
   } catch (error) {
     fail(error);
     closeSource();
-    return;
   }
-  if (knockValue(EMIT, run, "", body) === false) room = false;
 }
 
 // Let a generator run its `finally` blocks.
@@ -568,7 +577,11 @@ function end() {
   source = null;
   cancelledBefore = false;
   MapClear(rejected);
-  knockValue(kind, number, "", body);
+  try {
+    knockValue(kind, number, "", body);
+  } catch {
+    knock(FAIL, number, NO_MEMORY);
+  }
 }
 
 function isNoMemory(error) {
@@ -664,7 +677,7 @@ export function dispatch(frame, bytes) {
   const blank = StringIndexOf(frame, " ");
   const number = +StringSlice(frame, 1, blank);
   const body = bytes === undefined ? StringSlice(frame, blank + 1) : bytes;
-  turnStart = now();
+  turnStart = timers.pendingTimers() > 0 ? now() : 0; // asking the time costs a call of the host
   if (kind === CALL) {
     begin(number);
     try {

@@ -49,6 +49,8 @@ EXPORTS: Final[Mapping[str, str]] = {
 """These run for as long as the guest likes; the others for microseconds, with the GIL kept."""
 _OK: Final = 0
 _THROWN: Final = 1
+_PROBED_BYTES: Final = 1 << 16
+"""Less than this fits, or nothing does; a guess."""
 _KEEP_RESULT_BYTES: Final = 1 << 16
 """A result buffer up to this size is left to be overwritten; freeing it costs a call."""
 _OUT_BYTES: Final = 16
@@ -112,8 +114,23 @@ class Js:
     def _put_apart(self, data: bytes) -> int:
         """As ``put``, but not where the door would write over it while code runs."""
         pointer = self.allocate(max(1, len(data)))
+        try:
+            self.make_sure(2 * len(data))
+        except MemoryError:
+            self.qjs_free(pointer, max(1, len(data)))
+            raise
         self.memory.write(pointer, data)
         return pointer
+
+    def make_sure(self, length: int) -> None:
+        """Check that there is room for this many bytes: copies that the wrapper makes end the instance if not.
+
+        Raises:
+            MemoryError: there is none.
+        """
+        if length > _PROBED_BYTES:
+            length += _PROBED_BYTES
+            self.qjs_free(self.allocate(length), length)
 
     def release(self, pointer: int, length: int) -> None:
         """Free what ``put`` allocated."""
@@ -132,6 +149,7 @@ class Js:
         """Make a ``Uint8Array``: a handle."""
         pointer = self.put(data)
         try:
+            self.make_sure(len(data))
             status = self.new_uint8array(pointer, len(data), self.out)
             return self._handle(self.memory.read_u32(self.out) if status == _OK else 0, len(data))
         finally:
@@ -226,6 +244,6 @@ class Js:
             self.release(pointer, len(raw))
 
     def drain(self) -> None:
-        """Run the microtasks until there are none; the export stops after some ten thousands and says how many it ran."""
+        """Run the microtasks until there are none; the export stops after some ten thousands and tells how many."""
         while 0 < self.execute_pending_jobs() < _NEGATIVE:
             pass

@@ -24,7 +24,7 @@ from isola_anyio.guests.js.idna import domain_to_ascii
 from isola_anyio.guests.js.loader import SourceError, is_module
 from isola_anyio.guests.js.patch import NAME_BYTES, TRACKER_EXPORT
 from isola_anyio.guests.js.typescript import TypeScriptError, is_typescript, may_be_typescript
-from isola_anyio.guests.protocol import HEAD, Call, Door, ProtocolError
+from isola_anyio.guests.protocol import HEAD, Call, Door, ProtocolError, Status
 from isola_anyio.wasi.errno import WasiError
 from isola_anyio.wasi.signatures import SIGNATURES
 
@@ -43,7 +43,8 @@ IMPORTS: Final = (
     ("env", "host_module_normalize", "iiiii", True),
     ("env", "host_module_load", "iii", True),
 )
-_HOST_CALL_FAILED: Final = 0xFFFF_FFFF
+_ROOM: Final = 0x1F
+"""A door call of this port's alone: is there room to read a frame of that many bytes?"""
 _SEGMENTS: Final = 0xFE
 """First byte of a value that is not JSON text; see docs/values.md."""
 _RECORD: Final = b"\x1e"
@@ -469,10 +470,11 @@ class JsPort:
     def _door(self, _name: int, _name_length: int, _this: int, count: int, arguments: int) -> int:
         js = self._js
         try:
-            text = js.read_text(self._memory.read_u32(arguments), self._max_frame)
-            extra = js.read_bytes(self._memory.read_u32(arguments + 4), self._max_frame) if count > 1 else None
+            handles = [self._memory.read_u32(arguments + 4 * index) for index in range(min(count, 2))]
         except WasiError:
             raise ProtocolError("a door call from outside the memory") from None
+        text = js.read_text(handles[0], self._max_frame) if handles else None
+        extra = js.read_bytes(handles[1], self._max_frame) if count > 1 else None
         if text is None or (count > 1 and extra is None):
             raise ProtocolError("a door call that is no frame, or too long")
         blank = text.find(b" ")
@@ -483,6 +485,8 @@ class JsPort:
         body = text[blank + 1 :]
         if kind == Door.RANDOM:
             return js.uint8array(self._random(body))
+        if kind == _ROOM:
+            return js.new_bool(int(self._has_room(body)))
         if kind == Door.IDNA:
             ascii_form = domain_to_ascii(body.decode("utf-8", "replace"))
             return js.new_undefined() if ascii_form is None else js.string(ascii_form.encode())
@@ -493,7 +497,21 @@ class JsPort:
         elif kind == Door.PARK:
             self._ended = True
             return self._park(number, body)
-        return self._reply(kind, self._answer(HEAD.pack(kind, number) + _body(kind, body, extra)))
+        reply = self._answer(HEAD.pack(kind, number) + _body(kind, body, extra))
+        try:
+            return self._reply(kind, reply)
+        except MemoryError as exc:
+            return js.string(_no_room(kind, str(exc)))
+
+    def _has_room(self, length: bytes) -> bool:
+        """Tell whether a frame of that length can be read: the wrapper copies it, and ends the instance if it cannot."""
+        if self._instance.store.memory_size() <= self._instance.max_memory // 2:
+            return True
+        try:
+            self._js.make_sure(2 * int(length))
+        except (MemoryError, ValueError):
+            return False
+        return True
 
     def _is_full(self) -> bool:
         return self._instance.store.memory_size() + _FULL_BYTES > self._instance.max_memory
@@ -533,6 +551,12 @@ class JsPort:
         js = self._js
         parts = (js.read_text(js.get(exc.handle, name), 4096) for name in ("message", "stack"))
         return " ".join(part.decode("utf-8", "replace") for part in parts if part)
+
+
+def _no_room(kind: int, text: str) -> bytes:
+    """Answer a request whose answer the guest has no memory for: it failed."""
+    status = Status.PRODUCER_FAILED if kind == Door.READ else Status.FAILED
+    return bytes((status,)) + codec.encode({"name": "", "type": "MemoryError", "message": text})
 
 
 def _body(kind: int, text: bytes, extra: bytes | None) -> bytes:

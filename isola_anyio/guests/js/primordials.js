@@ -75,6 +75,7 @@ const $Promise = Promise;
 const $Map = Map;
 const $WeakSet = WeakSet;
 const $Error = Error;
+const $InternalError = InternalError;
 const $TypeError = TypeError;
 const $RangeError = RangeError;
 const $Uint8Array = Uint8Array;
@@ -89,6 +90,7 @@ export {
   $Map as Map,
   $WeakSet as WeakSet,
   $Error as Error,
+  $InternalError as InternalError,
   $TypeError as TypeError,
   $RangeError as RangeError,
   $Uint8Array as Uint8Array,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from isola_anyio import GuestError, LogEvent, MemoryLimitError, SandboxTemplate
@@ -105,6 +107,59 @@ async def test_running_out_of_memory_is_an_error_of_the_guests(template: Sandbox
             await sandbox.run("nest")
         assert await sandbox.run("fine") == "fine"
         assert not sandbox.broken
+
+
+async def test_an_argument_that_finds_no_room_is_a_memory_error(template: SandboxTemplate) -> None:
+    for value in ("x" * (20 << 20), "x" * (2 << 20), b"x" * (20 << 20), b"x" * (2 << 20), list(range(500_000))):
+
+        def now(_payload: object, value: Any = value) -> Any:
+            return value
+
+        async def later(_payload: object, value: Any = value) -> Any:
+            return value
+
+        async with template.create(max_memory=4 << 20, hostcalls={"now": now, "later": later}) as sandbox:
+            await sandbox.load_script(
+                "const size = x => x.length; const ask = async name => (await hostcall(name)).length"
+            )
+            with pytest.raises(MemoryLimitError):
+                await sandbox.run("size", value)
+            for name in ("now", "later"):
+                with pytest.raises(GuestError) as caught:
+                    await sandbox.run("ask", name)
+                assert caught.value.type in ("HostcallError", "InternalError")
+            assert await sandbox.run("size", "abc") == 3
+
+
+async def test_a_result_that_finds_no_room_is_a_memory_error(template: SandboxTemplate) -> None:
+    async with template.create(max_memory=8 << 20, hostcalls={"echo": lambda x: x}) as sandbox:
+        await sandbox.load_script(
+            """
+            const text = n => 'x'.repeat(n);
+            const bytes = n => new Uint8Array(n);
+            function* items(n) { yield 'x'.repeat(n) }
+            const ask = n => hostcall('echo', 'x'.repeat(n));
+            const say = n => console.log('x'.repeat(n));
+            """
+        )
+        for name in ("text", "bytes", "items", "ask", "say"):
+            for size in (1 << 20, 2 << 20, 3 << 20, 5 << 20):
+                try:
+                    await sandbox.run(name, size)
+                except GuestError as exc:
+                    assert exc.type in ("InternalError", "HostError", "HostcallError", "MemoryError")
+            assert not sandbox.broken, name
+            assert await sandbox.run("text", 3) == "xxx"
+
+
+async def test_source_that_finds_no_room_is_a_memory_error(template: SandboxTemplate) -> None:
+    async with template.create(max_memory=4 << 20) as sandbox:
+        with pytest.raises(MemoryLimitError):
+            await sandbox.load_script("let a = 1;" + " " * (1 << 20))
+        with pytest.raises(GuestError):
+            await sandbox.load_script("let b = 1;\n" * 20_000)
+        await sandbox.load_script("const ok = () => 1")
+        assert await sandbox.run("ok") == 1
 
 
 OVERFLOWS = [

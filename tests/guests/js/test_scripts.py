@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 from typing import Any
 
 import anyio
@@ -76,6 +77,36 @@ async def test_values_come_back(template: SandboxTemplate, expression: str, valu
         await sandbox.load_script(f"const give = () => ({expression})")
         result = await sandbox.run("give")
         assert repr(result) == repr(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, True, 0, -1, 2**53 - 1, 2**53, -(2**53), 2**70, -(2**200), 0.5, -0.0, float("inf"), float("-inf")),
+        *("", "hé🙂", "\ud800", "a\0b", "\x1e\x1f", "\u2028", b"", b"\0\xff", [], {}),
+        [[1, [2, {"a": None, "b": [b"x", 2**64]}]], "end"],
+        {"z": 1, "a": 2, "__proto__": 3, "constructor": 4, "$": 5, "": 6},
+        {"\ud800": 1},
+    ],
+)
+async def test_values_go_there_and_back(template: SandboxTemplate, value: Any) -> None:
+    async with template.create(hostcalls={"echo": lambda payload: payload}) as sandbox:
+        await sandbox.load_script("const echo = (x) => x; const ask = (x) => hostcall('echo', x)")
+        for name in ("echo", "ask"):
+            result = await sandbox.run(name, value)
+            assert repr(result) == repr(value)
+
+
+async def test_arrays_cross_as_buffers(template: SandboxTemplate) -> None:
+    numbers = array.array("d", [0.5, -1.5])
+    async with template.create() as sandbox:
+        await sandbox.load_script(
+            "const look = (x) => [x.constructor.name, x[1]]; const make = () => new Int16Array([1, -2])"
+        )
+        assert await sandbox.run("look", numbers) == ["Float64Array", -1.5]
+        made = await sandbox.run("make")
+        assert isinstance(made, memoryview)
+        assert (made.format, made.tolist()) == ("h", [1, -2])
 
 
 async def collect(events: Any) -> list[Any]:
