@@ -130,7 +130,7 @@ class Guest:
                 stdio=self._output,
                 clock=clock,
                 random=_random_source(seed),
-                sleep=self.instance.sleep,
+                sleep=self._sleep,
                 limits=file_limits,
                 args=(b"python",),
                 environ=dict(boot_env or {}),
@@ -226,6 +226,13 @@ class Guest:
             return b""
         raise ProtocolError(f"door call {kind:#x} outside a run")
 
+    def _sleep(self, seconds: float | None) -> None:
+        """Put the guest's thread to sleep, as plain code asked."""
+        if self.run is None:
+            self.instance.sleep(seconds)
+        else:
+            self.run.sleep(seconds)
+
     def close(self) -> None:
         """Free memory and files. A second call does nothing."""
         self.instance.close()
@@ -248,5 +255,3 @@ def _random_source(seed: bytes | None) -> Callable[[int], bytes]:
     if seed is None:
         return secrets.token_bytes
     return random.Random(seed).randbytes  # noqa: S311 - repeatable is what was asked for
-
-

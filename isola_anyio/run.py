@@ -131,6 +131,7 @@ class Run:
         self._started = False
         self._delivered = False  # the guest knows of this run
         self._cancel_sent = False
+        self._asleep = False  # inside plain code's own sleep
         self._told = False  # the guest knows of its cancellation: it is left alone until the grace is over
         self._timer: float | None = None
         self._needs_room = False
@@ -366,7 +367,12 @@ class Run:
                     return
 
     def _courtesy_s(self) -> float:
-        """How much longer a computing guest may take until it can be told; one that has parked is on its way out."""
+        """How much longer a computing guest may take until it can be told.
+
+        One that sleeps in plain code cannot be told; one that has parked is on its way out.
+        """
+        if self._asleep:
+            return 0.0
         if self.phase is Phase.COMPUTING and self._verdict is None:
             return max(0.0, COURTESY_S - (self._cpu_now() - self._silent_since_cpu))
         return COURTESY_S
@@ -688,6 +694,16 @@ class Run:
                 self._silent_since_cpu = self._cpu_own()
                 self.phase = Phase.COMPUTING
 
+    def sleep(self, seconds: float | None) -> None:
+        """Sleep as plain code asked; a cancellation ends it, and the instance with it."""
+        began = time.monotonic()
+        self._asleep = True
+        try:
+            self.guest.instance.sleep(seconds)
+        finally:
+            self._asleep = False
+            self._busy_s -= time.monotonic() - began
+
     def _on_wait(self, untrusted_body: memoryview) -> bytes:
         """WAIT: block until there are completions, the timer is due, or the run is being cancelled."""
         delay, _ = protocol.split_park(untrusted_body)
@@ -716,7 +732,7 @@ class Run:
         fields = self._decode(untrusted_body)
         if not isinstance(fields, dict):
             raise ProtocolError("a failure that is not described")
-        type_name, text, traceback = (str(fields.get(key, ""))[:1 << 16] for key in ("type", "message", "traceback"))
+        type_name, text, traceback = (str(fields.get(key, ""))[: 1 << 16] for key in ("type", "message", "traceback"))
         limit = fields.get("limit")
         if limit == "payload":
             return PayloadLimitError(f"{text} (max_payload={self.limits.max_payload}); raise it, or send less")
