@@ -88,7 +88,9 @@ def test_wrong_max_parallel_is_refused(value: Any) -> None:
         ({"http": "yes"}, "http"),
     ],
 )
-async def test_wrong_sandbox_options_are_refused(template: SandboxTemplate, options: dict[str, Any], words: str) -> None:
+async def test_wrong_sandbox_options_are_refused(
+    template: SandboxTemplate, options: dict[str, Any], words: str
+) -> None:
     with pytest.raises(InvalidArgumentError, match=f"(?s){words}"):
         await template.instantiate(**options)
     with pytest.raises(InvalidArgumentError):

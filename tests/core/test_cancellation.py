@@ -22,7 +22,7 @@ from isola_anyio import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
     from isola_anyio import Sandbox, SandboxTemplate
 
@@ -344,6 +344,26 @@ def test_cancellation_latencies_are_small() -> None:
             assert p50 < 0.2
 
 
+async def test_a_sleeping_guest_is_stopped_as_promptly_as_a_spinning_one(template: SandboxTemplate) -> None:
+    quickest = []
+    for name in ("time_sleep", "cpu"):
+        times = []
+        for _ in range(5):
+            place = Place(template, name)
+            async with place.create() as sandbox:
+                await sandbox.load_script(CODE)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(place.go, sandbox)
+                    await place.settle()
+                    began = time.perf_counter()
+                    group.cancel_scope.cancel()
+                times.append(time.perf_counter() - began)
+                if name == "time_sleep":
+                    assert sandbox.usage.waiting_s > 0.01
+        quickest.append(min(times))
+    assert max(quickest) < 0.03
+
+
 async def test_a_guest_may_take_its_time_to_unwind_within_the_grace(template: SandboxTemplate) -> None:
     place = Place(template, "slow_to_unwind")
     async with place.create() as sandbox:
@@ -487,8 +507,10 @@ async def test_cancelled_at_any_moment_of_a_short_run_the_sandbox_is_whole_or_br
     for step in range(40):
         async with template.create(hostcalls={"echo": echo}) as sandbox:
             with anyio.move_on_after(step * 0.0002) as scope:
-                await sandbox.load_script("from sandbox.asyncio import hostcall\nx = 0\n"
-                                          "async def f():\n    return [await hostcall('echo', i) for i in range(5)]")
+                await sandbox.load_script(
+                    "from sandbox.asyncio import hostcall\nx = 0\n"
+                    "async def f():\n    return [await hostcall('echo', i) for i in range(5)]"
+                )
                 assert await sandbox.run("f") == [0, 1, 2, 3, 4]
             if sandbox.broken:
                 assert scope.cancelled_caught
@@ -523,7 +545,9 @@ async def test_a_run_cancelled_while_it_waits_for_a_cpu_slot_is_over_at_once_and
 ) -> None:
     async with narrow_template.create() as hog, narrow_template.create() as other:
         await hog.load_script("def spin():\n    while True: pass")
-        await other.load_script("def value(): return 5\nasync def nap():\n    import asyncio; await asyncio.sleep(0.01)")
+        await other.load_script(
+            "def value(): return 5\nasync def nap():\n    import asyncio; await asyncio.sleep(0.01)"
+        )
         async with anyio.create_task_group() as group:
             group.start_soon(hog.run, "spin")
             await anyio.sleep(0.05)
@@ -544,9 +568,10 @@ async def test_a_waiting_guest_unwinds_although_another_holds_the_only_slot(narr
         await anyio.sleep_forever()
 
     for name in ("await_hostcall", "sync_wait", "asyncio_sleep", "sync_sleep"):
-        async with narrow_template.create(
-            hostcalls={"never": never, "ready": lambda _: None}
-        ) as waiting, narrow_template.create() as hog:
+        async with (
+            narrow_template.create(hostcalls={"never": never, "ready": lambda _: None}) as waiting,
+            narrow_template.create() as hog,
+        ):
             await hog.load_script("def spin():\n    while True: pass")
             await waiting.load_script(CODE)
             async with anyio.create_task_group() as group:
@@ -661,8 +686,10 @@ async def test_leaving_the_with_natively_cancelled_is_still_a_cancellation(templ
 
 async def test_the_deadline_of_an_outer_scope_wins_over_the_guests_own_error(template: SandboxTemplate) -> None:
     async with template.create() as sandbox:
-        await sandbox.load_script("import asyncio\nasync def f():\n    try:\n        await asyncio.sleep(60)\n"
-                                  "    finally:\n        raise ValueError('in finally')")
+        await sandbox.load_script(
+            "import asyncio\nasync def f():\n    try:\n        await asyncio.sleep(60)\n"
+            "    finally:\n        raise ValueError('in finally')"
+        )
         with pytest.raises(TimeoutError), anyio.fail_after(0.05):
             await sandbox.run("f")
         assert not sandbox.broken

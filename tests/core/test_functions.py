@@ -185,7 +185,9 @@ async def test_globals_persist_between_runs_and_are_never_seen_by_another_sandbo
 
 async def test_modules_and_builtins_patched_in_one_sandbox_are_whole_in_the_next(template: SandboxTemplate) -> None:
     async with template.create() as one:
-        await one.load_script("import json, builtins\njson.dumps = None\nbuiltins.len = lambda x: 99\nfor _ in (): pass")
+        await one.load_script(
+            "import json, builtins\njson.dumps = None\nbuiltins.len = lambda x: 99\nfor _ in (): pass"
+        )
     async with template.create() as two:
         await two.load_script("import json\ndef check(): return [json.dumps([1]), len([1])]")
         assert await two.run("check") == ["[1]", 1]

@@ -139,7 +139,12 @@ async def test_a_handlers_exception_reaches_the_guest_without_its_traceback(
     async with template.create(hostcalls={"fail": plain if kind == "plain" else async_}) as sandbox:
         await sandbox.load_script(CODE)
         got = await sandbox.run("caught", "fail", "value")
-        assert got == {"name": "fail", "type": "ValueError", "message": "bad value", "text": "fail: ValueError: bad value"}
+        assert got == {
+            "name": "fail",
+            "type": "ValueError",
+            "message": "bad value",
+            "text": "fail: ValueError: bad value",
+        }
         assert (await sandbox.run("caught", "fail", "odd"))["type"] == "Odd"  # type: ignore[index, call-overload]
         assert (await sandbox.run("caught", "fail", "empty"))["type"] == "KeyError"  # type: ignore[index, call-overload]
         with pytest.raises(GuestError) as caught:
@@ -198,7 +203,9 @@ async def test_a_guest_that_stops_waiting_cancels_the_handler(template: SandboxT
         return "seen"
 
     async with template.create(hostcalls={"slow": slow, "wait": wait_for_it}) as sandbox:
-        await sandbox.load_script(CODE + """
+        await sandbox.load_script(
+            CODE
+            + """
 async def times_out():
     try:
         await asyncio.wait_for(hostcall("slow"), 0.05)
@@ -213,7 +220,8 @@ async def leaves_it():
     asyncio.create_task(hostcall("slow"))
     await asyncio.sleep(0.02)
     return "left"
-""")
+"""
+        )
         for how, answer in (("times_out", "seen"), ("cancels", "seen"), ("leaves_it", "left")):
             cancelled = anyio.Event()
             events.clear()
@@ -246,11 +254,14 @@ async def test_a_cancellation_of_a_handlers_own_making_is_an_error_and_cancels_n
         return "untouched"
 
     async with template.create(hostcalls={"by_hand": by_hand, "bystander": bystander}) as sandbox:
-        await sandbox.load_script(CODE + """
+        await sandbox.load_script(
+            CODE
+            + """
 async def both():
     return await asyncio.gather(hostcall("by_hand"), hostcall("bystander"), return_exceptions=True)
 async def names(): return [getattr(r, "type", r) for r in await both()]
-""")
+"""
+        )
         got = await sandbox.run("names")
         assert isinstance(got, list)
         assert str(got[0]).startswith("Cancelled")
@@ -355,10 +366,13 @@ async def test_thousands_of_waiting_hostcalls_are_served(template: SandboxTempla
         return payload
 
     async with template.create(hostcalls={"echo": echo}) as sandbox:
-        await sandbox.load_script(CODE + """
+        await sandbox.load_script(
+            CODE
+            + """
 async def many(n):
     return sum(await asyncio.gather(*(hostcall("echo", i) for i in range(n))))
-""")
+"""
+        )
         n = 5_000
         assert await sandbox.run("many", n) == n * (n - 1) // 2
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from isola_anyio import SandboxTemplate
 
 GAP_S = 0.05
-ATTEMPTS = 3
+ATTEMPTS = 5
+"""A busy machine keeps the loop waiting by itself now and then."""
 
 
 class Ticker:
@@ -376,8 +377,10 @@ def attack(seed, rounds):
 
 async def test_a_cpu_budget_stops_a_spinner_and_spares_a_sleeper(template: SandboxTemplate) -> None:
     async with template.create(max_cpu=0.2) as sandbox:
-        await sandbox.load_script("import asyncio\nasync def nap(): await asyncio.sleep(0.5)\ndef spin():\n    while True: pass\n"
-                                  "async def pieces():\n    while True:\n        sum(range(100000))\n        await asyncio.sleep(0.001)")
+        await sandbox.load_script(
+            "import asyncio\nasync def nap(): await asyncio.sleep(0.5)\ndef spin():\n    while True: pass\n"
+            "async def pieces():\n    while True:\n        sum(range(100000))\n        await asyncio.sleep(0.001)"
+        )
         await sandbox.run("nap")
         began = time.perf_counter()
         with pytest.raises(CpuLimitError, match=r"max_cpu=0\.2") as caught:
@@ -387,8 +390,10 @@ async def test_a_cpu_budget_stops_a_spinner_and_spares_a_sleeper(template: Sandb
         assert sandbox.broken
         assert 0.15 < sandbox.usage.cpu_s < 1
     async with template.create(max_cpu=0.1) as sandbox:
-        await sandbox.load_script("import asyncio\nasync def pieces():\n    while True:\n        sum(range(100000))\n"
-                                  "        await asyncio.sleep(0.001)")
+        await sandbox.load_script(
+            "import asyncio\nasync def pieces():\n    while True:\n        sum(range(100000))\n"
+            "        await asyncio.sleep(0.001)"
+        )
         with pytest.raises(CpuLimitError):
             await sandbox.run("pieces")
 

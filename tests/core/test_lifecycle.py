@@ -23,7 +23,9 @@ from isola_anyio import (
 if TYPE_CHECKING:
     from isola_anyio import Sandbox, SandboxTemplate
 
-CODE = "import asyncio\ndef value(): return 5\nasync def nap(): await asyncio.sleep(60)\ndef spin():\n    while True: pass"
+CODE = (
+    "import asyncio\ndef value(): return 5\nasync def nap(): await asyncio.sleep(60)\ndef spin():\n    while True: pass"
+)
 
 
 async def test_start_and_aclose_work_without_with_and_are_idempotent(template: SandboxTemplate) -> None:
@@ -129,11 +131,10 @@ async def test_a_run_parked_on_a_hostcall_ends_when_its_sandbox_is_closed(templa
             await sandbox.run("call")
 
     with anyio.fail_after(5):
-        async with anyio.create_task_group() as group:
-            async with template.create(hostcalls={"never": never}) as sandbox:
-                await sandbox.load_script("from sandbox.asyncio import hostcall\nasync def call(): await hostcall('never')")
-                group.start_soon(run, sandbox)
-                await entered.wait()
+        async with anyio.create_task_group() as group, template.create(hostcalls={"never": never}) as sandbox:
+            await sandbox.load_script("from sandbox.asyncio import hostcall\nasync def call(): await hostcall('never')")
+            group.start_soon(run, sandbox)
+            await entered.wait()
         assert left.is_set()
 
 

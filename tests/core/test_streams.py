@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
@@ -118,8 +118,9 @@ async def test_a_producer_is_no_further_ahead_than_its_capacity(template: Sandbo
             yield pulled
 
     async with template.create() as sandbox:
-        await sandbox.load_script(CODE + "\nasync def hold(stream):\n    await anext(stream)\n    yield 1\n"
-                                         "    await asyncio.sleep(60)\n")
+        await sandbox.load_script(
+            CODE + "\nasync def hold(stream):\n    await anext(stream)\n    yield 1\n    await asyncio.sleep(60)\n"
+        )
         async with sandbox.run_stream("hold", StreamArg.from_async_iterable(count(), capacity=10)) as events:
             await events.receive()
             await anyio.wait_all_tasks_blocked()
@@ -245,7 +246,9 @@ async def test_cancelling_the_run_leaves_no_producer(template: SandboxTemplate) 
 
 async def test_a_stale_stream_of_an_earlier_run_says_it_is_over(template: SandboxTemplate) -> None:
     async with template.create() as sandbox:
-        await sandbox.load_script(CODE + """
+        await sandbox.load_script(
+            CODE
+            + """
 kept = None
 async def keep(stream):
     global kept
@@ -254,6 +257,7 @@ async def keep(stream):
 async def reuse(stream):
     stale = [x async for x in kept]
     return [stale, [x async for x in stream]]
-""")
+"""
+        )
         assert await sandbox.run("keep", StreamArg.from_iterable(range(10))) == 0
         assert await sandbox.run("reuse", StreamArg.from_iterable("ab")) == [[], ["a", "b"]]

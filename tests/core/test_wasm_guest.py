@@ -23,6 +23,10 @@ IMPORTS = {
 BAD = ["0", "1", "65535", "65536", "-1", "-8", "-2147483648", "2147483647", "1048575", "8"]
 
 
+TURNS = "(i32.load (i32.const 512))"
+"""How many turns there were, the two of the build included: it is in memory, which a fork inherits."""
+
+
 def module(body: str = "", *, start: str = "", alloc: str = "(i32.const 1024)", turn: str = "(i32.const 0)") -> bytes:
     lines = []
     for index, ((where, name), params) in enumerate(IMPORTS.items()):
@@ -30,11 +34,10 @@ def module(body: str = "", *, start: str = "", alloc: str = "(i32.const 1024)", 
         lines.append(f'(import "{where}" "{name}" (func $f{index} (param {types}) (result i32)))')
     return wasmtime.wat2wasm(f"""(module {" ".join(lines)}
         (memory (export "memory") 16 4096)
-        (global $turns (mut i32) (i32.const 0))
         {body}
         (func (export "host_alloc") (param $n i32) (result i32) {alloc})
         (func (export "turn") (param $p i32) (param $n i32) (result i32)
-            (global.set $turns (i32.add (global.get $turns) (i32.const 1)))
+            (i32.store (i32.const 512) (i32.add {TURNS} (i32.const 1)))
             {turn})
         {start})""")
 
@@ -94,14 +97,14 @@ async def attempt(tmp_path: Path, lib_dir: Path, wasm: bytes) -> str:
 @pytest.mark.parametrize("seed", range(len(BAD)))
 async def test_bad_pointers_to_every_import_are_errors_of_the_guest(tmp_path: Path, lib_dir: Path, seed: int) -> None:
     # Booting and freezing are two turns; the rest is a run's.
-    turn = f"(if (i32.gt_u (global.get $turns) (i32.const 2)) (then {bad_calls(seed)})) (i32.const 0)"
+    turn = f"(if (i32.gt_u {TURNS} (i32.const 2)) (then {bad_calls(seed)})) (i32.const 0)"
     outcome = await attempt(tmp_path, lib_dir, module(turn=turn))
     assert re.match("run: GuestError", outcome), outcome
 
 
 @pytest.mark.parametrize("answer", ["0", "-1", "-16", "1048570", "1048576", "2147483647"])
 async def test_an_allocator_that_lies_is_an_error_of_the_guest(tmp_path: Path, lib_dir: Path, answer: str) -> None:
-    alloc = f"(if (result i32) (i32.gt_u (global.get $turns) (i32.const 2)) (then (i32.const {answer})) (else (i32.const 1024)))"
+    alloc = f"(if (result i32) (i32.gt_u {TURNS} (i32.const 2)) (then (i32.const {answer})) (else (i32.const 1024)))"
     outcome = await attempt(tmp_path, lib_dir, module(alloc=alloc))
     assert outcome.startswith("run: "), outcome
     assert "InternalError" not in outcome
@@ -111,7 +114,7 @@ async def test_an_allocator_that_lies_is_an_error_of_the_guest(tmp_path: Path, l
 async def test_a_runtime_that_never_comes_back_is_cancelled_and_blocks_nobody(
     tmp_path: Path, lib_dir: Path, place: str
 ) -> None:
-    spin = "(if (i32.gt_u (global.get $turns) (i32.const 1)) (then (loop $l (br $l))))"
+    spin = f"(if (i32.gt_u {TURNS} (i32.const 2)) (then (loop $l (br $l))))"
     wasm = module(**{place: spin + ("(i32.const 0)" if place == "turn" else "(i32.const 1024)")})
     beats = 0
 
@@ -132,10 +135,17 @@ async def test_a_runtime_that_never_comes_back_is_cancelled_and_blocks_nobody(
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("trap", ["unreachable", "(i32.store (i32.const -4) (i32.const 1)) (i32.const 0)",
-                                  "(i32.div_u (i32.const 1) (i32.const 0))", "(call $deep) (i32.const 0)"])
+@pytest.mark.parametrize(
+    "trap",
+    [
+        "unreachable",
+        "(i32.store (i32.const -4) (i32.const 1)) (i32.const 0)",
+        "(i32.div_u (i32.const 1) (i32.const 0))",
+        "(call $deep) (i32.const 0)",
+    ],
+)
 async def test_every_kind_of_trap_is_an_error_of_the_guest(tmp_path: Path, lib_dir: Path, trap: str) -> None:
-    turn = f"(if (i32.gt_u (global.get $turns) (i32.const 2)) (then (drop (block (result i32) {trap})))) (i32.const 0)"
+    turn = f"(if (i32.gt_u {TURNS} (i32.const 2)) (then (drop (block (result i32) {trap})))) (i32.const 0)"
     outcome = await attempt(tmp_path, lib_dir, module("(func $deep (call $deep))", turn=turn))
     assert re.match("run: GuestError: (Trap|RecursionError)", outcome), outcome
 
@@ -145,9 +155,21 @@ async def test_every_kind_of_trap_is_an_error_of_the_guest(tmp_path: Path, lib_d
     [
         ("(module)", "memory"),
         ('(module (memory (export "memory") 1))', "turn"),
-        ('(module (memory (export "memory") 1) (func (export "turn") (param i32) (result i32) (i32.const 0)))', "turn"),
-        ('(module (import "evil" "f" (func)) (memory (export "memory") 1))', "evil"),
-        ('(module (import "host" "call" (func (param i64))) (memory (export "memory") 1))', "host"),
+        (
+            '(module (memory (export "memory") 1) (func (export "turn") (param i32) (result i32) (i32.const 0)) '
+            '(func (export "host_alloc") (param i32) (result i32) (i32.const 0)))',
+            "turn",
+        ),
+        (
+            '(module (import "evil" "f" (func)) (memory (export "memory") 1) (func (export "turn") (param i32 i32) '
+            '(result i32) (i32.const 0)) (func (export "host_alloc") (param i32) (result i32) (i32.const 0)))',
+            "evil",
+        ),
+        (
+            '(module (import "host" "call" (func (param i64))) (memory (export "memory") 1) (func (export "turn") '
+            '(param i32 i32) (result i32) (i32.const 0)) (func (export "host_alloc") (param i32) (result i32) (i32.const 0)))',
+            "host",
+        ),
     ],
 )
 async def test_a_runtime_that_lacks_what_is_needed_is_refused_saying_what(
