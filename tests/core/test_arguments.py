@@ -108,10 +108,10 @@ async def test_unknown_options_are_type_errors(template: SandboxTemplate) -> Non
     with pytest.raises(TypeError, match="max_speed"):
         await template.instantiate(max_speed=1)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="max_speed"):
-        async with template.create(max_speed=1):
+        async with template.create(max_speed=1):  # type: ignore[call-arg]
             pass
     with pytest.raises(TypeError, match="speed"):
-        await build_template("python", speed=1)
+        await build_template("python", speed=1)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("name", [None, "", 3, b"f", ["f"]])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import sys
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -121,7 +120,6 @@ async def test_plain_functions_take_positional_and_named_arguments(template: San
         assert await sandbox.run("plain", 1, 3, 4, 5, key="k") == [1, 3, [4, 5], "k"]
         assert await sandbox.run("nothing") is None
         assert await sandbox.run("thing", 4) == 5
-        assert await sandbox.run("len", [1, 2]) == 2 if False else True
 
 
 @pytest.mark.parametrize(
@@ -159,7 +157,7 @@ async def test_thousands_of_items_arrive_in_order_through_a_bounded_channel(temp
         for name in ("generator", "async_generator", "awaits_to_generator", "gives_map"):
             async with sandbox.run_stream(name, 5000) as events:
                 got = [event.data async for event in events if isinstance(event, ResultEvent)]
-            assert [int(item) for item in got] == list(range(5000))
+            assert [int(str(item)) for item in got] == list(range(5000))
 
 
 async def test_an_unknown_function_is_a_name_error_of_the_guest(template: SandboxTemplate) -> None:
@@ -295,9 +293,11 @@ def look(): return log
 async def wait(): await asyncio.sleep(0.1)
 """)
         assert await sandbox.run("main") == "main"
-        assert sorted(await sandbox.run("look")) == ["cleaned", "cleaning", "generator closed"]
+        log: Any = await sandbox.run("look")
+        assert sorted(log) == ["cleaned", "cleaning", "generator closed"]
         await sandbox.run("wait")
-        assert "time bomb" not in await sandbox.run("look")
+        log = await sandbox.run("look")
+        assert "time bomb" not in log
 
 
 async def test_results_that_cannot_cross_are_type_errors_of_the_guest_and_break_nothing(
@@ -331,7 +331,3 @@ async def test_arguments_that_cannot_cross_are_named_before_anything_runs(templa
             await sandbox.run("f", 1, key=object())
         with pytest.raises(InvalidArgumentError, match=r"rows\[1\]"):
             await sandbox.run("f", {"rows": [1, print]})
-
-
-def test_recursion_limit_of_the_host_is_untouched(template: SandboxTemplate) -> None:
-    assert sys.getrecursionlimit() >= 1000

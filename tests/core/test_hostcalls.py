@@ -47,7 +47,7 @@ async def test_async_and_plain_handlers_answer_async_and_plain_guests(template: 
     async def bound(prefix: str, payload: Any) -> Any:
         return prefix + payload
 
-    handlers = {
+    handlers: dict[str, Any] = {
         "later": later,
         "now": lambda payload: {"now": payload},
         "object": Object(),
@@ -287,9 +287,11 @@ async def test_a_handler_that_ends_the_program_ends_the_run_as_itself(template: 
 
 async def test_a_run_from_its_own_handler_is_refused_and_the_run_goes_on(template: SandboxTemplate) -> None:
     async def again(_: Any) -> str:
-        for attempt in (lambda: sandbox.run("value"), lambda: sandbox.load_script("x = 1"), sandbox.aclose):
+        for method in (sandbox.run, sandbox.load_script, sandbox.load_file):
             with pytest.raises(SandboxBusyError):
-                await attempt()
+                await method("value")
+        with pytest.raises(SandboxBusyError):
+            await sandbox.aclose()
         with pytest.raises(SandboxBusyError):
             sandbox.run_stream("value")
         return "refused"

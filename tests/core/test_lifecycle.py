@@ -49,13 +49,9 @@ async def test_start_and_aclose_work_without_with_and_are_idempotent(template: S
 async def test_runs_outside_a_started_sandbox_say_what_to_do(template: SandboxTemplate) -> None:
     sandbox = await template.instantiate()
     for expected in ("start", "closed"):
-        for attempt in (
-            lambda: sandbox.run("value"),
-            lambda: sandbox.load_script("x = 1"),
-            lambda: sandbox.load_file("/x.py"),
-        ):
+        for method in (sandbox.run, sandbox.load_script, sandbox.load_file):
             with pytest.raises(SandboxClosedError, match=expected):
-                await attempt()
+                await method("value")
         with pytest.raises(SandboxClosedError, match=expected):
             sandbox.run_stream("value")
         with pytest.raises(SandboxClosedError, match=expected):

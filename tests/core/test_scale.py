@@ -100,10 +100,10 @@ async def test_five_hundred_sandboxes_wait_at_once_on_a_handful_of_threads(templ
     async def use(sandbox: Any) -> None:
         assert await sandbox.run("f") == "waited"
 
-    for attempt in range(3):
+    for _ in range(3):
         sandboxes = []
         try:
-            for _ in range(500):
+            for _number in range(500):
                 sandbox = await template.instantiate(hostcalls={"one_second": one_second})
                 await sandbox.start()
                 sandboxes.append(sandbox)

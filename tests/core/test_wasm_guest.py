@@ -32,7 +32,8 @@ def module(body: str = "", *, start: str = "", alloc: str = "(i32.const 1024)", 
     for index, ((where, name), params) in enumerate(IMPORTS.items()):
         types = " ".join({"i": "i32", "I": "i64"}[kind] for kind in params)
         lines.append(f'(import "{where}" "{name}" (func $f{index} (param {types}) (result i32)))')
-    return wasmtime.wat2wasm(f"""(module {" ".join(lines)}
+    return bytes(
+        wasmtime.wat2wasm(f"""(module {" ".join(lines)}
         (memory (export "memory") 16 4096)
         {body}
         (func (export "host_alloc") (param $n i32) (result i32) {alloc})
@@ -40,6 +41,7 @@ def module(body: str = "", *, start: str = "", alloc: str = "(i32.const 1024)", 
             (i32.store (i32.const 512) (i32.add {TURNS} (i32.const 1)))
             {turn})
         {start})""")
+    )
 
 
 def bad_calls(seed: int) -> str:
@@ -150,26 +152,20 @@ async def test_every_kind_of_trap_is_an_error_of_the_guest(tmp_path: Path, lib_d
     assert re.match("run: GuestError: (Trap|RecursionError)", outcome), outcome
 
 
+TURN = '(func (export "turn") (param i32 i32) (result i32) (i32.const 0))'
+ALLOC = '(func (export "host_alloc") (param i32) (result i32) (i32.const 0))'
+MEMORY = '(memory (export "memory") 1)'
+
+
 @pytest.mark.parametrize(
     ("wat", "words"),
     [
         ("(module)", "memory"),
-        ('(module (memory (export "memory") 1))', "turn"),
-        (
-            '(module (memory (export "memory") 1) (func (export "turn") (param i32) (result i32) (i32.const 0)) '
-            '(func (export "host_alloc") (param i32) (result i32) (i32.const 0)))',
-            "turn",
-        ),
-        (
-            '(module (import "evil" "f" (func)) (memory (export "memory") 1) (func (export "turn") (param i32 i32) '
-            '(result i32) (i32.const 0)) (func (export "host_alloc") (param i32) (result i32) (i32.const 0)))',
-            "evil",
-        ),
-        (
-            '(module (import "host" "call" (func (param i64))) (memory (export "memory") 1) (func (export "turn") '
-            '(param i32 i32) (result i32) (i32.const 0)) (func (export "host_alloc") (param i32) (result i32) (i32.const 0)))',
-            "host",
-        ),
+        (f"(module {MEMORY} {ALLOC})", "turn"),
+        (f"(module {MEMORY} {TURN})", "host_alloc"),
+        (f"(module {MEMORY} {ALLOC} {TURN.replace('i32 i32', 'i32')})", "turn"),
+        (f'(module (import "evil" "f" (func)) {MEMORY} {TURN} {ALLOC})', "evil"),
+        (f'(module (import "host" "call" (func (param i64))) {MEMORY} {TURN} {ALLOC})', "host"),
     ],
 )
 async def test_a_runtime_that_lacks_what_is_needed_is_refused_saying_what(
@@ -177,6 +173,6 @@ async def test_a_runtime_that_lacks_what_is_needed_is_refused_saying_what(
 ) -> None:
     async with SandboxContext() as context:
         with pytest.raises(RuntimeUnavailableError, match=words):
-            await build(context, tmp_path, lib_dir, wasmtime.wat2wasm(wat))
+            await build(context, tmp_path, lib_dir, bytes(wasmtime.wat2wasm(wat)))
         with pytest.raises(RuntimeUnavailableError):
             await build(context, tmp_path, lib_dir, b"not wasm at all")
