@@ -112,9 +112,7 @@ class Content:
                 while at < end:
                     index, inside = divmod(offset, CHUNK_BYTES)
                     n = min(CHUNK_BYTES - inside, end - at)
-                    # Through a view: assigning a slice of a bytearray directly copies the source first.
-                    with memoryview(self._private(index, inside + n)) as chunk:
-                        chunk[inside : inside + n] = view[at : at + n]
+                    self._write_chunk(index, inside, view[at : at + n])
                     at += n
                     offset += n
                     done += n
@@ -123,6 +121,20 @@ class Content:
             if not done:
                 raise
         return done
+
+    def _write_chunk(self, index: int, inside: int, data: memoryview | bytes) -> None:
+        chunk = self._chunks.get(index)
+        n = len(data)
+        if chunk is None and not inside:
+            self._usage.hold(n + CHUNK_COST_BYTES)
+            self._chunks[index] = bytearray(data)
+        elif isinstance(chunk, bytearray) and len(chunk) == inside:
+            self._usage.hold(n)
+            chunk += data
+        else:
+            # Through a view: assigning a slice of a bytearray directly copies the source first.
+            with memoryview(self._private(index, inside + n)) as private:
+                private[inside : inside + n] = data
 
     def _private(self, index: int, length: int) -> bytearray:
         """Return a chunk that is ours and at least ``length`` long, charged for."""

@@ -3,8 +3,6 @@
 This is the part that knows what a request may do; volumes know how to do it.
 """
 
-
-
 from __future__ import annotations
 
 __all__ = ["FileOperations"]

@@ -9,6 +9,7 @@ __all__ = ["FileSystem"]
 
 from typing import TYPE_CHECKING, Any
 
+from isola_anyio.errors import InvalidArgumentError, clip
 from isola_anyio.wasi.abi import OFlags, Rights
 from isola_anyio.wasi.archive import ArchiveVolume
 from isola_anyio.wasi.descriptors import Descriptor, SeekableFile, Table
@@ -151,15 +152,21 @@ class FileSystem(FileOperations):
         """Return the host's view of a mount kept in memory.
 
         Raises:
-            KeyError: when no mount is at exactly this guest path.
-            TypeError: when it is one of the host's own files, which the host can see for itself.
+            InvalidArgumentError: when no mount is at exactly this guest path, or the host's own files are, which the
+                host can see for itself.
         """
-        point = guest_names(guest_path)
+        try:
+            point = guest_names(guest_path)
+        except ValueError as exc:
+            raise InvalidArgumentError(str(exc)) from exc
         mount = self.namespace.table.by_point.get(point)
         if mount is None:
-            raise KeyError(guest_path)
+            raise InvalidArgumentError(f"guest_path={clip(guest_path)} is not a mount; give the path of one exactly")
         if not isinstance(mount.volume, MemoryVolume):
-            raise TypeError(f"{guest_path!r} shows files of the host; there is nothing of it in memory")
+            raise InvalidArgumentError(
+                f"guest_path={clip(guest_path)} shows files of the host: look at them there; only /tmp, memory mounts"
+                " and overlays are kept in memory"
+            )
         return MountView(guest_text(point), mount.volume)
 
     # On disk

@@ -144,7 +144,7 @@ class TreeAccess:
 class MountView(TreeAccess):
     """The host's view of one sandbox's mount that is kept in memory: ``/tmp``, a memory mount, an overlay.
 
-    It outlives the sandbox.
+    It outlives the sandbox: what was changed can still be read, though of an overlay's files only the changed ones.
 
     Attributes:
         guest: the mount's guest path; paths given to the methods are from there.
@@ -155,6 +155,8 @@ class MountView(TreeAccess):
     def __init__(self, guest: str, volume: MemoryVolume) -> None:
         super().__init__(volume)
         self.guest = guest
+        if isinstance(volume, OverlayVolume):
+            volume.view()
 
     def changes(self) -> list[Change]:
         """Return what an overlay's guest added, modified and deleted, by path; nothing for other mounts."""

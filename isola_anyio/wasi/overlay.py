@@ -115,6 +115,9 @@ class OverlayVolume(MemoryVolume):
     ) -> None:
         super().__init__(usage or FileUsage(FileLimits()), dev, frozen, next_ino)
         self._lower = lower
+        self._closed = False
+        self._viewed = False
+        self._final: list[Change] | None = None
         self._seen: WeakValueDictionary[Names, Dir] = WeakValueDictionary()
         if frozen is None:
             st = lower.stat_dir(None)
@@ -128,11 +131,22 @@ class OverlayVolume(MemoryVolume):
         return OverlayVolume(self._lower.share(), self.dev, usage, frozen, self.next_ino)
 
     def close(self) -> None:
-        self._lower.close()
+        """Let go of the host's directory; what was changed, and the list of it, can still be read if it was viewed."""
+        with self.lock:
+            if self._viewed:
+                self._final = self.changes()
+            self._closed = True
+            self._lower.close()
+
+    def view(self) -> None:
+        """Note that the host wants to see the changes, perhaps after the guest's end."""
+        self._viewed = True
 
     # Looking through
 
     def _lower_stat(self, names: Names) -> Stat | None:
+        if self._closed:
+            return None
         try:
             return self._lower.stat(At(None, names, False, 0), False)
         except (FileNotFoundError, NotADirectoryError):
@@ -168,7 +182,7 @@ class OverlayVolume(MemoryVolume):
 
     def listing(self, at: Dir, limit: int) -> list[tuple[bytes, int, FileType]]:
         own = super().listing(at, limit)
-        if at.lower is None:
+        if at.lower is None or self._closed:
             return own
         try:
             token = self._lower.open_dir(at.lower)
@@ -273,6 +287,8 @@ class OverlayVolume(MemoryVolume):
         """Return every difference from the host directory, by path; of a new directory, all that is in it."""
         found: list[Change] = []
         with self.lock:
+            if self._final is not None:
+                return list(self._final)
             todo: list[tuple[Dir, Names]] = [(self.root, ())]
             while todo:
                 at, names = todo.pop()

@@ -1,7 +1,5 @@
 """Answer the ``path_*`` functions: what a guest does by name."""
 
-
-
 from __future__ import annotations
 
 __all__ = ["PathCalls"]

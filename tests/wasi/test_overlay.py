@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from isola_anyio.errors import InvalidArgumentError
 from isola_anyio.mounts import MountConfig
 from isola_anyio.wasi.errno import Errno
 from isola_anyio.wasi.limits import FileLimits
@@ -74,6 +75,10 @@ def test_changes_stay_in_memory_and_are_listed(over: Guest, tree: Path) -> None:
     over.close()
     assert view.read("dir/a.txt") == b"A on", "what was written outlives the sandbox"
     assert view.read("/made/c.txt") == b"c"
+    assert ("/dir/sub", "deleted") in [(change.path, change.kind) for change in view.changes()]
+    assert view.list() == ["/dir/a.txt", "/dir/new.txt", "/link", "/made/c.txt"]
+    with pytest.raises(FileNotFoundError):
+        view.read("hard")
 
 
 def test_a_directory_made_where_one_was_removed_is_empty(over: Guest) -> None:
@@ -190,10 +195,9 @@ def test_looking_at_a_large_tree_holds_nothing(over: Guest, tree: Path) -> None:
 
 def test_only_mounts_in_memory_have_a_view(over: Guest, tree: Path, make_guest: Callable[..., Guest]) -> None:
     g = make_guest(MountConfig(tree, "/direct"))
-    with pytest.raises(KeyError):
-        g.files.mount_view("/nowhere")
-    with pytest.raises(TypeError, match="host"):
-        g.files.mount_view("/direct")
+    for path, says in (("/nowhere", "is not a mount"), ("tmp", "absolute"), ("/direct", "files of the host")):
+        with pytest.raises(InvalidArgumentError, match=says):
+            g.files.mount_view(path)
     g.write_file("tmp/result", b"42")
     view = g.files.mount_view("/tmp")
     assert view.read("result") == b"42"
