@@ -114,6 +114,7 @@ let source = null; // the iterator that is being streamed
 let pulling = false; // its `next` has not answered yet
 let cancelledBefore = false; // ... the end
 let lastOp = 0;
+let environment = null; // `process.env`, once there is a variable: the template's, and over them the sandbox's
 const ops = new Map(); // what the host owes us: number -> {resolve, reject, stream}
 const rejected = new Map(); // promises rejected and not handled yet -> reason
 const getters = new Map(); // name -> function giving what the name means now
@@ -707,8 +708,11 @@ function setup(given) {
   seedRandom(given.seed);
   restartClock();
   const names = objectKeys(given.env);
-  if (names.length === 0) return;
-  expose(globalThis, "process", { env: given.env });
+  if (names.length > 0 && environment === null) {
+    environment = {};
+    expose(globalThis, "process", { env: environment });
+  }
+  for (let i = 0; i < names.length; i++) expose(environment, names[i], given.env[names[i]], true);
 }
 
 // The script that LOAD named was compiled: this is the promise of its end.

@@ -146,8 +146,29 @@ class JsPort:
             self._memory.write_u32(runtime + 8, _STACK_LIMIT)
             if layout is not None and self._is_adapted():
                 self._connect(layout, runtime)
+        environment = self._environment()
+        if environment:
+            options = {"env": environment, "seed": "0" * 64, "max_payload": self._max_frame}
+            self._send(Call.SETUP, 0, codec.encode(options, dialect="js"))
         note = (js.out, js.scratch, js.undefined, *self._functions.values())
         self._memory.write(_NOTE_AT, _NOTE.pack(_NOTE_MAGIC, self._name_buffer, *note))
+
+    def _environment(self) -> dict[str, str]:
+        """Read the template's variables from the operating system, as a libc would."""
+        sizes = self._js.out
+        self._system.environ_sizes_get(sizes, sizes + 4)
+        count, length = self._memory.read_u32(sizes), self._memory.read_u32(sizes + 4)
+        if not count:
+            return {}
+        room = 4 * count + length
+        pointers = self._js.allocate(room)
+        try:
+            self._system.environ_get(pointers, pointers + 4 * count)
+            raw = self._memory.read(pointers + 4 * count, length)
+        finally:
+            self._js.qjs_free(pointers, room)
+        pairs = (entry.decode("utf-8", "surrogateescape").partition("=") for entry in raw.split(b"\0") if entry)
+        return {name: value for name, _, value in pairs}
 
     def _is_adapted(self) -> bool:
         try:
@@ -504,7 +525,7 @@ class JsPort:
             return js.string(_no_room(kind, str(exc)))
 
     def _has_room(self, length: bytes) -> bool:
-        """Tell whether a frame of that length can be read: the wrapper copies it, and ends the instance if it cannot."""
+        """Tell whether a frame of that length can be read: the wrapper copies it, and ends the instance if not."""
         if self._instance.store.memory_size() <= self._instance.max_memory // 2:
             return True
         try:

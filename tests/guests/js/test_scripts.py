@@ -305,3 +305,16 @@ async def test_env_is_found_in_process(template: SandboxTemplate) -> None:
     async with template.create(env={"MODE": "test"}) as sandbox:
         await sandbox.load_script("const mode = () => process.env.MODE")
         assert await sandbox.run("mode") == "test"
+
+
+async def test_the_templates_env_is_there_in_the_prelude_and_under_the_sandboxs(context: SandboxContext) -> None:
+    template = await context.build_template(
+        "js",
+        env={"A": "1", "B": "é="},
+        prelude="const early = { ...process.env }; const all = () => [early, process.env]",
+    )
+    async with template.create(env={"B": "2", "C": "3"}) as sandbox:
+        assert await sandbox.run("all") == [{"A": "1", "B": "é="}, {"A": "1", "B": "2", "C": "3"}]
+    async with template.create() as sandbox:
+        assert await sandbox.run("all") == [{"A": "1", "B": "é="}] * 2
+    template.close()
