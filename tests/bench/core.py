@@ -83,7 +83,10 @@ def _raw_fork(template: SandboxTemplate, body: bytes) -> None:
 
 def _bare_instance(template: SandboxTemplate) -> None:
     instance = Instance(
-        template._program, crew=template._context.crew, max_memory=template._recipe.max_memory, image=template._warm.image
+        template._program,
+        crew=template._context.crew,
+        max_memory=template._recipe.max_memory,
+        image=template._warm.image,
     )
     instance.close()
 

@@ -73,7 +73,10 @@ class Table:
     def row(self, what: str, samples: Samples, floor: Samples | None = None, floor_is: str = "") -> None:
         beside = human(floor.median) if floor else ""
         ratio = f"{samples.median / floor.median:.1f}" if floor else ""
-        print(f"| {what} | {human(samples.median)} | {human(samples.at(0.99))} | {beside} | {ratio} | {floor_is} |", flush=True)
+        print(
+            f"| {what} | {human(samples.median)} | {human(samples.at(0.99))} | {beside} | {ratio} | {floor_is} |",
+            flush=True,
+        )
 
     def note(self, what: str, text: str) -> None:
         print(f"| {what} | {text} | | | | |", flush=True)
@@ -84,7 +87,9 @@ def heading() -> None:
     cpu = "unknown processor"
     info = Path("/proc/cpuinfo")
     if info.exists():
-        cpu = next((line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
+        cpu = next(
+            (line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line), cpu
+        )
     print(f"# {time.strftime('%Y-%m-%d')} · {cpu} · {platform.platform(terse=True)} · Python {sys.version.split()[0]}")
 
 

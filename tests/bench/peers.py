@@ -37,7 +37,9 @@ async def run() -> None:
 
         table.row("create to first answer, close", await timed_async(ours, 100), timed(theirs, 30), "quickjs-rs")
         async with template.create(hostcalls={"answer": lambda payload: payload}) as sandbox:
-            await sandbox.load_script("async function ask(n) { for (let i = 0; i < n; i++) await hostcall('answer', i) }")
+            await sandbox.load_script(
+                "async function ask(n) { for (let i = 0; i < n; i++) await hostcall('answer', i) }"
+            )
             warm = await timed_async(partial(sandbox.run, "add", 1, 2), 300, warm=50)
             table.row("warm call", warm, timed(lambda: peer.eval("add(1, 2)"), 300), "quickjs-rs")
             hundred = await timed_async(partial(sandbox.run, "ask", 100), 20)

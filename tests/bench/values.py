@@ -50,7 +50,9 @@ async def run() -> None:
     _host_codec()
     for runtime, script in GUESTS.items():
         async with SandboxContext() as context:
-            template = await context.build_template(runtime, prelude=script, max_memory=None if runtime == "python" else 512 << 20)
+            template = await context.build_template(
+                runtime, prelude=script, max_memory=None if runtime == "python" else 512 << 20
+            )
             table = Table(f"values through {runtime}")
             async with template.create() as sandbox:
                 nothing = await timed_async(partial(sandbox.run, "take", None), 200)
@@ -81,5 +83,15 @@ def _host_codec() -> None:
     small = {"user_id": 7, "name": "user-7", "tags": [1, 2.5, None, True]}
     for label, value, times in (("a small value", small, 5000), ("100 KB", document(100_000), 50)):
         text = json.dumps(value).encode()
-        table.row(f"encode {label}", timed(partial(codec.encode, value), times), timed(partial(json.dumps, value), times), "json.dumps")
-        table.row(f"decode {label}", timed(partial(codec.decode, text), times), timed(partial(json.loads, text), times), "json.loads")
+        table.row(
+            f"encode {label}",
+            timed(partial(codec.encode, value), times),
+            timed(partial(json.dumps, value), times),
+            "json.dumps",
+        )
+        table.row(
+            f"decode {label}",
+            timed(partial(codec.decode, text), times),
+            timed(partial(json.loads, text), times),
+            "json.loads",
+        )

@@ -1,0 +1,333 @@
+"""Building templates: every step once, cached by what it depends on, cancelled within a second, nothing half written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import wasmtime
+
+from isola_anyio import (
+    GuestError,
+    InvalidArgumentError,
+    MemoryLimitError,
+    Progress,
+    RuntimeUnavailableError,
+    SandboxClosedError,
+    SandboxContext,
+    build_template,
+)
+
+ROOT = Path(__file__).parents[1]
+PRELUDE = "globalThis.marker = 41"
+SCRIPT = "function answer() { return marker + 1 }"
+
+
+class Stages:
+    """Collects what a build reports."""
+
+    def __init__(self) -> None:
+        self.seen: list[Progress] = []
+
+    def __call__(self, progress: Progress) -> None:
+        self.seen.append(progress)
+
+    def count(self, stage: str) -> int:
+        """How often a stage was begun."""
+        return sum(1 for progress in self.seen if progress.stage == stage and progress.done == 0)
+
+
+async def build(cache: Path | None, stages: Stages | None = None, **options: Any) -> None:
+    """Build in a context of its own, prove that the template works, and close both."""
+    options.setdefault("prelude", PRELUDE)
+    async with SandboxContext(cache_dir=cache) as context:
+        template = await context.build_template("js", on_progress=stages, **options)
+        async with template.create() as sandbox:
+            await sandbox.load_script(SCRIPT)
+            assert await sandbox.run("answer") == 42
+        template.close()
+
+
+def files(cache: Path) -> set[str]:
+    """Everything in a cache but locks and digests of others' files."""
+    found = (
+        path for path in cache.rglob("*") if path.is_file() and not path.name.startswith((".lock", ".seen", ".commit"))
+    )
+    return {path.relative_to(cache).as_posix() for path in found}
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which the template was built once."""
+    cache = tmp_path_factory.mktemp("cache") / "warm"
+    anyio.run(build, cache)
+    return cache
+
+
+async def test_a_second_build_compiles_and_warms_nothing(warm: Path) -> None:
+    stages = Stages()
+    await build(warm, stages)
+    assert stages.count("compile") == stages.count("warm") == 0
+
+
+async def test_another_prelude_is_warmed_and_not_compiled(warm: Path) -> None:
+    stages = Stages()
+    await build(warm, stages, prelude=f"{PRELUDE} // {time.time_ns()}")
+    assert (stages.count("compile"), stages.count("warm")) == (0, 1)
+
+
+@pytest.mark.parametrize("options", [{"env": {"A": "1"}}, {"max_memory": 32 << 20}])
+async def test_an_image_belongs_to_everything_it_was_made_with(warm: Path, options: dict[str, Any]) -> None:
+    first, second = Stages(), Stages()
+    await build(warm, first, **options, prelude=f"{PRELUDE} // {time.time_ns()}")
+    await build(warm, second, **options)
+    assert first.count("warm") == 1
+
+
+@pytest.mark.parametrize(("suffix", "stage"), [(".cwasm", "compile"), (".image", "warm"), (".files", "warm")])
+@pytest.mark.parametrize("damage", ["truncated", "bit-flipped", "removed", "other-users"])
+async def test_a_damaged_entry_is_made_again(tmp_path: Path, suffix: str, stage: str, damage: str) -> None:
+    cache = tmp_path / "cache"
+    await build(cache)
+    (entry,) = (path for path in cache.rglob(f"*{suffix}"))
+    if damage == "removed":
+        entry.unlink()
+    elif damage == "other-users":
+        entry.chmod(0o666)
+    else:
+        content = bytearray(entry.read_bytes())
+        content = content[: len(content) // 2] if damage == "truncated" else content
+        content[len(content) // 3] ^= 0xFF
+        entry.write_bytes(content)
+    stages = Stages()
+    await build(cache, stages)
+    assert stages.count(stage) == 1
+
+
+async def test_code_of_another_compiler_is_a_miss(tmp_path: Path) -> None:
+    """The digest is right and the content is not code of this wasmtime: as after an upgrade that kept its version."""
+    cache = tmp_path / "cache"
+    await build(cache)
+    (entry,) = cache.rglob("*.cwasm")
+    from isola_anyio.cache import open_cache
+
+    open_cache(cache).store_file("code", entry.stem, ".cwasm", lambda out: out.write(b"\x7fELF not code" * 100))
+    stages = Stages()
+    await build(cache, stages)
+    assert stages.count("compile") == 1
+
+
+async def test_two_tasks_do_the_work_once(tmp_path: Path) -> None:
+    stages = Stages()
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(build, tmp_path / "cache", stages)
+    assert (stages.count("compile"), stages.count("warm")) == (1, 1)
+
+
+def test_two_threads_with_their_own_loops_do_the_work_once(tmp_path: Path) -> None:
+    stages = Stages()
+    failures: list[BaseException] = []
+
+    def work(backend: str) -> None:
+        try:
+            anyio.run(build, tmp_path / "cache", stages, backend=backend)
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=work, args=(backend,)) for backend in ("asyncio", "trio", "asyncio")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert (stages.count("compile"), stages.count("warm")) == (1, 1)
+
+
+CHILD = """
+    import anyio, sys
+    from pathlib import Path
+    from tests.test_building import Stages, build
+    stages = Stages()
+    anyio.run(build, Path(sys.argv[1]), stages)
+    print(stages.count("compile"), stages.count("warm"))
+    """
+
+
+def spawn(cache: Path, code: str = CHILD) -> subprocess.Popen[str]:
+    """Run a script in a process of its own."""
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{textwrap.dedent(code)}"
+    return subprocess.Popen([sys.executable, "-c", script, str(cache)], stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_do_the_work_once(tmp_path: Path) -> None:
+    children = [spawn(tmp_path / "cache") for _ in range(3)]
+    counts = [child.communicate(timeout=120)[0].split() for child in children]
+    assert sorted(counts) == [["0", "0"], ["0", "0"], ["1", "1"]]
+
+
+async def test_nothing_outlives_a_template_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    await build(None)
+    assert list(tmp_path.rglob("*")) == []
+
+
+class Cancel:
+    """Cancels the scope when a stage begins."""
+
+    def __init__(self, stage: str, scope: anyio.CancelScope) -> None:
+        self.stage = stage
+        self.scope = scope
+        self.at = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.stage == self.stage and not self.scope.cancel_called:
+            self.at = time.monotonic()
+            self.scope.cancel()
+
+
+@pytest.mark.parametrize("stage", ["compile", "warm"])
+async def test_cancelling_a_build_ends_it_within_a_second_and_leaves_nothing_half_written(
+    tmp_path: Path, stage: str
+) -> None:
+    cache = tmp_path / "cache"
+    with anyio.CancelScope() as scope:
+        cancel = Cancel(stage, scope)
+        async with SandboxContext(cache_dir=cache) as context:
+            await context.build_template("js", prelude="for (;;);" if stage == "warm" else PRELUDE, on_progress=cancel)
+    assert scope.cancelled_caught
+    assert time.monotonic() - cancel.at < 1
+    assert {name.partition(".")[2] for name in files(cache)} <= {"cwasm", "cwasm.digest"}
+    await build(cache)
+
+
+async def test_a_prelude_that_never_ends_can_be_timed_out(warm: Path) -> None:
+    start = time.monotonic()
+    with pytest.raises(TimeoutError), anyio.fail_after(0.3):
+        await build(warm, prelude="for (;;);")
+    assert time.monotonic() - start < 2
+
+
+async def test_a_prelude_that_raises_leaves_no_image(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    with pytest.raises(GuestError) as caught:
+        await build(cache, prelude="\nthrow new RangeError('no')")
+    assert (caught.value.type, caught.value.message) == ("RangeError", "no")
+    assert "<prelude>:2" in caught.value.traceback
+    assert not any(".image" in name for name in files(cache))
+
+
+async def test_a_prelude_that_needs_more_memory_than_there_is_says_so(warm: Path) -> None:
+    with pytest.raises(MemoryLimitError):
+        await build(warm, prelude="globalThis.all = []; for (;;) all.push(new Uint8Array(1 << 20))")
+
+
+@pytest.mark.parametrize(
+    ("wat", "text"),
+    [
+        ("(module)", "memory"),
+        ('(module (memory (export "memory") 1) (func (export "eval_code")))', "qjs_alloc|eval_code|call_function"),
+        ('(module (import "env" "surprise" (func)) (memory (export "memory") 1))', "eval_code|surprise"),
+    ],
+)
+async def test_a_module_that_is_no_runtime_is_refused_with_what_it_lacks(
+    tmp_path: Path, warm: Path, wat: str, text: str
+) -> None:
+    module = tmp_path / "own.wasm"
+    module.write_bytes(wasmtime.wat2wasm(wat))
+    with pytest.raises(RuntimeUnavailableError, match=text):
+        await build(warm, runtime_path=module)
+
+
+async def test_a_closed_context_builds_nothing(warm: Path) -> None:
+    context = SandboxContext(cache_dir=warm)
+    await context.aclose()
+    context.close()
+    with pytest.raises(SandboxClosedError):
+        await context.build_template("js")
+
+
+async def test_sandboxes_outlive_their_closed_template_and_context(warm: Path) -> None:
+    context = SandboxContext(cache_dir=warm)
+    template = await context.build_template("js", prelude=PRELUDE)
+    async with template.create() as sandbox:
+        await sandbox.load_script(SCRIPT)
+        template.close()
+        template.close()
+        context.close()
+        assert await sandbox.run("answer") == 42
+        with pytest.raises(SandboxClosedError):
+            await template.instantiate()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("version", "0.0.0"),
+        ("version", 1),
+        ("max_memory", 0.5),
+        ("max_memory", -1),
+        ("max_memory", 1 << 40),
+        ("prelude", b"x"),
+        ("env", ["A=1"]),
+        ("env", {"A=": "1"}),
+        ("env", {"A": 1}),
+        ("mounts", "x"),
+        ("mounts", [1]),
+        ("metered", "yes"),
+        ("on_progress", 3),
+        ("runtime_digest", "abc"),
+        ("cache_dir", 7),
+        ("runtime_lib_dir", "/tmp"),
+    ],
+)
+async def test_wrong_options_are_named_with_their_value(name: str, value: object) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        await build_template("js", **{name: value})  # type: ignore[misc]
+    assert name.partition("_")[0] in str(caught.value) or repr(value)[:20] in str(caught.value)
+
+
+async def test_unknown_runtimes_and_options_are_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="'python' or 'js'"):
+        await build_template("ruby")
+    with pytest.raises(TypeError, match="speed"):
+        await build_template("js", speed=1)  # type: ignore[call-arg]
+
+
+def test_a_child_of_fork_gets_a_new_default_context_and_refuses_old_templates(warm: Path) -> None:
+    child = spawn(
+        warm,
+        """
+        import anyio, os
+        from pathlib import Path
+        from isola_anyio import SandboxClosedError, build_template
+        cache = Path(sys.argv[1])
+        async def use(template):
+            async with template.create() as sandbox:
+                await sandbox.load_script("function f() { return 1 }")
+                return await sandbox.run("f")
+        template = anyio.run(lambda: build_template("js", cache_dir=cache))
+        assert anyio.run(use, template) == 1
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                anyio.run(use, template)
+            except SandboxClosedError as exc:
+                status = 0 if "fork" in str(exc) and anyio.run(use, anyio.run(lambda: build_template("js", cache_dir=cache))) == 1 else 2
+            os._exit(status)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), anyio.run(use, template))
+        """,
+    )
+    assert child.communicate(timeout=60)[0].split() == ["0", "1"]
+    assert os.getpid() != child.pid
