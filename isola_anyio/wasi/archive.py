@@ -40,6 +40,11 @@ class ArchiveVolume(MemoryVolume):
         self._member = member
         self._prefix = prefix
         self._unread = True
+        self._archive: zipfile.ZipFile | None = None
+
+    def close(self) -> None:
+        if self._archive is not None:
+            self._archive.close()
 
     def entries_of(self, at: Dir) -> dict[bytes, Node | None]:
         if self._unread:
@@ -55,6 +60,7 @@ class ArchiveVolume(MemoryVolume):
         if self._member is not None:
             with archive as outer:
                 archive = zipfile.ZipFile(io.BytesIO(outer.read(self._member)))
+        self._archive = archive
         reading = threading.Lock()
         for info in archive.infolist():
             if not info.filename.startswith(self._prefix):

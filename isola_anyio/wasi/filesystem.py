@@ -18,6 +18,7 @@ from isola_anyio.wasi.fileops import FileOperations
 from isola_anyio.wasi.hostfile import SharedFileVolume
 from isola_anyio.wasi.hostside import MountView
 from isola_anyio.wasi.image import pack, pack_tree, unpack, unpack_tree
+from isola_anyio.wasi.lease import Lease
 from isola_anyio.wasi.limits import FileLimits, FileUsage
 from isola_anyio.wasi.memfile import MemoryFile
 from isola_anyio.wasi.memfs import MemoryVolume
@@ -45,12 +46,12 @@ class FileSystem(FileOperations):
         table: open descriptors; 3 is ``/``, and 0 to 2 are added by the owner of standard input and output.
     """
 
-    __slots__ = ("_closed", "_owned", "table")
+    __slots__ = ("_closed", "_lease", "table")
 
-    def __init__(self, mounts: MountTable, limits: FileLimits) -> None:
+    def __init__(self, mounts: MountTable, limits: FileLimits, above: Lease | None = None) -> None:
         super().__init__(Namespace(mounts, limits), FileUsage(limits))
         self.table = Table(limits)
-        self._owned: list[Volume] = []
+        self._lease = Lease(above)
         self._closed = False
 
     @classmethod
@@ -76,17 +77,19 @@ class FileSystem(FileOperations):
         limits = limits or FileLimits()
         files = cls(MountTable(), limits)
         mounts = list(mounts)
-        files._owned.extend(bound.volume for bound in mounts)
+        for given in mounts:
+            files.own(given.volume)
         try:
             bound: list[BoundMount] = []
             if stdlib is not None:
                 point = guest_names(stdlib_guest)
                 bound.append(BoundMount(point, SharedFileVolume(stdlib), READ_ONLY))
-                files._owned.append(bound[0].volume)
+                files.own(bound[0].volume)
                 if data_member is not None:
                     below = (*point, *data_member.removesuffix(".zip").encode().split(b"/"))
                     archive = ArchiveVolume(stdlib, device_of(below), member=data_member)
                     bound.append(BoundMount(below, archive, READ_ONLY))
+                    files.own(archive)
             tmp = (b"tmp",)
             bound.append(BoundMount(tmp, MemoryVolume(files.usage, device_of(tmp)), READ_WRITE, private=True))
             files._add([*bound, *mounts])
@@ -95,6 +98,10 @@ class FileSystem(FileOperations):
             raise
         files._open_root()
         return files
+
+    def own(self, volume: Volume) -> None:
+        """Close a volume when this file system, and all that were forked from it, are closed."""
+        self._lease.volumes.append(volume)
 
     def _add(self, mounts: Sequence[BoundMount]) -> None:
         for bound in mounts:
@@ -115,18 +122,24 @@ class FileSystem(FileOperations):
         new file system, and are closed with it or when this fails.
         """
         limits = limits or self.usage.limits
-        child = FileSystem(self.namespace.table.fork(), limits)
+        mounts = list(mounts)
+        try:
+            child = FileSystem(self.namespace.table.fork(), limits, self._lease)
+        except ValueError:
+            for given in mounts:
+                given.volume.close()
+            raise
         if limits != self.usage.limits:
             child.namespace.table.lexical = {}  # what it remembers was resolved under other limits
-        mounts = list(mounts)
-        child._owned.extend(bound.volume for bound in mounts)
+        for given in mounts:
+            child.own(given.volume)
         try:
             by_point = child.namespace.table.by_point
             forked: dict[Volume, Volume] = {}
             for point, mount in self.namespace.table.by_point.items():
                 if mount.private:
                     volume = forked[mount.volume] = mount.volume.fork(child.usage)
-                    child._owned.append(volume)
+                    child.own(volume)
                     by_point[point] = mount.with_volume(volume)
             child._add(mounts)
             for fd, descriptor in self.table:
@@ -140,13 +153,12 @@ class FileSystem(FileOperations):
         return child
 
     def close(self) -> None:
-        """Close every descriptor and the mounts this file system was given."""
+        """Close every descriptor, and the mounts this file system was given unless a fork still uses them."""
         if self._closed:
             return
         self._closed = True
         self.table.clear()
-        for volume in self._owned:
-            volume.close()
+        self._lease.release()
 
     def mount_view(self, guest_path: str) -> MountView:
         """Return the host's view of a mount kept in memory.
@@ -242,7 +254,7 @@ class FileSystem(FileOperations):
             image = unpack_tree(tree, chunks)
             files[point] = image.files
             volume = mount.volume.revived(self.usage, image.root, int(next_ino), int(count))
-            self._owned.append(volume)
+            self.own(volume)
             by_point[point] = mount.with_volume(volume)
         self.table.clear()
         self._open_root()

@@ -145,7 +145,7 @@ def _read_program(suite: str, wasm: Path) -> Program:
 def _only(volume: Volume, *, private: bool = False) -> FileSystem:
     """Return files that are this volume and nothing else."""
     files = FileSystem(MountTable(), FileLimits())
-    files._owned.append(volume)
+    files.own(volume)
     files._add([BoundMount((), volume, READ_WRITE, private)])
     files._open_root()
     return files

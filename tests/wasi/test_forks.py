@@ -229,6 +229,30 @@ def test_a_fork_takes_its_own_mounts_and_closes_only_those(
         assert len(os.listdir("/proc/self/fd")) == fds
 
 
+def test_a_fork_outlives_its_template(
+    template: Guest, make_guest: Callable[..., Guest], shared: Path, library_file: Path
+) -> None:
+    (shared / "host.txt").write_text("host")
+    fds = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    child = make_guest(files=template.files.fork())
+    grandchild = make_guest(files=child.files.fork())
+    template.close()
+    child.close()
+    if fds:
+        assert len(os.listdir("/proc/self/fd")) == fds, "what the template opened is still in use"
+    for path in ("data/host.txt", "over/host.txt"):
+        assert grandchild.read_file(path) == b"host"
+    assert grandchild.read_file("usr/local/lib/python315.zip") == library_file.read_bytes()
+    grandchild.close()
+    if fds:
+        assert len(os.listdir("/proc/self/fd")) < fds
+    for closed in (template, child, grandchild):
+        with pytest.raises(ValueError, match="closed"):
+            closed.files.fork([bind(MountConfig(shared, "/mine"))])
+    if fds:
+        assert len(os.listdir("/proc/self/fd")) < fds, "mounts given in vain are closed"
+
+
 def test_a_deep_tree_is_frozen_without_recursion(make_guest: Callable[..., Guest]) -> None:
     g = make_guest()
     at = g.open("tmp", directory=True)
