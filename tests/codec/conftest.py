@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import resources, util
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from tests.codec.js_harness import JsCodec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
-
-_HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large]
-settings.register_profile("ci", derandomize=True, max_examples=80, deadline=None, suppress_health_check=_HEALTH)
-settings.register_profile("deep", max_examples=5_000, deadline=None, suppress_health_check=_HEALTH)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 @pytest.fixture(scope="session")

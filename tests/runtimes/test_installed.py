@@ -68,7 +68,7 @@ async def test_the_pinned_release_with_other_bytes_is_a_mismatch(
     cache: Cache, site: Path, quick_tool: QuickTool, size: int
 ) -> None:
     content = FILES[PIN.library.member]
-    install(site, make_wheel({**FILES, PIN.library.member: content[:-1] + b"x" * size}))
+    install(site, make_wheel({**FILES, PIN.library.member: content[:-1] + bytes([content[-1] ^ 1]) * size}))
     with pytest.raises(DigestMismatchError, match=r"--force-reinstall --no-deps isola-pretend-runtime==1\.0"):
         await find_runtime("python", cache, pins=PINS)
     assert quick_tool.fetched == 0
