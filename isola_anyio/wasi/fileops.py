@@ -111,7 +111,8 @@ class FileOperations:
             raise WasiError(Errno.NOTCAPABLE)
         entries = directory.snapshot
         if entries is None or not cookie:
-            entries = directory.snapshot = self._entries(directory)
+            entries = self._entries(directory)
+            directory.keep(entries, self.usage)
         parts: list[bytes] = []
         while room > 0 and cookie < len(entries):
             name, ino, filetype = entries[cookie]

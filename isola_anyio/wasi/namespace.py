@@ -23,7 +23,7 @@ from isola_anyio.wasi.volume import At, Crossing, Permissions, Volume
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from isola_anyio.wasi.limits import FileLimits
+    from isola_anyio.wasi.limits import FileLimits, FileUsage
     from isola_anyio.wasi.mounts import Mount, MountTable
     from isola_anyio.wasi.paths import Names
 
@@ -35,10 +35,10 @@ class Directory(Descriptor):
         point: its mount's guest path.
         inner: its path in the volume.
         token: the volume's handle for it; ``None`` is the volume's root.
-        snapshot: entries as of the last listing from the start.
+        snapshot: entries as of the last listing from the start; charged, as a guest may hold many.
     """
 
-    __slots__ = ("inner", "point", "preopen", "snapshot", "token", "volume")
+    __slots__ = ("_charged", "inner", "point", "preopen", "snapshot", "token", "volume")
 
     filetype: ClassVar[FileType] = FileType.DIRECTORY
 
@@ -50,6 +50,22 @@ class Directory(Descriptor):
         self.token = token
         self.preopen = preopen
         self.snapshot: list[tuple[bytes, int, FileType]] | None = None
+        self._charged: tuple[FileUsage, int] | None = None
+
+    def keep(self, entries: list[tuple[bytes, int, FileType]], usage: FileUsage) -> None:
+        """Take a new snapshot in place of the old one; ``NOSPC`` when it is too large for the budget."""
+        self._uncharge()
+        cost = sum([len(entry[0]) for entry in entries]) + ENTRY_COST_BYTES * len(entries)
+        usage.hold(cost)
+        self._charged = usage, cost
+        self.snapshot = entries
+
+    def _uncharge(self) -> None:
+        self.snapshot = None
+        if self._charged is not None:
+            usage, cost = self._charged
+            self._charged = None
+            usage.hold(-cost)
 
     def stat(self) -> Stat:
         return self.volume.stat_dir(self.token)
@@ -76,6 +92,7 @@ class Directory(Descriptor):
         self.volume.sync_dir(self.token)
 
     def close(self) -> None:
+        self._uncharge()
         self.volume.release(self.token)
 
 
@@ -91,6 +108,9 @@ class Place(NamedTuple):
         """Whether the path names the directory it started from, or a mount point."""
         return not self.at.names
 
+
+ENTRY_COST_BYTES: Final = 160
+"""Charged for each entry of a snapshot besides its name: a tuple, a bytes object and an int, rounded up."""
 
 _REMEMBERED: Final = 1024
 """Paths whose place is remembered; a guess. Guests import from one archive hundreds of times."""

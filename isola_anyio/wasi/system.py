@@ -10,7 +10,7 @@ from __future__ import annotations
 
 __all__ = ["GuestExit", "System"]
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from isola_anyio.wasi.abi import SUBSCRIPTION_BYTES
 from isola_anyio.wasi.clock import read_clock
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from isola_anyio.wasi.memory import GuestMemory
     from isola_anyio.wasi.stdio import Stdio
 
-_RANDOM_CHUNK_BYTES = 64 << 10
+_RANDOM_CHUNK_BYTES: Final = 64 << 10
+_RANDOM_PAUSE_BYTES: Final = 16 << 20
 
 
 class GuestExit(Exception):  # noqa: N818 - the guest ends, which is no error
@@ -145,6 +146,8 @@ class System(DescriptorCalls, PathCalls):
             view[:] = self._random(len(view))
             return
         for at in range(0, len(view), _RANDOM_CHUNK_BYTES):
+            if at and not at % _RANDOM_PAUSE_BYTES:
+                self._sleep(0)  # a chance to be interrupted: this may be gigabytes
             part = view[at : at + _RANDOM_CHUNK_BYTES]
             part[:] = self._random(len(part))
 

@@ -170,6 +170,27 @@ def test_listing_a_host_directory_is_bounded(make_guest: Make, shared: Path) -> 
         refused(Errno.OVERFLOW, g.entries, fd)
 
 
+def test_what_is_kept_of_a_listing_is_charged_until_the_directory_is_closed(make_guest: Make) -> None:
+    g = make_guest(limits=FileLimits(max_memory_bytes=100_000))
+    for i in range(50):
+        g.mkdir(f"tmp/{i}")
+    held = g.files.usage.memory_bytes
+    with g.opened("tmp", directory=True) as fd:
+        assert len(g.entries(fd)) == len(g.entries(fd)) == 52
+        cost = g.files.usage.memory_bytes - held
+        assert 52 * 160 < cost < 52 * 170
+    assert g.files.usage.memory_bytes == held
+    fds = []
+    with pytest.raises(Exception, match="NOSPC"):
+        while True:
+            fds.append(g.open("tmp", directory=True))
+            g.entries(fds[-1])
+    assert 5 < len(fds) < 12
+    for fd in fds:
+        g.close_fd(fd)
+    assert g.files.usage.memory_bytes == held
+
+
 def test_paths_names_and_links_are_bounded(make_guest: Make) -> None:
     g = make_guest(limits=FileLimits(max_path_bytes=100, max_name_bytes=10, max_symlinks=3))
     refused(Errno.NAMETOOLONG, g.stat, "tmp/" + "x" * 11)
