@@ -17,7 +17,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio import codec
-from isola_anyio.errors import InternalError
+from isola_anyio.errors import InternalError, clip
 from isola_anyio.guests.js import rehearsal
 from isola_anyio.guests.js.exports import Js, JsError
 from isola_anyio.guests.js.idna import domain_to_ascii
@@ -50,6 +50,8 @@ _SEGMENTS: Final = 0xFE
 _RECORD: Final = b"\x1e"
 _FIELD: Final = b"\x1f"
 _COMPLETION: Final = struct.Struct("<IBI")
+_HEAD_BYTES: Final = 16
+"""A kind, a number of 32 bits and a blank fit; so does any other number that the dispatcher sends."""
 _TOLD: Final = 2
 """LOG's reply to a guest that talks on after it was cancelled; to JavaScript it is undefined."""
 _MAX_RANDOM_BYTES: Final = 65536
@@ -444,6 +446,8 @@ class JsPort:
     def _name(self, filename: str) -> None:
         """Say what the next script is called."""
         if self._name_buffer:
+            if filename.startswith("isola:"):  # such names are the SDK's, which may import the SDK
+                filename = "./" + filename
             name = filename.encode("utf-8", "replace").replace(b"\0", b"")[: self._name_bytes - 1]
             self._memory.write(self._name_buffer, name.decode("utf-8", "ignore").encode() + b"\0")
 
@@ -499,7 +503,7 @@ class JsPort:
         if text is None or (count > 1 and extra is None):
             raise ProtocolError("a door call that is no frame, or too long")
         blank = text.find(b" ")
-        if blank < 2 or not text[1:blank].isdigit():
+        if not 2 <= blank <= _HEAD_BYTES or not text[1:blank].isdigit():
             raise ProtocolError("a door call without a number")
         kind = text[0]
         number = int(text[1:blank]) & 0xFFFF_FFFF
@@ -518,7 +522,11 @@ class JsPort:
         elif kind == Door.PARK:
             self._ended = True
             return self._park(number, body)
-        reply = self._answer(HEAD.pack(kind, number) + _body(kind, body, extra))
+        try:
+            frame = HEAD.pack(kind, number) + _body(kind, body, extra)
+        except (ValueError, OverflowError, RecursionError) as exc:
+            raise ProtocolError(f"a door call of kind {kind:#x} that makes no sense: {clip(str(exc))}") from None
+        reply = self._answer(frame)
         try:
             return self._reply(kind, reply)
         except MemoryError as exc:
@@ -529,7 +537,7 @@ class JsPort:
         if self._instance.store.memory_size() <= self._instance.max_memory // 2:
             return True
         try:
-            self._js.make_sure(2 * int(length))
+            self._js.make_sure(2 * int(length[:_HEAD_BYTES]))
         except (MemoryError, ValueError):
             return False
         return True
@@ -549,7 +557,7 @@ class JsPort:
 
     def _random(self, body: bytes) -> bytes:
         """Fill as ``random_get`` does, which a seed makes repeatable."""
-        length = int(body) if body.isdigit() else 0
+        length = int(body) if body.isdigit() and len(body) < _HEAD_BYTES else 0
         if length > _MAX_RANDOM_BYTES:
             raise ProtocolError(f"{length} random bytes at once")
         pointer = self._js.allocate(max(1, length))

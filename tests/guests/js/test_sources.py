@@ -181,6 +181,14 @@ async def test_a_script_may_import_too(template: SandboxTemplate, tmp_path: Path
         assert await sandbox.run("f2") == 8
 
 
+async def test_a_name_of_the_sdks_gives_no_way_into_it(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script("const f = () => import('isola:dispatcher')", filename="isola:globals")
+        with pytest.raises(GuestError) as caught:
+            await sandbox.run("f")
+        assert caught.value.type == "ReferenceError"
+
+
 @pytest.mark.parametrize(
     ("base", "specifier", "path"),
     [

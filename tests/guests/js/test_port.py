@@ -1,0 +1,121 @@
+"""The port against a guest that has got hold of the door: what makes no sense ends the run, and only that sandbox."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from isola_anyio import GuestError, SandboxContext, SandboxTemplate
+from isola_anyio.guests.js.driver import JsDriver
+from isola_anyio.guests.kinds import drivers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from isola_anyio.runtimes.resolve import RuntimeBundle
+
+FRAMES = [
+    "''",
+    "'x'",
+    "'\\x13'",
+    "'\\x13x '",
+    "'\\x1399999999999999999999999999 1'",
+    "'\\x13' + '9'.repeat(100000) + ' 1'",
+    "'\\x131 not json'",
+    "'\\x131 ' + '['.repeat(100000)",
+    "'\\x13777 1'",
+    "'\\x101 no field'",
+    "'\\x101 [\\x1f1'",
+    "'\\x101 ' + '['.repeat(100000) + '\\x1f1'",
+    "'\\x121 \\u20acx'",
+    "'\\x121 '",
+    "'\\x151 soon 1'",
+    "'\\x151 NaN 1'",
+    "'\\x151 '",
+    "'\\x181 99999999999999999999'",
+    "'\\x181 x'",
+    "'\\x1a0 99999999'",
+    "'\\x1a0 ' + '9'.repeat(10000)",
+    "'\\x1f0 ' + '9'.repeat(10000)",
+    "'\\x1f0 x'",
+    "'\\x1b0 ' + '\\u00e4'.repeat(1e6)",
+    "'\\xff1 x'",
+    "'\\x141 {}'",
+    "'\\x141 null'",
+    "5",
+    "{}",
+]
+
+
+class TraitorDriver(JsDriver):
+    """A driver whose SDK gives the door away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sdk["dispatcher"] += "\nglobalThis.door = (...frame) => door(...frame);"
+        self.sdk_digest = "traitor"
+
+    def equip(self, bundle: RuntimeBundle) -> JsDriver:
+        return self
+
+
+@pytest.fixture(scope="module")
+def traitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxTemplate]:
+    known = drivers()
+    honest = known["js"]
+    known["js"] = TraitorDriver()
+    context = SandboxContext(cache_dir=tmp_path_factory.mktemp("cache"))
+    try:
+        yield anyio.run(context.build_template, "js")
+    finally:
+        known["js"] = honest
+        context.close()
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+async def test_a_frame_that_makes_no_sense_ends_the_run(traitor: SandboxTemplate, frame: str) -> None:
+    async with traitor.create() as sandbox:
+        await sandbox.load_script(f"const f = () => {{ door({frame}); return 'went on' }}; const fine = () => 1")
+        with contextlib.suppress(GuestError):
+            assert await sandbox.run("f") in ("went on", {}, None, 1)
+        if not sandbox.broken:
+            with contextlib.suppress(GuestError):
+                await sandbox.run("fine")
+
+
+async def test_a_door_call_without_arguments_or_with_other_things_ends_the_run(traitor: SandboxTemplate) -> None:
+    for call in (
+        "door()",
+        "door(1)",
+        "door({}, {})",
+        "door('\\x131 ', 'x')",
+        "door('\\x131 ', new Uint8Array(1))",
+        "door(Symbol())",
+    ):
+        async with traitor.create() as sandbox:
+            await sandbox.load_script(f"const f = () => {{ {call}; return 1 }}")
+            with contextlib.suppress(GuestError):
+                await sandbox.run("f")
+
+
+async def test_random_bytes_through_the_door_are_harmless(traitor: SandboxTemplate) -> None:
+    code = """
+    function f() {
+      const n = Math.floor(Math.random() * 40);
+      const kinds = [0x10, 0x11, 0x12, 0x15, 0x17, 0x18, 0x19, 0x1a, 0x1b, 0x1f];
+      let text = String.fromCharCode(kinds[Math.floor(Math.random() * kinds.length)]) + Math.floor(Math.random() * 5) + " ";
+      for (let i = 0; i < n; i++) text += String.fromCharCode(Math.floor(Math.random() * 300));
+      try { return Math.random() < 0.3 ? door(text, crypto.getRandomValues(new Uint8Array(n))) : door(text) } catch (e) { return String(e) }
+    }
+    """
+    for seed in range(60):
+        async with traitor.create(seed=seed) as sandbox:
+            await sandbox.load_script(code)
+            for _ in range(5):
+                with contextlib.suppress(GuestError):
+                    await sandbox.run("f")
+                if sandbox.broken:
+                    break
