@@ -20,7 +20,7 @@ from isola_anyio.wasi.content import FrozenContent
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.limits import FileLimits, FileUsage
 from isola_anyio.wasi.memfs import MemoryVolume
-from isola_anyio.wasi.tree import Dir, File, Node, Times
+from isola_anyio.wasi.tree import Dir, File, Node
 
 if TYPE_CHECKING:
     import os
@@ -82,7 +82,7 @@ class ArchiveVolume(MemoryVolume):
 
 def _file(volume: ArchiveVolume, archive: zipfile.ZipFile, info: zipfile.ZipInfo, reading: threading.Lock) -> File:
     stamp = calendar.timegm((*info.date_time, 0, 0, 0)) * 1_000_000_000
-    return File(volume.dev, volume.new_ino(), Times(stamp, stamp, stamp), _Member(archive, info, reading))
+    return File(volume.dev, volume.new_ino(), (stamp, stamp, stamp), _Member(archive, info, reading))
 
 
 class _Member:
@@ -107,6 +107,9 @@ class _Member:
                     raise WasiError(Errno.IO) from exc
             self._data = data
         return data
+
+    def begun(self) -> _Member:
+        return self
 
     def read(self, views: Sequence[memoryview], offset: int) -> int:
         data = self._load()

@@ -5,9 +5,11 @@ it makes a private ``bytearray``, which is charged. What no chunk covers reads a
 size says nothing about what it holds.
 """
 
+# ruff: noqa: ARG002 - a file without bytes answers without looking at what it is asked
+
 from __future__ import annotations
 
-__all__ = ["CHUNK_BYTES", "CHUNK_COST_BYTES", "Content", "FileBytes", "FrozenContent"]
+__all__ = ["CHUNK_BYTES", "CHUNK_COST_BYTES", "Content", "FileBytes", "FrozenContent", "NoContent"]
 
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -41,6 +43,10 @@ class FileBytes(Protocol):
 
     size: int
 
+    def begun(self) -> FileBytes:
+        """Return what is to be written to: this, or what takes its place."""
+        ...
+
     def read(self, views: Sequence[memoryview], offset: int) -> int:
         """Fill the views from ``offset``; return how many bytes there were."""
         ...
@@ -60,6 +66,40 @@ class FileBytes(Protocol):
         ...
 
 
+class NoContent:
+    """The bytes of every file of a tree that has none so far: files made and never written are many."""
+
+    __slots__ = ("_usage", "size")
+
+    def __init__(self, usage: FileUsage) -> None:
+        self._usage = usage
+        self.size = 0
+
+    def begun(self) -> Content:
+        """Return a file's own, to be written to."""
+        return Content(self._usage)
+
+    def read(self, views: Sequence[memoryview], offset: int) -> int:
+        """Return 0."""
+        return 0
+
+    def write(self, views: Sequence[memoryview | bytes], offset: int) -> int:
+        """Fail: ``begun`` comes first."""
+        raise WasiError(Errno.IO)
+
+    def resize(self, size: int) -> None:
+        """Fail unless nothing is to change: ``begun`` comes first."""
+        if size:
+            raise WasiError(Errno.IO)
+
+    def clear(self) -> None:
+        """Give back nothing."""
+
+    def freeze(self) -> FrozenContent:
+        """Return nothing."""
+        return FrozenContent(0, {})
+
+
 class Content:
     """A file's bytes; ``usage`` is charged for the private ones."""
 
@@ -72,6 +112,10 @@ class Content:
         if frozen is not None:
             self.size = frozen.size
             self._chunks.update(frozen.chunks)
+
+    def begun(self) -> Content:
+        """Return this."""
+        return self
 
     def read(self, views: Sequence[memoryview], offset: int) -> int:
         """Fill the views from ``offset``; return how many bytes there were."""

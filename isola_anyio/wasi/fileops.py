@@ -7,7 +7,7 @@ from __future__ import annotations
 
 __all__ = ["FileOperations"]
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from isola_anyio.wasi.abi import DIRENT, FdFlags, FileType, OFlags, Rights, Stat
 from isola_anyio.wasi.descriptors import Descriptor
@@ -17,6 +17,13 @@ from isola_anyio.wasi.volume import How
 
 if TYPE_CHECKING:
     from isola_anyio.wasi.limits import FileUsage
+
+
+_NONE_BELOW: Final[frozenset[bytes]] = frozenset()
+
+
+def _pack(cookie: int, name: bytes, ino: int, filetype: FileType) -> bytes:
+    return DIRENT.pack(cookie, ino or 1, len(name), filetype) + name
 
 
 class FileOperations:
@@ -115,29 +122,34 @@ class FileOperations:
             directory.keep(entries, self.usage)
         parts: list[bytes] = []
         while room > 0 and cookie < len(entries):
-            name, ino, filetype = entries[cookie]
+            entry = entries[cookie]
             cookie += 1
-            entry = DIRENT.pack(cookie, ino or 1, len(name), filetype) + name
             parts.append(entry[:room])
             room -= len(entry)
         return b"".join(parts)
 
-    def _entries(self, directory: Directory) -> list[tuple[bytes, int, FileType]]:
+    def _entries(self, directory: Directory) -> list[bytes]:
+        """Return a directory's entries, each packed as the guest gets it.
+
+        Nothing else is made of them on the way: a list of tuples would bring on garbage collections.
+        """
         mounts = self.namespace.table
         if not mounts.by_point[directory.point].perms.dir_read:
             raise WasiError(Errno.ACCES)
-        ino = directory.stat().ino
-        found = directory.volume.list(directory.token, self.usage.limits.max_listing)
         guest = (*directory.point, *directory.inner)
-        below = mounts.above.get(guest)
-        if below:
-            found = [entry for entry in found if entry[0] not in below]
-            for name in sorted(below):
-                mount = mounts.by_point.get((*guest, name))
-                if mount is not None:
-                    st = mount.volume.stat_dir(None)
-                    found.append((name, st.ino, st.filetype))
-        return [(b".", ino, FileType.DIRECTORY), (b"..", ino, FileType.DIRECTORY), *found]
+        below = mounts.above.get(guest, _NONE_BELOW)
+        ino = directory.stat().ino
+        packed = [_pack(1, b".", ino, FileType.DIRECTORY), _pack(2, b"..", ino, FileType.DIRECTORY)]
+        add = packed.append
+        for name, entry_ino, filetype in directory.volume.list(directory.token, self.usage.limits.max_listing):
+            if name not in below:
+                add(_pack(len(packed) + 1, name, entry_ino, filetype))
+        for name in sorted(below):
+            mount = mounts.by_point.get((*guest, name))
+            if mount is not None:
+                st = mount.volume.stat_dir(None)
+                add(_pack(len(packed) + 1, name, st.ino, st.filetype))
+        return packed
 
     # Changing
 

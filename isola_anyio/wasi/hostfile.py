@@ -22,7 +22,7 @@ from isola_anyio.wasi.hostio import READ_FLAGS, SharedFd, preadv
 from isola_anyio.wasi.volume import At, Crossing, How, Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from collections.abc import Set as AbstractSet
 
     from isola_anyio.wasi.limits import FileUsage
@@ -65,7 +65,7 @@ class FileVolume(Volume):
     def stat_dir(self, start: Any) -> Stat:
         return self._stat()
 
-    def list(self, start: Any, limit: int) -> list[tuple[bytes, int, FileType]]:
+    def list(self, start: Any, limit: int) -> Iterator[tuple[bytes, int, FileType]]:
         raise WasiError(Errno.NOTDIR)
 
     def readlink(self, at: At) -> bytes:

@@ -30,7 +30,7 @@ from isola_anyio.wasi.volume import At, How, Permissions, Volume
 from isola_anyio.wasi.walk import WalkResolver, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
     from collections.abc import Set as AbstractSet
 
     from isola_anyio.wasi.limits import FileUsage
@@ -175,18 +175,16 @@ class HostVolume(Volume):
     def stat_dir(self, start: SharedFd | None) -> Stat:
         return Stat.of_host(os.fstat(self._fd(start)))
 
-    def list(self, start: SharedFd | None, limit: int) -> list[tuple[bytes, int, FileType]]:
+    def list(self, start: SharedFd | None, limit: int) -> Iterator[tuple[bytes, int, FileType]]:
         fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | FILE_FLAGS, dir_fd=self._fd(start))
-        found: list[tuple[bytes, int, FileType]] = []
         try:
             with os.scandir(fd) as entries:
-                for entry in entries:
-                    if len(found) >= limit:
+                for number, entry in enumerate(entries):
+                    if number >= limit:
                         raise WasiError(Errno.OVERFLOW)
-                    found.append((os.fsencode(entry.name), entry.inode(), _type_of(entry)))
+                    yield os.fsencode(entry.name), entry.inode(), _type_of(entry)
         finally:
             os.close(fd)
-        return found
 
     def readlink(self, at: At) -> bytes:
         if not at.names:

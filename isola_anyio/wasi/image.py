@@ -15,7 +15,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from isola_anyio.wasi.content import CHUNK_BYTES, FrozenContent
-from isola_anyio.wasi.tree import Frozen, FrozenDir, FrozenFile, FrozenLink, Times
+from isola_anyio.wasi.tree import Frozen, FrozenDir, FrozenFile, FrozenLink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -85,7 +85,7 @@ def unpack_tree(packed: dict[str, Any], chunks: Chunks) -> TreeImage:
     files: list[FrozenFile] = []
     for _kind, dev, ino, nlink, atim, mtim, ctim, size, pieces in packed["files"]:
         content = FrozenContent(_int(size), {_int(index): chunks.take(_int(n)) for index, n in pieces})
-        files.append(FrozenFile(_int(dev), _int(ino), _int(nlink), Times(_int(atim), _int(mtim), _int(ctim)), content))
+        files.append(FrozenFile(_int(dev), _int(ino), _int(nlink), (_int(atim), _int(mtim), _int(ctim)), content))
     dirs: dict[int, FrozenDir] = {}
     node: Frozen | None
     records = packed["dirs"]
@@ -99,12 +99,12 @@ def unpack_tree(packed: dict[str, Any], chunks: Chunks) -> TreeImage:
                 node = dirs.pop(_int(rest[0]))  # once: a tree has no second way to a directory
             elif kind == "l":
                 l_dev, l_ino, l_nlink, l_atim, l_mtim, l_ctim, target = rest
-                node = FrozenLink(l_dev, l_ino, l_nlink, Times(l_atim, l_mtim, l_ctim), _bytes(target))
+                node = FrozenLink(l_dev, l_ino, l_nlink, (l_atim, l_mtim, l_ctim), _bytes(target))
             else:
                 node = None
             entries[_bytes(str(name))] = node
         shown = None if lower is None else tuple(_bytes(name) for name in lower)
-        dirs[number] = FrozenDir(dev, ino, nlink, Times(atim, mtim, ctim), entries, shown)
+        dirs[number] = FrozenDir(dev, ino, nlink, (atim, mtim, ctim), entries, shown)
     return TreeImage(dirs[0], {(file.dev, file.ino): file for file in files})
 
 

@@ -8,13 +8,14 @@ __all__ = ["MemoryVolume"]
 
 from typing import TYPE_CHECKING
 
-from isola_anyio.wasi.content import Content
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.memfile import MemoryFile
 from isola_anyio.wasi.memtree import Found, MemoryTree
 from isola_anyio.wasi.tree import Dir, File, Link, Node
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from isola_anyio.wasi.abi import FileType, Stat
     from isola_anyio.wasi.descriptors import Descriptor
     from isola_anyio.wasi.limits import FileUsage
@@ -33,7 +34,7 @@ class MemoryVolume(MemoryTree):
                 if not how.create:
                     raise WasiError(Errno.NOENT)
                 how.check_create(at)
-                node = File(self.dev, self.new_ino(), self._stamps(), Content(self.usage))
+                node = File(self.dev, self.new_ino(), self._stamps(), self.nothing)
                 self._insert(found, node)
                 return MemoryFile(self, node)
             if isinstance(node, Dir):
@@ -65,9 +66,9 @@ class MemoryVolume(MemoryTree):
     def stat_dir(self, start: Dir | None) -> Stat:
         return (start or self.root).stat()
 
-    def list(self, start: Dir | None, limit: int) -> list[tuple[bytes, int, FileType]]:
+    def list(self, start: Dir | None, limit: int) -> Iterator[tuple[bytes, int, FileType]]:
         with self.lock:
-            return self.listing(start or self.root, limit)
+            yield from self.listing(start or self.root, limit)
 
     def readlink(self, at: At) -> bytes:
         with self.lock:
@@ -109,7 +110,7 @@ class MemoryVolume(MemoryTree):
             self._put(found.holder, found.name, node)
             self.count += 1
             node.nlink += 1
-            node.times = node.times._replace(ctim=self.now_ns())
+            node.times = (*node.times[:2], self.now_ns())
             found.holder.touch(self.now_ns())
             self.changed()
 
@@ -126,7 +127,7 @@ class MemoryVolume(MemoryTree):
             node = found.existing()
             if not isinstance(node, Dir):
                 raise WasiError(Errno.NOTDIR)
-            if self.listing(node, self.usage.limits.max_listing):
+            if not self.is_empty(node):
                 raise WasiError(Errno.NOTEMPTY)
             self._remove(found)
 
@@ -153,7 +154,7 @@ class MemoryVolume(MemoryTree):
                 if replaced is not None:
                     if not isinstance(replaced, Dir):
                         raise WasiError(Errno.NOTDIR)
-                    if self.listing(replaced, self.usage.limits.max_listing):
+                    if not self.is_empty(replaced):
                         raise WasiError(Errno.NOTEMPTY)
             elif new.slash:
                 raise WasiError(Errno.NOTDIR)
@@ -170,7 +171,7 @@ class MemoryVolume(MemoryTree):
             self._forget(target.node, counted=counted)
         if isinstance(node, Dir):
             node.parent = target.holder
-        node.times = node.times._replace(ctim=now)
+        node.times = (*node.times[:2], now)
         source.holder.touch(now)
         target.holder.touch(now)
         self.changed()

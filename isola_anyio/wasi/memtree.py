@@ -17,12 +17,13 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from isola_anyio.wasi.abi import FileType
-from isola_anyio.wasi.content import Content
+from isola_anyio.wasi.content import Content, NoContent
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.tree import Dir, File, Frozen, FrozenDir, FrozenFile, FrozenLink, Link, Node, Times, freeze_tree
 from isola_anyio.wasi.volume import At, Crossing, Volume
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from collections.abc import Set as AbstractSet
 
     from isola_anyio.wasi.limits import FileUsage
@@ -73,6 +74,7 @@ class MemoryTree(Volume):
         self.usage = usage
         self.dev = dev
         self.next_ino = next_ino
+        self.nothing = NoContent(usage)
         self._thawed: dict[tuple[int, int], File | Link] = {}
         self._frozen = frozen
         if frozen is None:
@@ -178,12 +180,16 @@ class MemoryTree(Volume):
         """Return the node of that name, if there is one."""
         return self.entries_of(at).get(name)
 
-    def listing(self, at: Dir, limit: int) -> list[tuple[bytes, int, FileType]]:
-        """Return every entry's name, ino and type; ``OVERFLOW`` past ``limit``."""
+    def listing(self, at: Dir, limit: int) -> Iterator[tuple[bytes, int, FileType]]:
+        """Yield every entry's name, ino and type; ``OVERFLOW`` past ``limit``. The lock must be held meanwhile."""
         entries = self.entries_of(at)
         if len(entries) > limit:
             raise WasiError(Errno.OVERFLOW)
-        return [(name, node.ino, node.filetype) for name, node in entries.items() if node is not None]
+        return ((name, node.ino, node.filetype) for name, node in entries.items() if node is not None)
+
+    def is_empty(self, at: Dir) -> bool:
+        """Tell whether a directory has no entries."""
+        return next(self.listing(at, 1 << 62), None) is None
 
     def adopt(self, found: Found, empty: bool = False) -> Node:
         """Return the found node, now one of this tree's own; ``empty`` says that its bytes are about to go."""
@@ -283,7 +289,7 @@ class MemoryTree(Volume):
         self._admit(node, found.name)
         self._put(holder, found.name, node)
         self.count += 1
-        holder.touch(node.times.mtim)
+        holder.touch(node.times[1])
         self.changed()
 
     def _is_counted(self, found: Found) -> bool:
@@ -312,10 +318,10 @@ class MemoryTree(Volume):
 
     def _stamps(self) -> Times:
         now = self.now_ns()
-        return Times(now, now, now)
+        return (now, now, now)
 
     def stamp(self, node: Node, atim: int | None, mtim: int | None) -> None:
         """Set a node's times."""
         old = node.times
-        node.times = Times(old.atim if atim is None else atim, old.mtim if mtim is None else mtim, self.now_ns())
+        node.times = (old[0] if atim is None else atim, old[1] if mtim is None else mtim, self.now_ns())
         self.changed()

@@ -35,7 +35,7 @@ class Directory(Descriptor):
         point: its mount's guest path.
         inner: its path in the volume.
         token: the volume's handle for it; ``None`` is the volume's root.
-        snapshot: entries as of the last listing from the start; charged, as a guest may hold many.
+        snapshot: packed entries as of the last listing from the start; charged, as a guest may hold many.
     """
 
     __slots__ = ("_charged", "inner", "point", "preopen", "snapshot", "token", "volume")
@@ -49,13 +49,13 @@ class Directory(Descriptor):
         self.inner = inner
         self.token = token
         self.preopen = preopen
-        self.snapshot: list[tuple[bytes, int, FileType]] | None = None
+        self.snapshot: list[bytes] | None = None
         self._charged: tuple[FileUsage, int] | None = None
 
-    def keep(self, entries: list[tuple[bytes, int, FileType]], usage: FileUsage) -> None:
+    def keep(self, entries: list[bytes], usage: FileUsage) -> None:
         """Take a new snapshot in place of the old one; ``NOSPC`` when it is too large for the budget."""
         self._uncharge()
-        cost = sum([len(entry[0]) for entry in entries]) + ENTRY_COST_BYTES * len(entries)
+        cost = sum(map(len, entries)) + ENTRY_COST_BYTES * len(entries)
         usage.hold(cost)
         self._charged = usage, cost
         self.snapshot = entries
@@ -109,8 +109,8 @@ class Place(NamedTuple):
         return not self.at.names
 
 
-ENTRY_COST_BYTES: Final = 160
-"""Charged for each entry of a snapshot besides its name: a tuple, a bytes object and an int, rounded up."""
+ENTRY_COST_BYTES: Final = 48
+"""Charged for each entry of a snapshot besides its bytes: the object's head and its place in the list, rounded up."""
 
 _REMEMBERED: Final = 1024
 """Paths whose place is remembered; a guess. Guests import from one archive hundreds of times."""

@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 from weakref import WeakValueDictionary
 
 from isola_anyio.wasi.abi import FileType, Stat
-from isola_anyio.wasi.content import Content
+from isola_anyio.wasi.content import NoContent
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.hostio import SharedFd
 from isola_anyio.wasi.hostopen import HostFile
 from isola_anyio.wasi.limits import FileLimits, FileUsage
 from isola_anyio.wasi.memfs import MemoryVolume
 from isola_anyio.wasi.paths import guest_text
-from isola_anyio.wasi.tree import Dir, File, FrozenDir, Link, Node, Times
+from isola_anyio.wasi.tree import Dir, File, FrozenDir, Link, Node
 from isola_anyio.wasi.volume import At
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from isola_anyio.wasi.descriptors import Descriptor
     from isola_anyio.wasi.hostfs import HostVolume
@@ -61,7 +61,7 @@ class LowerFile(Node):
     filetype: ClassVar[FileType] = FileType.REGULAR_FILE
 
     def __init__(self, st: Stat, lower: Names) -> None:
-        super().__init__(st.dev, st.ino, Times(st.atim, st.mtim, st.ctim), st.nlink)
+        super().__init__(st.dev, st.ino, (st.atim, st.mtim, st.ctim), st.nlink)
         self.lower = lower
         self.bytes = st.size
 
@@ -121,11 +121,12 @@ class OverlayVolume(MemoryVolume):
         self._seen: WeakValueDictionary[Names, Dir] = WeakValueDictionary()
         if frozen is None:
             st = lower.stat_dir(None)
-            self.root = Dir(st.dev, st.ino, Times(st.atim, st.mtim, st.ctim), None)
+            self.root = Dir(st.dev, st.ino, (st.atim, st.mtim, st.ctim), None)
             self.root.lower = ()
 
     def charge_to(self, usage: FileUsage) -> None:
         self.usage = usage
+        self.nothing = NoContent(usage)
 
     def _new(self, usage: FileUsage, frozen: FrozenDir) -> OverlayVolume:
         return OverlayVolume(self._lower.share(), self.dev, usage, frozen, self.next_ino)
@@ -167,7 +168,7 @@ class OverlayVolume(MemoryVolume):
         st = self._lower_stat(names)
         if st is None:
             return None
-        times = Times(st.atim, st.mtim, st.ctim)
+        times = (st.atim, st.mtim, st.ctim)
         if st.filetype is FileType.DIRECTORY:
             found = Dir(st.dev, st.ino, times, at)
             found.lower = names
@@ -180,23 +181,27 @@ class OverlayVolume(MemoryVolume):
             return LowerFile(st, names)
         return Node(st.dev, st.ino, times, st.nlink)  # a device or the like: it can be seen and removed
 
-    def listing(self, at: Dir, limit: int) -> list[tuple[bytes, int, FileType]]:
-        own = super().listing(at, limit)
+    def listing(self, at: Dir, limit: int) -> Iterator[tuple[bytes, int, FileType]]:
+        left = limit
+        for entry in super().listing(at, limit):
+            left -= 1
+            yield entry
         if at.lower is None or self._closed:
-            return own
+            return
         try:
             token = self._lower.open_dir(at.lower)
         except (FileNotFoundError, NotADirectoryError, WasiError):
-            return own
+            return
         try:
-            below = self._lower.list(token, limit)
+            entries = self.entries_of(at)
+            for entry in self._lower.list(token, limit):
+                if entry[0] not in entries:
+                    left -= 1
+                    if left < 0:
+                        raise WasiError(Errno.OVERFLOW)
+                    yield entry
         finally:
             self._lower.release(token)
-        entries = self.entries_of(at)
-        own.extend(entry for entry in below if entry[0] not in entries)
-        if len(own) > limit:
-            raise WasiError(Errno.OVERFLOW)
-        return own
 
     def name_of(self, at: Dir) -> bytes:
         return super().name_of(at) if at.anchored or not at.lower else at.lower[-1]
@@ -230,7 +235,7 @@ class OverlayVolume(MemoryVolume):
         if entries.get(found.name) is node:
             return node
         if isinstance(node, LowerFile):
-            adopted: Node = File(node.dev, node.ino, node.times, Content(self.usage))
+            adopted: Node = File(node.dev, node.ino, node.times, self.nothing)
             self._charge_adopted(found, adopted)
             try:
                 if not empty:

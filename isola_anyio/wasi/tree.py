@@ -11,7 +11,7 @@ from __future__ import annotations
 __all__ = ["Dir", "File", "Frozen", "FrozenDir", "FrozenFile", "FrozenLink", "Link", "Node", "Times", "freeze_tree"]
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from isola_anyio.wasi.abi import FileType, Stat
 
@@ -22,12 +22,8 @@ if TYPE_CHECKING:
     from isola_anyio.wasi.paths import Names
 
 
-class Times(NamedTuple):
-    """Nanoseconds since 1970."""
-
-    atim: int
-    mtim: int
-    ctim: int
+Times: TypeAlias = tuple[int, int, int]
+"""Access, modification and change time in ns since 1970. A plain tuple of ints costs garbage collections nothing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +83,7 @@ class Node:
 
     def touch(self, now_ns: int) -> None:
         """Note a change of what the node holds."""
-        self.times = Times(self.times.atim, now_ns, now_ns)
+        self.times = (self.times[0], now_ns, now_ns)
 
 
 class File(Node):
@@ -126,11 +122,14 @@ class File(Node):
 
     def write(self, views: Sequence[memoryview | bytes], offset: int) -> int:
         """Take the views' bytes at ``offset``."""
+        self.content = self.content.begun()
         return self.content.write(views, offset)
 
     def resize(self, size: int) -> None:
         """Cut or extend."""
-        self.content.resize(size)
+        if size != self.content.size:
+            self.content = self.content.begun()
+            self.content.resize(size)
 
     def freeze(self) -> FrozenFile:
         """Return the file as it is now."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from isola_anyio.wasi.errno import Errno, WasiError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from collections.abc import Set as AbstractSet
 
     from isola_anyio.wasi.abi import FileType, Stat
@@ -136,8 +137,11 @@ class Volume(ABC):
         """Tell about an open directory."""
 
     @abstractmethod
-    def list(self, start: Any, limit: int) -> list[tuple[bytes, int, FileType]]:
-        """Return ``(name, ino, type)`` of each entry of an open directory, without ``.`` and ``..``."""
+    def list(self, start: Any, limit: int) -> Iterator[tuple[bytes, int, FileType]]:
+        """Yield ``(name, ino, type)`` of each entry of an open directory, without ``.`` and ``..``.
+
+        To be used up, or let go of, at once: a lock or a host directory is held meanwhile.
+        """
 
     @abstractmethod
     def readlink(self, at: At) -> bytes:
