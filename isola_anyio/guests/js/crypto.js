@@ -3,7 +3,7 @@
 // From the host, each time: nothing of them is in the image.
 
 import { TypedArrayBuffer, TypedArrayByteLength, TypedArrayByteOffset, TypedArrayTag, expose } from "isola:primordials";
-import { randomBytes } from "isola:dispatcher";
+import { randomBytes } from "isola:door";
 
 const QUOTA_BYTES = 65536;
 const integerArrays = new Set([

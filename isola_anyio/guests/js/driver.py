@@ -1,11 +1,8 @@
 """Drive QuickJS: how our SDK gets into a fresh engine, and what a message costs in calls of its exports.
 
-The engine's exports take and give *handles*, 32-bit names of values, which the host frees. A message is one string
-made from bytes (``new_string``), one call of the dispatcher, the microtasks, and one call of its ``pump`` that ends
-the turn; each door call is one string read and one small reply. About ten calls of half a microsecond.
-
-Where the handles and buffers are is noted in the guest's memory, at the bottom that C leaves alone, so that it is in
-the image: a fork knows them without asking.
+The engine's exports take and give *handles*, 32-bit names of values, which the host frees (``exports.py``). A message
+is one string made from bytes, one call of the dispatcher, the microtasks, and one call of its ``pump`` that ends the
+turn (``port.py``); each door call is one string read and one small reply. About ten calls of half a microsecond.
 """
 
 from __future__ import annotations
@@ -38,26 +35,36 @@ _MODULES: Final = (
     "console",
     "crypto",
     "dispatcher",
+    "door",
     "encoding",
     "errors",
     "events",
     "globals",
     "inspect",
     "main",
+    "names",
+    "ops",
     "percent",
     "performance",
     "primordials",
+    "promises",
     "random",
     "structured_clone",
     "timers",
     "url",
     "url_host",
+    "url_params",
+    "url_parser",
 )
 
 
-def _read_sdk() -> dict[str, str]:
+_BUILDERS: Final = ("boot.py", "patch.py", "port.py", "rehearsal.py", "sdk.py")
+"""What of the host's side decides what is in an image."""
+
+
+def _read(names: tuple[str, ...], suffix: str) -> dict[str, str]:
     root = resources.files("isola_anyio.guests.js")
-    return {name: root.joinpath(f"{name}.js").read_text("utf-8") for name in _MODULES}
+    return {name: root.joinpath(name + suffix).read_text("utf-8") for name in names}
 
 
 class JsDriver:
@@ -76,10 +83,10 @@ class JsDriver:
     needed_exports = EXPORTS
 
     def __init__(self, stripper: Stripper | None = None) -> None:
-        self._sdk = _read_sdk()
+        self._sdk = _read(_MODULES, ".js")
         self._stripper = stripper
         digest = hashlib.sha256()
-        for name, source in self._sdk.items():
+        for name, source in (*self._sdk.items(), *_read(_BUILDERS, "").items()):
             digest.update(f"\0{name}\0{source}".encode())
         self.sdk_digest = digest.hexdigest()
 

@@ -2,5 +2,6 @@
 
 import "isola:globals";
 import * as dispatcher from "isola:dispatcher";
+import { install } from "isola:door";
 
-globalThis.__isola = dispatcher;
+globalThis.__isola = { ...dispatcher, install };

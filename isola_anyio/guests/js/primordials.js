@@ -78,6 +78,7 @@ const $Error = Error;
 const $InternalError = InternalError;
 const $TypeError = TypeError;
 const $RangeError = RangeError;
+const $ReferenceError = ReferenceError;
 const $Uint8Array = Uint8Array;
 const $ArrayBuffer = ArrayBuffer;
 const $DataView = DataView;
@@ -93,6 +94,7 @@ export {
   $InternalError as InternalError,
   $TypeError as TypeError,
   $RangeError as RangeError,
+  $ReferenceError as ReferenceError,
   $Uint8Array as Uint8Array,
   $ArrayBuffer as ArrayBuffer,
   $DataView as DataView,

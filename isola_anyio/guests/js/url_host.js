@@ -4,7 +4,7 @@
 // that are not plain ASCII are the host's business: the tables of Unicode's IDNA processing would be larger than the rest
 // of the SDK together.
 
-import { domainToAscii } from "isola:dispatcher";
+import { domainToAscii } from "isola:door";
 import { C0_CONTROL, encodeText, percentDecode } from "isola:percent";
 
 const forbiddenHost = /[\0\t\n\r #/:<>?@[\\\]^|]/;

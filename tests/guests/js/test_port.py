@@ -55,7 +55,7 @@ class TraitorDriver(JsDriver):
 
     def __init__(self) -> None:
         super().__init__()
-        self._sdk["dispatcher"] += "\nglobalThis.door = (...frame) => door(...frame);"
+        self._sdk["door"] += "\nglobalThis.door = (...frame) => door(...frame);"
         self.sdk_digest = "traitor"
 
     def equip(self, bundle: RuntimeBundle) -> JsDriver:
