@@ -91,7 +91,9 @@ class FileSystem(FileOperations):
                     bound.append(BoundMount(below, archive, READ_ONLY))
                     files.own(archive)
             tmp = (b"tmp",)
-            bound.append(BoundMount(tmp, MemoryVolume(files.usage, device_of(tmp)), READ_WRITE, private=True))
+            memory = MemoryVolume(files.usage, device_of(tmp))
+            files.own(memory)
+            bound.append(BoundMount(tmp, memory, READ_WRITE, private=True))
             files._add([*bound, *mounts])
         except BaseException:
             files.close()

@@ -42,6 +42,7 @@ class TreeAccess:
 
     def __init__(self, volume: MemoryVolume) -> None:
         self._volume = volume
+        volume.view()
 
     def _at(self, path: str) -> At:
         return At(None, guest_names(path if path.startswith("/") else f"/{path}"), False, _LINKS)
@@ -155,8 +156,6 @@ class MountView(TreeAccess):
     def __init__(self, guest: str, volume: MemoryVolume) -> None:
         super().__init__(volume)
         self.guest = guest
-        if isinstance(volume, OverlayVolume):
-            volume.view()
 
     def changes(self) -> list[Change]:
         """Return what an overlay's guest added, modified and deleted, by path; nothing for other mounts."""

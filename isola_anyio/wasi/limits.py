@@ -31,6 +31,8 @@ class FileLimits:
         max_transfer_bytes: bytes one call moves; a longer one comes back short.
         max_path_bytes: length of a path (``NAMETOOLONG``).
         max_name_bytes: length of one component (``NAMETOOLONG``).
+        max_depth: components of a path from its mount's root, also when it goes on from an open directory
+            (``NAMETOOLONG``); what a path of ``max_path_bytes`` can have.
         max_symlinks: links followed while one path is resolved (``LOOP``).
         max_subscriptions: entries of one ``poll_oneoff`` (``INVAL``).
         charge: asked with a number of bytes before in-memory files grow (``False`` refuses) and told, with a negative
@@ -46,6 +48,7 @@ class FileLimits:
     max_transfer_bytes: int = 256 << 20
     max_path_bytes: int = 4096
     max_name_bytes: int = 255
+    max_depth: int = 2048
     max_symlinks: int = 40
     max_subscriptions: int = 1024
     charge: Callable[[int], bool] = field(default=_always, repr=False, compare=False)

@@ -75,6 +75,7 @@ class MemoryTree(Volume):
         self.dev = dev
         self.next_ino = next_ino
         self.nothing = NoContent(usage)
+        self._viewed = False
         self._thawed: dict[tuple[int, int], File | Link] = {}
         self._frozen = frozen
         if frozen is None:
@@ -140,6 +141,23 @@ class MemoryTree(Volume):
             link = Link(frozen.dev, frozen.ino, frozen.times, frozen.target, frozen.nlink)
             self._thawed[frozen.dev, frozen.ino] = link
         return link
+
+    def view(self) -> None:
+        """Note that the host looks in too, perhaps after the guest's end: closing takes nothing away then."""
+        self._viewed = True
+
+    def close(self) -> None:
+        """Let go of everything at once: directories and their parents would wait for a garbage collection."""
+        with self.lock:
+            if self._viewed:
+                return
+            todo = [self.root]
+            for at in todo:
+                at.parent = at.pending = None
+                todo.extend(node for node in at.entries.values() if isinstance(node, Dir))
+            for at in todo:
+                at.entries.clear()
+            self._thawed.clear()
 
     def path_of(self, at: Dir) -> Names | None:
         """Return a directory's path from the root; ``None`` when it was removed."""

@@ -148,6 +148,8 @@ class Namespace:
             point, at, guest = known
             return Place(self.table.by_point[point], at, guest)
         names, slash = split(path, self.limits)
+        if len(start.inner) + len(names) > self.limits.max_depth:
+            raise WasiError(Errno.NAMETOOLONG)
         mount = self.table.by_point[start.point]
         if not mount.covered and b".." not in names:
             # The straight line: nothing but this mount can be meant.

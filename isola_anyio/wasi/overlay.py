@@ -116,7 +116,6 @@ class OverlayVolume(MemoryVolume):
         super().__init__(usage or FileUsage(FileLimits()), dev, frozen, next_ino)
         self._lower = lower
         self._closed = False
-        self._viewed = False
         self._final: list[Change] | None = None
         self._seen: WeakValueDictionary[Names, Dir] = WeakValueDictionary()
         if frozen is None:
@@ -138,10 +137,7 @@ class OverlayVolume(MemoryVolume):
                 self._final = self.changes()
             self._closed = True
             self._lower.close()
-
-    def view(self) -> None:
-        """Note that the host wants to see the changes, perhaps after the guest's end."""
-        self._viewed = True
+            super().close()
 
     # Looking through
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from isola_anyio.wasi.abi import FdFlags, FileType
 from isola_anyio.wasi.errno import Errno
 from isola_anyio.wasi.filesystem import FileSystem
 from isola_anyio.wasi.limits import FileLimits
+from isola_anyio.wasi.memfs import MemoryVolume
 from tests.wasi.client import ROOT, RW, Guest, R, W
 from tests.wasi.test_files import refused
 
@@ -253,14 +256,48 @@ def test_a_fork_outlives_its_template(
         assert len(os.listdir("/proc/self/fd")) < fds, "mounts given in vain are closed"
 
 
+def test_what_a_sandbox_held_is_free_when_it_is_closed(make_guest: Callable[..., Guest]) -> None:
+    base = make_guest()
+    base.mkdir("tmp/d")
+    base.write_file("tmp/d/f", b"x")
+    for look in (False, True):
+        g = make_guest(files=base.files.fork())
+        g.write_file("tmp/d/f", b"y" * 1000)
+        g.mkdir("tmp/d/e")
+        view = g.files.mount_view("/tmp") if look else None
+        volume = g.files.namespace.table.by_point[b"tmp",].volume
+        assert isinstance(volume, MemoryVolume)
+        directory = weakref.ref(volume.dir_at((b"d",)))
+        del volume
+        gc.disable()
+        try:
+            g.close()
+            assert (directory() is not None) == look, "without waiting for a garbage collection"
+        finally:
+            gc.enable()
+        if view is not None:
+            assert view.read("d/f") == b"y" * 1000
+    assert base.read_file("tmp/d/f") == b"x"
+
+
 def test_a_deep_tree_is_frozen_without_recursion(make_guest: Callable[..., Guest]) -> None:
     g = make_guest()
-    at = g.open("tmp", directory=True)
-    for _ in range(3000):
-        g.mkdir("d", at=at)
-        below = g.open("d", directory=True, at=at)
-        g.close_fd(at)
-        at = below
+
+    def dig() -> int:
+        at = g.open("tmp", directory=True)
+        for _ in range(2000):
+            g.mkdir("d", at=at)
+            below = g.open("d", directory=True, at=at)
+            g.close_fd(at)
+            at = below
+        return at
+
+    moved = dig()
+    g.rename("tmp/d", "tmp/moved")
+    at = dig()
+    g.rename("tmp/moved", "below", to=at)
+    g.close_fd(at)
+    at = moved
     g.write_file("tmp/f")
     child = make_guest(files=g.files.fork())
     assert child.stat(".", at=at).filetype == FileType.DIRECTORY

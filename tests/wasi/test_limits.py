@@ -12,7 +12,7 @@ from isola_anyio.wasi.content import CHUNK_BYTES, CHUNK_COST_BYTES
 from isola_anyio.wasi.errno import Errno
 from isola_anyio.wasi.limits import FileLimits
 from isola_anyio.wasi.memtree import NODE_COST_BYTES
-from tests.wasi.client import BUFFER_BYTES, OUT, PATH2, RW, Guest, W
+from tests.wasi.client import BUFFER_BYTES, OUT, PATH2, RW, Guest, W, WasiFailure
 from tests.wasi.test_files import refused
 
 Make = Callable[..., Guest]
@@ -192,10 +192,17 @@ def test_what_is_kept_of_a_listing_is_charged_until_the_directory_is_closed(make
 
 
 def test_paths_names_and_links_are_bounded(make_guest: Make) -> None:
-    g = make_guest(limits=FileLimits(max_path_bytes=100, max_name_bytes=10, max_symlinks=3))
+    g = make_guest(limits=FileLimits(max_path_bytes=100, max_name_bytes=10, max_symlinks=3, max_depth=7))
     refused(Errno.NAMETOOLONG, g.stat, "tmp/" + "x" * 11)
     refused(Errno.NAMETOOLONG, g.stat, "tmp/" + "x/" * 50)
     refused(Errno.NAMETOOLONG, g.symlink, "x" * 101, "tmp/l")
+    at = g.open("tmp", directory=True)
+    with pytest.raises(WasiFailure, match="NAMETOOLONG"):
+        while True:
+            g.mkdir("d", at=at)
+            at, above = g.open("d", directory=True, at=at), at
+            g.close_fd(above)
+    assert len(g.files.table.get(at).inner) == 7  # type: ignore[attr-defined]
     g.write_file("tmp/l0")
     for i in range(1, 5):
         g.symlink(f"l{i - 1}", f"tmp/l{i}")
