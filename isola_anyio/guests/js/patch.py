@@ -10,7 +10,7 @@ verified module is changed, in two places, before it is compiled:
 
 Everything here is pinned to one build by its SHA-256. Another build runs unchanged: its scripts have no names and its
 lost rejections stay lost; :class:`Layout` says which it is. The addresses lie at the bottom of the stack, which is
-1 MiB long and ends (see ``driver.py``) long before.
+1 MiB long and is used half (see ``boot.py``).
 """
 
 from __future__ import annotations
