@@ -14,7 +14,8 @@ Start at :func:`build_template`; ``docs/`` has the guide.
 #   cli, demo, doctor           the command line, what it shows and what it reports
 #   testing                     strategies for those who test what they send
 #   template, building          contexts and templates; how a template is made
-#   sandbox, run, guest         life cycle and turns; one run; what a run drives
+#   sandbox, run                life cycle and whose turn it is; one run's task
+#   door, turns, guest          one run on the guest's thread: what the guest says, its turns, what they drive
 #   hostcalls, feeds, events    what crosses while a run goes on: both ways, in, out
 #   values                      what may be an argument
 #   mounts, limits              what a sandbox may see and use

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from isola_anyio.engine.threads import Crew
     from isola_anyio.guests import Driver
     from isola_anyio.limits import Limits
-    from isola_anyio.run import Run
+    from isola_anyio.turns import Turns
     from isola_anyio.wasi.clock import Clock
     from isola_anyio.wasi.filesystem import FileSystem
     from isola_anyio.wasi.limits import FileLimits, FileUsage
@@ -72,7 +72,7 @@ class TextOutput:
                 raise WasiError(Errno.CANCELED)
         return len(data)
 
-    def flush(self, run: Run) -> None:
+    def flush(self, run: Turns) -> None:
         """At the end of a run: an unfinished character is shown as U+FFFD, and does not reach into the next run."""
         for fd, decoder in self._decoders.items():
             text = decoder.decode(b"", final=True)
@@ -109,7 +109,7 @@ class Guest:
         self.driver = driver
         self.crew = crew
         self.limits = limits
-        self.run: Run | None = None
+        self.run: Turns | None = None
         self.abandoned = False
         self.usage = Usage(total=Usage())
         self.files = files
@@ -155,7 +155,7 @@ class Guest:
         """Bytes of linear memory held."""
         return self.instance.store.memory_size()
 
-    def prepare(self, run: Run) -> None:
+    def prepare(self, run: Turns) -> None:
         """Make ``run`` the one under way, before its message is delivered; the first time, set the fork up."""
         if not self._is_set_up:
             self._is_set_up = True
@@ -173,7 +173,7 @@ class Guest:
         options = {"env": self._env, "seed": seed.hex(), "max_payload": self.limits.max_payload}
         self.port.deliver(protocol.message(Call.SETUP, 0, codec.encode(options, dialect=self.driver.dialect)))
 
-    def finish_run(self, run: Run) -> None:
+    def finish_run(self, run: Turns) -> None:
         """The run has ended: what it used is added up."""
         if self.run is not run:
             return

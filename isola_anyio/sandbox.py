@@ -26,7 +26,8 @@ from isola_anyio.errors import (
 )
 from isola_anyio.events import EndEvent, ErrorEvent, EventQueue, EventStream
 from isola_anyio.guests.protocol import Call
-from isola_anyio.run import Run, RunOptions, active_runs
+from isola_anyio.run import Run
+from isola_anyio.turns import RunOptions, active_runs
 from isola_anyio.values import bind_arguments
 
 if TYPE_CHECKING:
