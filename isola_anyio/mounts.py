@@ -34,7 +34,7 @@ Mode = Literal["direct", "overlay", "memory"]
 DEFAULT_MEMORY_BYTES: Final = 64 << 20
 """Bytes a memory mount holds unless told otherwise; a guess."""
 
-_MEMORY_ENTRIES: Final = 65_536
+_MEMORY_ENTRIES: Final = 32_768
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ class FileLimits:
 
     Attributes:
         max_open_files: descriptors besides the four a guest starts with (``MFILE`` past it).
-        max_entries: files, directories and links in each in-memory tree (``NOSPC``).
+        max_entries: files, directories and links in each in-memory tree (``NOSPC``); few enough that a garbage
+            collection which comes upon them all stays short.
         max_memory_bytes: bytes held by in-memory files, with a small fixed cost for each (``NOSPC``).
         max_written_bytes: bytes written to host files, counting growth by truncation (``DQUOT``); ``None``: no limit.
         max_listing: entries of one host directory that are listed (``OVERFLOW``).
@@ -40,7 +41,7 @@ class FileLimits:
     """
 
     max_open_files: int = 256
-    max_entries: int = 65_536
+    max_entries: int = 32_768
     max_memory_bytes: int = 256 << 20
     max_written_bytes: int | None = 4 << 30
     max_listing: int = 262_144

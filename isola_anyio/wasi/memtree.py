@@ -156,7 +156,9 @@ class MemoryTree(Volume):
                 at.parent = at.pending = None
                 todo.extend(node for node in at.entries.values() if isinstance(node, Dir))
             for at in todo:
-                at.entries.clear()
+                entries = at.entries
+                while entries:  # one by one: other threads must not stand still while a hundred thousand are freed
+                    entries.popitem()
             self._thawed.clear()
 
     def path_of(self, at: Dir) -> Names | None:
