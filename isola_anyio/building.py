@@ -18,7 +18,13 @@ from isola_anyio.engine import ffi
 from isola_anyio.engine.compiler import compile_module
 from isola_anyio.engine.image import Image
 from isola_anyio.engine.offload import in_guest_thread
-from isola_anyio.errors import GuestError, InternalError, MemoryLimitError, RuntimeUnavailableError
+from isola_anyio.errors import (
+    GuestError,
+    InternalError,
+    InvalidArgumentError,
+    MemoryLimitError,
+    RuntimeUnavailableError,
+)
 from isola_anyio.guest import Guest
 from isola_anyio.guests.protocol import Call
 from isola_anyio.limits import Limits
@@ -258,16 +264,20 @@ async def _warm(
     on_progress: OnProgress | None,
 ) -> Warm:
     _report(on_progress, "warm", 0)
-    guest = Guest(
-        recipe.driver,
-        program,
-        crew=crew,
-        limits=Limits(max_memory=recipe.max_memory),
-        files=files,
-        file_limits=file_limits,
-        clock=clock,
-        boot_env=recipe.env,
-    )
+    try:
+        guest = Guest(
+            recipe.driver,
+            program,
+            crew=crew,
+            limits=Limits(max_memory=recipe.max_memory),
+            files=files,
+            file_limits=file_limits,
+            clock=clock,
+            boot_env=recipe.env,
+        )
+    except ffi.GuestTrap as exc:  # no guest code has run: the memory that the module declares does not fit
+        files.close()
+        raise _too_little_memory(recipe, exc) from exc
     try:
         image = await in_guest_thread(crew, lambda: _boot_and_take(recipe, guest), stop=guest.instance.interrupt)
         guest.owns_files = False  # the template goes on with them
@@ -297,13 +307,25 @@ def _boot_and_take(recipe: Recipe, guest: Guest) -> Image:
 
 
 def _boot(recipe: Recipe, guest: Guest) -> None:
-    guest.driver.boot(guest.port, recipe.bundle)
+    try:
+        guest.driver.boot(guest.port, recipe.bundle)
+    except (ffi.GuestTrap, GuestError, InternalError, MemoryError) as exc:
+        if recipe.max_memory >= recipe.driver.default_max_memory:
+            raise
+        raise _too_little_memory(recipe, exc) from exc
     if recipe.prelude is not None:
         source = recipe.driver.prepare_source(recipe.prelude, "<prelude>")
         failure = guest.build_call(Call.PRELUDE, codec.encode([source, "<prelude>"], dialect=recipe.driver.dialect))
         if failure is not None:
             raise _prelude_error(failure)
     guest.build_call(Call.FREEZE, b"")
+
+
+def _too_little_memory(recipe: Recipe, why: Exception) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"max_memory={recipe.max_memory} is too little for the {recipe.bundle.name} runtime to start in ({why}); "
+        f"the default is {recipe.driver.default_max_memory}"
+    )
 
 
 def _prelude_error(untrusted_failure: bytes) -> GuestError:

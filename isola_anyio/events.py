@@ -105,6 +105,14 @@ def _nobody() -> None:
     """Nobody waits for room."""
 
 
+class ClosedStreamError(StreamClosedError, anyio.ClosedResourceError):
+    """What :class:`EventStream` raises once it is closed: anyio's own name for it holds, too."""
+
+
+def _closed_error() -> ClosedStreamError:
+    return ClosedStreamError("the event stream is closed; start another run to receive more events")
+
+
 class StreamedRun(Protocol):
     """The run behind an :class:`EventStream`."""
 
@@ -217,7 +225,7 @@ class EventStream(ObjectReceiveStream["Event"]):
         """
         await anyio.lowlevel.checkpoint()
         if self._closed:
-            raise StreamClosedError("the event stream is closed; start another run to receive more events")
+            raise _closed_error()
         if self._receiving:
             raise anyio.BusyResourceError("receiving from")
         self._receiving = True
@@ -240,6 +248,8 @@ class EventStream(ObjectReceiveStream["Event"]):
         if not self._finished:
             self._finished = True
             await self._run.join()
+        if self._closed:  # by another task, while this one waited
+            raise _closed_error()
         error, self._queue.error = self._queue.error, None
         if error is not None:
             raise error

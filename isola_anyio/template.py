@@ -19,6 +19,7 @@ import anyio
 
 from isola_anyio.building import Recipe, load_program, warm_image
 from isola_anyio.cache import DEFAULT_CACHE_DIR, Cache, open_cache
+from isola_anyio.cache.private import path_argument
 from isola_anyio.engine import ffi
 from isola_anyio.engine.threads import Crew
 from isola_anyio.errors import InvalidArgumentError, IsolaError, SandboxClosedError, clip
@@ -61,6 +62,8 @@ class SandboxContext:
     def __init__(self, *, cache_dir: CacheDir = DEFAULT_CACHE_DIR, max_parallel: int | None = None) -> None:
         if max_parallel is not None:
             check_count("max_parallel", max_parallel, high=_MAX_PARALLEL)
+        if cache_dir is not None and cache_dir is not DEFAULT_CACHE_DIR:
+            path_argument("cache_dir", cache_dir, "a directory's path or None")
         self._cache_dir = cache_dir
         self._crew = Crew(max_parallel)
         self._crew.bump = self._bump
