@@ -1,0 +1,1 @@
+"""The contract, tested from outside: one module a section, public names only."""
