@@ -10,7 +10,9 @@ __all__ = ["DEFAULT_MEMORY_BYTES", "MemoryMount", "MountConfig", "bind", "bind_a
 
 import os
 import sys
+import sysconfig
 from dataclasses import dataclass, field
+from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from isola_anyio.errors import InvalidArgumentError, clip
@@ -35,6 +37,8 @@ DEFAULT_MEMORY_BYTES: Final = 64 << 20
 """Bytes a memory mount holds unless told otherwise; a guess."""
 
 _MEMORY_ENTRIES: Final = 32_768
+
+_CODE_SUFFIXES: Final = (".py", *EXTENSION_SUFFIXES, *BYTECODE_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -207,23 +211,36 @@ def validate_mounts(mounts: Any) -> tuple[MountConfig, ...]:
     return tuple(taken.values())
 
 
-def _sensitive_places(more: Iterable[str]) -> list[str]:
-    places = [place or os.getcwd() for place in sys.path]  # noqa: PTH109 - strings throughout
-    return [os.path.realpath(place) for place in (*places, *more)]
-
-
 def _refuse_sensitive(host: str, sensitive: Iterable[str]) -> None:
+    """Refuse a directory where Python on the host would import what the guest writes, or that is ``sensitive``.
+
+    That is a place on the search path or one that holds such a place, whatever is installed, and a directory below
+    such a place that holds code. One without, such as ``data`` beside a script, is what it looks like.
+    """
     real = os.path.realpath(host)
-    for place in _sensitive_places(sensitive):
-        if (
-            real == place
-            or place.startswith(real.rstrip(os.sep) + os.sep)
-            or real.startswith(place.rstrip(os.sep) + os.sep)
-        ):
+    installed = {os.path.realpath(place) for place in sysconfig.get_paths().values()}
+    for entry in (*sys.path, *sensitive):
+        place = os.path.realpath(entry or os.getcwd())  # noqa: PTH109 - strings throughout
+        is_code = place in installed or entry in sensitive
+        if _is_within(place, real) or (_is_within(real, place) and (is_code or _holds_code(real))):
             raise InvalidArgumentError(
                 f"host={host!r} would let the guest write at {place!r}, where Python on the host imports from or this"
                 " library keeps code; mount another directory, use mode='overlay', or pass allow_sensitive=True"
             )
+
+
+def _is_within(path: str, place: str) -> bool:
+    return path == place or path.startswith(place.rstrip(os.sep) + os.sep)
+
+
+def _holds_code(path: str) -> bool:
+    try:
+        with os.scandir(path) as entries:
+            return any(entry.name.endswith(_CODE_SUFFIXES) for entry in entries)
+    except NotADirectoryError:
+        return path.endswith(_CODE_SUFFIXES)
+    except OSError:  # it cannot be mounted either, and opening it says why
+        return False
 
 
 def bind(config: MountConfig, *, sensitive: Iterable[str] = ()) -> BoundMount:

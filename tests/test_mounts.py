@@ -155,6 +155,19 @@ def test_what_the_host_imports_from_is_not_writable_unless_asked_for(place: str,
     )
 
 
+def test_data_beside_a_script_is_no_code_and_a_package_beside_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, content in (("data", "rows.csv"), ("package", "__init__.py")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / content).write_text("")
+    close(bind(MountConfig(tmp_path / "data", "/x", "read-write", "read-write")))
+    for place in (tmp_path, tmp_path / "package", tmp_path / "package/__init__.py"):
+        with pytest.raises(InvalidArgumentError, match="allow_sensitive=True"):
+            bind(MountConfig(place, "/x", "read-write", "read-write"))
+
+
 def test_directories_named_sensitive_are_refused_too(host: Path) -> None:
     (host / "cache/images").mkdir(parents=True)
     for path in (host, host / "cache", host / "cache/images"):
