@@ -74,42 +74,52 @@ def test_urgent_work_does_not_wait_for_a_slot(crew):
     first.finish()
 
 
+class Blocked:
+    """A guest that waits for something, its slot given back, and wants one again when it is woken."""
+
+    def __init__(self, crew: Crew) -> None:
+        self.crew, self.turn = crew, Turn()
+        self.paused, self.wake, self.resumed, self.hurried = (threading.Event() for _ in range(4))
+        crew.submit(self._run)
+        assert self.paused.wait(10)
+
+    def _run(self) -> None:
+        self.crew.pause()
+        self.paused.set()
+        self.wake.wait(10)
+        self.crew.resume(self.turn, self.hurried.is_set)
+        self.resumed.set()
+
+
 def test_a_blocked_guest_gives_its_slot_to_the_next_and_takes_one_again(crew):
-    paused, resume, resumed = threading.Event(), threading.Event(), threading.Event()
-
-    def block() -> None:
-        crew.pause()
-        paused.set()
-        resume.wait(10)
-        crew.resume(Turn(), lambda: False)
-        resumed.set()
-
-    crew.submit(block)
-    assert paused.wait(10)
+    blocked = Blocked(crew)
     second = Work(crew)
     assert second.began.wait(10)
-    resume.set()
-    assert not resumed.wait(0.05)
+    blocked.wake.set()
+    assert not blocked.resumed.wait(0.05)
     second.finish()
-    assert resumed.wait(10)
+    assert blocked.resumed.wait(10)
 
 
 def test_a_stopped_guest_resumes_at_once(crew):
-    paused, resume, resumed = threading.Event(), threading.Event(), threading.Event()
-
-    def block() -> None:
-        crew.pause()
-        paused.set()
-        resume.wait(10)
-        crew.resume(Turn(), lambda: True)
-        resumed.set()
-
-    crew.submit(block)
-    assert paused.wait(10)
+    blocked = Blocked(crew)
     second = Work(crew)
     assert second.began.wait(10)
-    resume.set()
-    assert resumed.wait(10)
+    blocked.hurried.set()
+    blocked.wake.set()
+    assert blocked.resumed.wait(10)
+    second.finish()
+
+
+def test_a_hurried_guest_leaves_the_queue_for_a_slot(crew):
+    blocked = Blocked(crew)
+    second = Work(crew)
+    assert second.began.wait(10)
+    blocked.wake.set()
+    assert not blocked.resumed.wait(0.05)
+    blocked.hurried.set()
+    crew.hurry(blocked.turn)
+    assert blocked.resumed.wait(10)
     second.finish()
 
 
@@ -156,29 +166,6 @@ def test_retiring_lets_threads_end_and_still_serves_what_comes():
         if thread.name.startswith("isola-guest"):
             thread.join(0.5)
     assert crew.idle == 0
-
-
-def test_a_hurried_guest_leaves_the_queue_for_a_slot(crew):
-    paused, resume, resumed = threading.Event(), threading.Event(), threading.Event()
-    turn, hurried = Turn(), threading.Event()
-
-    def block() -> None:
-        crew.pause()
-        paused.set()
-        resume.wait(10)
-        crew.resume(turn, hurried.is_set)
-        resumed.set()
-
-    crew.submit(block)
-    assert paused.wait(10)
-    second = Work(crew)
-    assert second.began.wait(10)
-    resume.set()
-    assert not resumed.wait(0.05)
-    hurried.set()
-    crew.hurry(turn)
-    assert resumed.wait(10)
-    second.finish()
 
 
 def test_computing_guests_take_turns_once_somebody_has_waited_too_long(monkeypatch):
