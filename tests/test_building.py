@@ -292,8 +292,9 @@ async def test_sandboxes_outlive_their_closed_template_and_context(warm: Path) -
     ],
 )
 async def test_wrong_options_are_named_with_their_value(name: str, value: object) -> None:
+    options: dict[str, Any] = {name: value}
     with pytest.raises(InvalidArgumentError) as caught:
-        await build_template("js", **{name: value})  # type: ignore[misc]
+        await build_template("js", **options)
     assert name.partition("_")[0] in str(caught.value) or repr(value)[:20] in str(caught.value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import anyio
@@ -10,7 +11,7 @@ import anyio
 from tests.bench import core, peers, streams, values
 from tests.bench.measure import heading
 
-GROUPS = {
+GROUPS: dict[str, Callable[[], Awaitable[None]]] = {
     "core": partial(core.run, "python"),
     "js": partial(core.run, "js"),
     "peers": peers.run,

@@ -25,16 +25,20 @@ if TYPE_CHECKING:
 
 GUESTS = {
     "python": (
-        "from sandbox.asyncio import hostcall\n"
-        "def add(a, b):\n    return a + b\n"
-        "async def ask(n):\n    for _ in range(n):\n        await hostcall('answer', 1)\n"
-        "def spin():\n    while True:\n        pass\n",
+        (
+            "from sandbox.asyncio import hostcall\n"
+            "def add(a, b):\n    return a + b\n"
+            "async def ask(n):\n    for _ in range(n):\n        await hostcall('answer', 1)\n"
+            "def spin():\n    while True:\n        pass\n"
+        ),
         "x = 1",
     ),
     "js": (
-        "function add(a, b) { return a + b }\n"
-        "async function ask(n) { for (let i = 0; i < n; i++) await hostcall('answer', 1) }\n"
-        "function spin() { for (;;); }\n",
+        (
+            "function add(a, b) { return a + b }\n"
+            "async function ask(n) { for (let i = 0; i < n; i++) await hostcall('answer', 1) }\n"
+            "function spin() { for (;;); }\n"
+        ),
         "globalThis.x = 1",
     ),
 }

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,24 +20,24 @@ PACKAGE = Path(ffi.__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory):
+def program(tmp_path_factory: pytest.TempPathFactory) -> ffi.Program:
     return make_program(tmp_path_factory.mktemp("code"))
 
 
 @pytest.fixture
-def store(program):
+def store(program: ffi.Program) -> Iterator[ffi.Store]:
     store = ffi.Store(program, max_memory=1 << 20)
     store.handlers = [lambda number: number + 1]
     yield store
     store.close()
 
 
-def test_exports_take_and_give_unsigned_numbers(store):
+def test_exports_take_and_give_unsigned_numbers(store: ffi.Store) -> None:
     assert call(store, "add", "ii>i", 2, 3) == 5
     assert call(store, "add", "ii>i", 0xFFFFFFFF, 0) == 0xFFFFFFFF
 
 
-def test_host_functions_are_answered_by_the_running_store(program):
+def test_host_functions_are_answered_by_the_running_store(program: ffi.Program) -> None:
     first, second = (ffi.Store(program, max_memory=1 << 20) for _ in range(2))
     first.handlers, second.handlers = [lambda n: n + 1], [lambda n: n * 2]
     try:
@@ -47,14 +48,14 @@ def test_host_functions_are_answered_by_the_running_store(program):
         second.close()
 
 
-def test_program_names_its_exports_with_signatures(program):
+def test_program_names_its_exports_with_signatures(program: ffi.Program) -> None:
     exports = program.exports()
     assert exports["memory"] == "memory"
     assert exports["add"] == "ii>i"
     assert exports["poke"] == "ii>"
 
 
-def test_missing_import_is_a_lookup_error_that_names_it(tmp_path):
+def test_missing_import_is_a_lookup_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(LookupError, match="nowhere"):
         make_program(tmp_path, '(module (import "nowhere" "f" (func)) (memory (export "memory") 1))')
 
@@ -68,7 +69,9 @@ def test_missing_import_is_a_lookup_error_that_names_it(tmp_path):
         ("recurse", "i>i", (1,), "stack overflow"),
     ],
 )
-def test_traps_are_named_and_kill_only_their_store(program, name, signature, args, text):
+def test_traps_are_named_and_kill_only_their_store(
+    program: ffi.Program, name: str, signature: str, args: tuple[int, ...], text: str
+) -> None:
     broken, neighbour = (ffi.Store(program, max_memory=1 << 20) for _ in range(2))
     outcome: list[BaseException] = []
 
@@ -93,7 +96,7 @@ def test_traps_are_named_and_kill_only_their_store(program, name, signature, arg
     neighbour.close()
 
 
-def test_interrupt_stops_a_spinning_guest_and_no_other(program):
+def test_interrupt_stops_a_spinning_guest_and_no_other(program: ffi.Program) -> None:
     spinning, neighbour = (ffi.Store(program, max_memory=1 << 20) for _ in range(2))
     stopped = threading.Event()
 
@@ -115,7 +118,7 @@ def test_interrupt_stops_a_spinning_guest_and_no_other(program):
     neighbour.close()
 
 
-def test_memory_limit_makes_growing_fail_and_nothing_else(store):
+def test_memory_limit_makes_growing_fail_and_nothing_else(store: ffi.Store) -> None:
     assert call(store, "grow", "i>i", 14) == 2
     assert call(store, "grow", "i>i", 1) == 0xFFFFFFFF
     assert store.memory_size() == 1 << 20
@@ -123,7 +126,7 @@ def test_memory_limit_makes_growing_fail_and_nothing_else(store):
         store.grow_to(2 << 20)
 
 
-def test_fuel_runs_out_and_what_is_left_can_be_read(tmp_path):
+def test_fuel_runs_out_and_what_is_left_can_be_read(tmp_path: Path) -> None:
     program = make_program(tmp_path, metered=True)
     store = ffi.Store(program, max_memory=1 << 20)
     store.set_fuel(1000)
@@ -134,7 +137,7 @@ def test_fuel_runs_out_and_what_is_left_can_be_read(tmp_path):
     store.close()
 
 
-def test_a_host_functions_exception_is_raised_where_the_guest_was_entered(store):
+def test_a_host_functions_exception_is_raised_where_the_guest_was_entered(store: ffi.Store) -> None:
     def fail(number: int) -> int:
         raise KeyError(number)
 
@@ -145,7 +148,7 @@ def test_a_host_functions_exception_is_raised_where_the_guest_was_entered(store)
     assert store.fault is None
 
 
-def test_each_thread_gets_its_own_stores_exception(program):
+def test_each_thread_gets_its_own_stores_exception(program: ffi.Program) -> None:
     """Four threads that raise at once: none sees another's exception.
 
     wasmtime-py's own trampolines keep the exception in one process-wide slot, and a third came out wrong.
@@ -180,7 +183,7 @@ def test_each_thread_gets_its_own_stores_exception(program):
     assert wrong == []
 
 
-def test_linkers_made_in_many_threads_at_once_keep_their_callbacks_apart(program):
+def test_linkers_made_in_many_threads_at_once_keep_their_callbacks_apart(program: ffi.Program) -> None:
     """wasmtime-py's callback table was not thread-safe once; ours has no table to share."""
     wrong: list[object] = []
     module, engine = program.module, program.engine
@@ -204,7 +207,7 @@ def test_linkers_made_in_many_threads_at_once_keep_their_callbacks_apart(program
     assert wrong == []
 
 
-def test_closing_twice_does_nothing_and_a_closed_store_has_no_memory(program):
+def test_closing_twice_does_nothing_and_a_closed_store_has_no_memory(program: ffi.Program) -> None:
     store = ffi.Store(program, max_memory=1 << 20)
     store.close()
     store.close()
@@ -212,7 +215,7 @@ def test_closing_twice_does_nothing_and_a_closed_store_has_no_memory(program):
     assert len(store.buffer) == 0
 
 
-def test_a_store_that_cannot_be_made_leaves_nothing(program):
+def test_a_store_that_cannot_be_made_leaves_nothing(program: ffi.Program) -> None:
     before = len(ffi.stores)
     with pytest.raises(ffi.GuestTrap):
         ffi.Store(program, max_memory=0)
@@ -235,7 +238,7 @@ PROVOKE = """
     {install}
     store = ffi.Store(program, max_memory=1 << 20)
     caught = []
-    def run():
+    def run() -> None:
         try:
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
@@ -263,20 +266,22 @@ PROVOKE = """
     [("unreachable", ">", ()), ("divide", "i>i", (0,)), ("peek", "i>i", (0xFFFFFFF0,)), ("recurse", "i>i", (1,))],
     ids=["unreachable", "divide", "out-of-bounds", "stack"],
 )
-def test_traps_stay_traps_when_somebody_replaced_the_signal_handlers(install, name, signature, args):
+def test_traps_stay_traps_when_somebody_replaced_the_signal_handlers(
+    install: str, name: str, signature: str, args: tuple[int, ...]
+) -> None:
     done = run_child(PROVOKE.format(install=install, name=name, signature=signature, args=args))
     assert done.returncode == 0, done.stderr
     assert "'GuestTrap'" in done.stdout
     assert "put back" in done.stdout
 
 
-def test_signal_guard_is_silent_when_nobody_replaced_anything():
+def test_signal_guard_is_silent_when_nobody_replaced_anything() -> None:
     done = run_child(PROVOKE.format(install="", name="unreachable", signature=">", args=()))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "['silent', 'GuestTrap']"
 
 
-def test_a_missing_private_name_fails_at_import_with_the_list():
+def test_a_missing_private_name_fails_at_import_with_the_list() -> None:
     done = run_child("""
         import wasmtime._bindings as bindings
         del bindings.wasmtime_func
@@ -286,7 +291,7 @@ def test_a_missing_private_name_fails_at_import_with_the_list():
     assert "wasmtime_func" in done.stderr.rpartition("ImportError")[2]
 
 
-def test_fork_in_the_parent_makes_engines_of_the_child_another_generation():
+def test_fork_in_the_parent_makes_engines_of_the_child_another_generation() -> None:
     done = run_child("""
         import os
         from isola_anyio.engine import ffi
@@ -299,7 +304,7 @@ def test_fork_in_the_parent_makes_engines_of_the_child_another_generation():
     assert done.stdout.split() == ["1", "0"], done.stderr
 
 
-def test_interrupting_takes_well_under_the_promised_five_milliseconds(program):
+def test_interrupting_takes_well_under_the_promised_five_milliseconds(program: ffi.Program) -> None:
     latencies = []
     for _ in range(40):
         store = ffi.Store(program, max_memory=1 << 20)
@@ -323,7 +328,7 @@ def test_interrupting_takes_well_under_the_promised_five_milliseconds(program):
     assert sorted(latencies)[len(latencies) // 2] < 0.05  # an order above what it takes; the bench has the figure
 
 
-def test_only_the_seam_touches_ctypes_and_private_names():
+def test_only_the_seam_touches_ctypes_and_private_names() -> None:
     offenders = []
     for path in PACKAGE.rglob("*.py"):
         if "engine/ffi" in path.as_posix() or path.name == "openat2.py" or "guests/python/sandbox" in path.as_posix():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,12 +16,12 @@ SIZE = 2 * 65536
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory):
+def program(tmp_path_factory: pytest.TempPathFactory) -> ffi.Program:
     return make_program(tmp_path_factory.mktemp("code"))
 
 
 @pytest.fixture
-def image(program):
+def image(program: ffi.Program) -> Iterator[Image]:
     store = ffi.Store(program, max_memory=1 << 20)
     call(store, "poke", "ii>", 4096, 41)
     call(store, "poke", "ii>", 70000, 42)
@@ -30,20 +32,20 @@ def image(program):
 
 
 @pytest.fixture(params=["mapped", "copied"])
-def _way(request, monkeypatch):
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "copied":
         monkeypatch.setenv(COPY_SWITCH, "1")
 
 
 @pytest.mark.usefixtures("_way")
 class TestForks:
-    def test_a_fork_sees_what_was_taken(self, program, image):
+    def test_a_fork_sees_what_was_taken(self, program: ffi.Program, image: Image) -> None:
         store = ffi.Store(program, max_memory=1 << 20)
         image.fork_into(store)
         assert [call(store, "peek", "i>i", at) for at in (4096, 70000, 0)] == [41, 42, 0]
         store.close()
 
-    def test_what_a_fork_writes_stays_its_own(self, program, image):
+    def test_what_a_fork_writes_stays_its_own(self, program: ffi.Program, image: Image) -> None:
         first, second = (ffi.Store(program, max_memory=1 << 20) for _ in range(2))
         image.fork_into(first)
         image.fork_into(second)
@@ -54,7 +56,7 @@ class TestForks:
         for store in (first, second, third):
             store.close()
 
-    def test_a_fork_may_grow_beyond_the_image_within_its_limit(self, program, image):
+    def test_a_fork_may_grow_beyond_the_image_within_its_limit(self, program: ffi.Program, image: Image) -> None:
         store = ffi.Store(program, max_memory=SIZE + 65536)
         image.fork_into(store)
         assert call(store, "grow", "i>i", 1) == 2
@@ -62,7 +64,7 @@ class TestForks:
         assert call(store, "grow", "i>i", 1) == 0xFFFFFFFF
         store.close()
 
-    def test_forks_outlive_their_image(self, program, image):
+    def test_forks_outlive_their_image(self, program: ffi.Program, image: Image) -> None:
         store = ffi.Store(program, max_memory=1 << 20)
         image.fork_into(store)
         image.close()
@@ -70,7 +72,7 @@ class TestForks:
         store.close()
 
 
-def test_a_limit_below_the_image_is_a_memory_error(tmp_path):
+def test_a_limit_below_the_image_is_a_memory_error(tmp_path: Path) -> None:
     grown = make_program(tmp_path)
     store = ffi.Store(grown, max_memory=1 << 20)
     call(store, "grow", "i>i", 4)
@@ -82,7 +84,7 @@ def test_a_limit_below_the_image_is_a_memory_error(tmp_path):
         thing.close()
 
 
-def test_saved_images_are_sparse_and_open_again(tmp_path, program, image):
+def test_saved_images_are_sparse_and_open_again(tmp_path: Path, program: ffi.Program, image: Image) -> None:
     path = tmp_path / "image"
     with path.open("wb") as out:
         image.save(out)
@@ -96,7 +98,7 @@ def test_saved_images_are_sparse_and_open_again(tmp_path, program, image):
 
 
 @pytest.mark.parametrize("size", [0, 1, 65535])
-def test_a_file_that_cannot_be_an_image_is_refused(tmp_path, size):
+def test_a_file_that_cannot_be_an_image_is_refused(tmp_path: Path, size: int) -> None:
     path = tmp_path / "image"
     path.write_bytes(bytes(size))
     before = len(os.listdir("/dev/fd"))

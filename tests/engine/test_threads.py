@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -10,7 +12,7 @@ from isola_anyio.engine.threads import Crew, Ticket, Turn
 
 
 @pytest.fixture
-def crew():
+def crew() -> Iterator[Crew]:
     crew = Crew(max_parallel=1)
     yield crew
     crew.retire()
@@ -34,7 +36,7 @@ class Work:
         assert self.ended.wait(10)
 
 
-def test_no_more_than_max_parallel_compute_at_once(crew):
+def test_no_more_than_max_parallel_compute_at_once(crew: Crew) -> None:
     first, second = Work(crew), Work(crew)
     assert first.began.wait(10)
     assert not second.began.wait(0.05)
@@ -43,19 +45,19 @@ def test_no_more_than_max_parallel_compute_at_once(crew):
     second.finish()
 
 
-def test_work_is_done_in_the_order_it_came(crew):
+def test_work_is_done_in_the_order_it_came(crew: Crew) -> None:
     order: list[int] = []
     gate = Work(crew)
     done = threading.Event()
     for number in range(20):
-        crew.submit(lambda number=number: order.append(number))
+        crew.submit(partial(order.append, number))
     crew.submit(done.set)
     gate.finish()
     assert done.wait(10)
     assert order == list(range(20))
 
 
-def test_a_queued_ticket_can_be_withdrawn_and_a_started_one_cannot(crew):
+def test_a_queued_ticket_can_be_withdrawn_and_a_started_one_cannot(crew: Crew) -> None:
     first, second = Work(crew), Work(crew)
     assert first.began.wait(10)
     assert second.ticket.withdraw()
@@ -65,7 +67,7 @@ def test_a_queued_ticket_can_be_withdrawn_and_a_started_one_cannot(crew):
     assert not second.began.wait(0.05)
 
 
-def test_urgent_work_does_not_wait_for_a_slot(crew):
+def test_urgent_work_does_not_wait_for_a_slot(crew: Crew) -> None:
     first = Work(crew)
     assert first.began.wait(10)
     urgent = Work(crew, urgent=True)
@@ -91,7 +93,7 @@ class Blocked:
         self.resumed.set()
 
 
-def test_a_blocked_guest_gives_its_slot_to_the_next_and_takes_one_again(crew):
+def test_a_blocked_guest_gives_its_slot_to_the_next_and_takes_one_again(crew: Crew) -> None:
     blocked = Blocked(crew)
     second = Work(crew)
     assert second.began.wait(10)
@@ -101,7 +103,7 @@ def test_a_blocked_guest_gives_its_slot_to_the_next_and_takes_one_again(crew):
     assert blocked.resumed.wait(10)
 
 
-def test_a_stopped_guest_resumes_at_once(crew):
+def test_a_stopped_guest_resumes_at_once(crew: Crew) -> None:
     blocked = Blocked(crew)
     second = Work(crew)
     assert second.began.wait(10)
@@ -111,7 +113,7 @@ def test_a_stopped_guest_resumes_at_once(crew):
     second.finish()
 
 
-def test_a_hurried_guest_leaves_the_queue_for_a_slot(crew):
+def test_a_hurried_guest_leaves_the_queue_for_a_slot(crew: Crew) -> None:
     blocked = Blocked(crew)
     second = Work(crew)
     assert second.began.wait(10)
@@ -123,7 +125,7 @@ def test_a_hurried_guest_leaves_the_queue_for_a_slot(crew):
     second.finish()
 
 
-def test_slots_are_never_lost_or_made(crew):
+def test_slots_are_never_lost_or_made(crew: Crew) -> None:
     crew = Crew(max_parallel=3)
     lock = threading.Lock()
     running, most = 0, 0
@@ -147,14 +149,14 @@ def test_slots_are_never_lost_or_made(crew):
         done.release()
 
     for number in range(600):
-        crew.submit(lambda number=number: work(number))
+        crew.submit(partial(work, number))
     for _ in range(600):
         assert done.acquire(timeout=10)
     assert most <= 3
     crew.retire()
 
 
-def test_retiring_lets_threads_end_and_still_serves_what_comes():
+def test_retiring_lets_threads_end_and_still_serves_what_comes() -> None:
     crew = Crew(max_parallel=2)
     work = Work(crew)
     assert work.began.wait(10)
@@ -168,7 +170,7 @@ def test_retiring_lets_threads_end_and_still_serves_what_comes():
     assert crew.idle == 0
 
 
-def test_computing_guests_take_turns_once_somebody_has_waited_too_long(monkeypatch):
+def test_computing_guests_take_turns_once_somebody_has_waited_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isola_anyio.engine.threads.PATIENCE_S", 0.05)
     monkeypatch.setattr("isola_anyio.engine.threads.SLICE_S", 0.01)
     crew = Crew(max_parallel=1)
