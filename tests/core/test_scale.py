@@ -69,7 +69,7 @@ async def main():
         await use(template, number)
     after = measure()
     print(before, after)
-    assert after["threads"] <= before["threads"] + 1
+    assert after["threads"] < 16  # as many as guests computed at once
     assert after["descriptors"] <= before["descriptors"]
     assert after["mappings"] <= before["mappings"] + 20
     assert after["objects"] <= before["objects"] + 500
