@@ -239,7 +239,6 @@ class Sandbox(AsyncResource):
         if not isinstance(guest_path, str) or not guest_path:
             raise InvalidArgumentError(f"load_file takes a path inside the guest, not {clip(guest_path)}")
         self._usable()
-        self._usable()
         body = codec.encode(guest_path)
         await self._complete(RunOptions(Call.LOAD_FILE, body))
 
