@@ -151,7 +151,8 @@ class HostcallDesk:
             raise ProtocolError(f"op {op} is under way already")
         handler = self._handlers.get(name)
         if handler is None:
-            return _reply(Status.FAILED, failure_of(name, "LookupError", "the host has no handler of this name"))
+            text = f"the host has no handler named {clip(name)}; it offers those that it was given as hostcalls="
+            return _reply(Status.FAILED, failure_of(name, "LookupError", text))
         size = len(untrusted_payload)
         if size > self._max_payload:
             text = f"a payload of {size} bytes is over max_payload ({self._max_payload})"
