@@ -6,7 +6,7 @@ __all__ = ["being_cancelled", "is_cancellation", "open_task_group", "outlast", "
 
 import math
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anyio
 import sniffio
@@ -49,11 +49,9 @@ async def open_task_group() -> AsyncGenerator[TaskGroup]:
 
 def is_cancellation(exc: BaseException) -> bool:
     """Tell whether an exception is a cancellation, or a group with one in it."""
-    cancelled = anyio.get_cancelled_exc_class()
     if isinstance(exc, BaseExceptionGroup):
-        found: BaseExceptionGroup[BaseException] | None = exc.subgroup(cancelled)
-        return found is not None
-    return isinstance(exc, cancelled)
+        return any(map(is_cancellation, cast("BaseExceptionGroup[BaseException]", exc).exceptions))
+    return isinstance(exc, anyio.get_cancelled_exc_class())
 
 
 def being_cancelled() -> bool:

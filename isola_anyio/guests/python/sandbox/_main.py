@@ -59,6 +59,7 @@ class Run:
         self.streams = []
         self.outcome = None
         self.told = _MISSING
+        self.cancelled = False
         self.deadlocked = False
         self.leaving = None
         self.leave_by = 0.0
@@ -254,6 +255,7 @@ class Run:
 
     def cancel(self):
         """The host cancels the run: let it unwind."""
+        self.cancelled = True
         if self.outcome is not None:
             return
         if self.task is not None:
@@ -320,6 +322,8 @@ class Run:
                 ok, value = False, error
         if ok:
             _port.done(self.number, frame)
+        elif self.cancelled:
+            _port.fail(self.number, _CANCELLED)  # nobody reads it; formatting a traceback takes a millisecond
         else:
             _port.fail(self.number, describe(value))
 
@@ -414,6 +418,7 @@ def describe(error):
 _class_name = type.__dict__["__name__"].__get__
 _TEXT = 1 << 16
 """Characters of a message or traceback that cross."""
+_CANCELLED = _encode({"type": "CancelledError", "message": "", "traceback": "", "limit": None})
 _MISSING = object()
 _PLAIN_RESULTS = frozenset((type(None), bool, int, float, str, list, dict, tuple, bytes))
 
