@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = ["DoorKeeper"]
 
+import codecs
 import math
 import time
 from typing import TYPE_CHECKING, Final
@@ -20,7 +21,7 @@ from isola_anyio.errors import (
 )
 from isola_anyio.events import LogEvent, LogLevel, ResultEvent
 from isola_anyio.guests import protocol
-from isola_anyio.guests.protocol import FRAME_OVERHEAD_BYTES, Door, ProtocolError
+from isola_anyio.guests.protocol import FRAME_OVERHEAD_BYTES, TEXT_PIECE_BYTES, Door, ProtocolError
 from isola_anyio.turns import Halt, Phase, Stop, Turns, let_others_run
 
 if TYPE_CHECKING:
@@ -29,6 +30,23 @@ if TYPE_CHECKING:
     from isola_anyio.values import JsonValue
 
 _LEVELS: Final[tuple[LogLevel, ...]] = ("debug", "info", "warning", "error")
+
+
+def _short_text(untrusted_field: JsonValue) -> str:
+    """Return a failure's field; anything but a str is taken for nothing, for it may take long to show."""
+    return untrusted_field[: 1 << 16] if isinstance(untrusted_field, str) else ""
+
+
+def _decode_text(untrusted_text: memoryview) -> str:
+    """Decode text of any length and quality, and let the event loop go on meanwhile."""
+    if len(untrusted_text) <= TEXT_PIECE_BYTES:
+        return str(untrusted_text, "utf-8", "replace")
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces: list[str] = []
+    for start in range(0, len(untrusted_text), TEXT_PIECE_BYTES):
+        pieces.append(decoder.decode(bytes(untrusted_text[start : start + TEXT_PIECE_BYTES])))
+        let_others_run()
+    return "".join([*pieces, decoder.decode(b"", final=True)])
 
 
 class DoorKeeper(Turns):
@@ -133,8 +151,8 @@ class DoorKeeper(Turns):
         level = untrusted_body[0] if len(untrusted_body) else 1
         if level >= len(_LEVELS):
             raise ProtocolError(f"log level {level} does not exist")
-        text = str(untrusted_body[1:], "utf-8", "replace")
         self.count_output(len(untrusted_body))
+        text = _decode_text(untrusted_body[1:])
         return b"\1" if self.emit(LogEvent(data=text, level=_LEVELS[level]), len(untrusted_body)) else b"\2"
 
     def count_output(self, size: int) -> None:
@@ -214,7 +232,7 @@ class DoorKeeper(Turns):
         fields = self._decode(untrusted_body)
         if not isinstance(fields, dict):
             raise ProtocolError("a failure that is not described")
-        type_name, text, traceback = (str(fields.get(key, ""))[: 1 << 16] for key in ("type", "message", "traceback"))
+        type_name, text, traceback = (_short_text(fields.get(key)) for key in ("type", "message", "traceback"))
         limit = fields.get("limit")
         if limit == "payload":
             return PayloadLimitError(f"{text} (max_payload={self.limits.max_payload}); raise it, or send less")

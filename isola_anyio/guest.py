@@ -19,7 +19,7 @@ from isola_anyio import codec
 from isola_anyio.engine.instance import Instance
 from isola_anyio.events import StderrEvent, StdoutEvent
 from isola_anyio.guests import protocol
-from isola_anyio.guests.protocol import FRAME_OVERHEAD_BYTES, Call, Door, ProtocolError
+from isola_anyio.guests.protocol import FRAME_OVERHEAD_BYTES, TEXT_PIECE_BYTES, Call, Door, ProtocolError
 from isola_anyio.limits import Usage
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.system import System
@@ -59,18 +59,27 @@ class TextOutput:
 
     def write(self, fd: int, chunks: Sequence[memoryview]) -> int:
         """Take what the guest writes; stands still while the consumer has no room."""
-        data = b"".join(chunks)
         run = self._guest.run
         if run is None:
+            data = b"".join(chunks)
             self._guest.build_output(fd, data)
             return len(data)
-        run.count_output(len(data))
+        size = sum(map(len, chunks))
+        run.count_output(size)  # before anything is copied
+        if size <= TEXT_PIECE_BYTES:
+            self._say(run, fd, b"".join(chunks))
+            return size
+        for chunk in chunks:
+            for start in range(0, len(chunk), TEXT_PIECE_BYTES):
+                self._say(run, fd, bytes(chunk[start : start + TEXT_PIECE_BYTES]))
+        return size
+
+    def _say(self, run: Turns, fd: int, data: bytes) -> None:
         text = self._decoders[fd].decode(data)
         if text:
             event = StdoutEvent(data=text) if fd == _STDOUT else StderrEvent(data=text)
             if not run.emit(event, len(data)):
                 raise WasiError(Errno.CANCELED)
-        return len(data)
 
     def flush(self, run: Turns) -> None:
         """At the end of a run: an unfinished character is shown as U+FFFD, and does not reach into the next run."""
