@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 # Untyped, because narrowing Any to "dict of unknowns" helps nobody.
 _DICT: Final = cast("type[Any]", dict)
 _LIST: Final = cast("type[Any]", list)
-_MAX_SAFE_INT: Final = 2**53 - 1
+_JS_DIGITS_END: Final = 1e21
+"""From here on JavaScript writes integral numbers with an exponent."""
 _MAX_ARRAY_INDEX: Final = 2**32 - 2
 _LETTERS: Final = "bBhHiIlLqQfd"
 
@@ -93,7 +94,7 @@ def json_values(*, max_leaves: int = 30, with_buffers: bool = True) -> SearchStr
 def js_values(*, max_leaves: int = 30) -> SearchStrategy[Any]:
     """Return values that come back from a JavaScript guest exactly as they were.
 
-    Left out is what JavaScript has no word for: integral floats within ±(2**53-1), keys that look like array
+    Left out is what JavaScript has no word for: integral floats below 1e21, keys that look like array
     indices, pairs of surrogates that stand for one character, and shapes.
     """
     leaves = scalars().filter(lambda leaf: equal_exact(leaf, expected_round_trip(leaf, "js")))
@@ -209,7 +210,7 @@ def _expected_leaf(value: Any, *, js: bool) -> Any:
         return int.__index__(value)
     if isinstance(value, float):
         number = float.__mul__(value, 1.0)
-        becomes_int = js and number.is_integer() and abs(number) <= _MAX_SAFE_INT and not _is_minus_zero(number)
+        becomes_int = js and number.is_integer() and abs(number) < _JS_DIGITS_END and not _is_minus_zero(number)
         return int(number) if becomes_int else number
     if isinstance(value, str):
         return _merged(value) if js else "".join(value)

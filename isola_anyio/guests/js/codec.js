@@ -13,6 +13,7 @@ export const codec = (() => {
 
   const MAX_DEPTH = 500;
   const MAX_SAFE = Number.MAX_SAFE_INTEGER;
+  const DIGITS_END = 1e21;
   const MAX_SAFE_BIG = 9007199254740991n; // this engine gets negative bigints wrong when it compares them with numbers
   const MAGIC = 0xfe;
   const VERSION = 1;
@@ -291,7 +292,10 @@ export const codec = (() => {
           if (isPlainNumber(value)) return value;
           if (value !== value) return this.escape("fnan");
           if (value - value !== 0) return this.escape(value > 0 ? "finf" : "f-inf");
-          return this.escape(value === 0 ? "f-0.0" : "f" + value);
+          if (value === 0) return this.escape("f-0.0");
+          // Integral, all that are left: an int as long as JavaScript itself writes them out in digits.
+          if (value < DIGITS_END && value > -DIGITS_END) return this.escape("i" + bigIntToString($BigInt(value), 16));
+          return this.escape("f" + value);
         case "bigint":
           if (value <= MAX_SAFE_BIG && value >= -MAX_SAFE_BIG) return $Number(value);
           return this.escape("i" + bigIntToString(value, 16));
