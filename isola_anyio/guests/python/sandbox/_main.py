@@ -431,6 +431,7 @@ def cancellation():
     """Make the exception for code that is told of the run's cancellation inside a turn, and remember which task it is."""
     if current is not None:
         current.told = _current_task(loop)
+        current.cancelled = True
     return _CancelledError()
 
 
