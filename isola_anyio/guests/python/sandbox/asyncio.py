@@ -9,6 +9,7 @@ from . import _codec, _errors, _loop, _port
 __all__ = ["hostcall", "run", "subscribe"]
 
 _encode = _codec.encode
+_EncodeError = _codec.EncodeError
 _decode = _codec.decode
 _operations = _port.operations
 
@@ -51,7 +52,10 @@ async def hostcall(name, payload=None):
     """
     if not isinstance(name, str):
         raise TypeError(f"a hostcall's name is a str, not {type(name).__name__}")
-    body = _port.hostcall_body(name, _encode(payload, max_bytes=_port.max_payload))
+    try:
+        body = _port.hostcall_body(name, _encode(payload, max_bytes=_port.max_payload))
+    except _EncodeError as error:
+        raise error.as_builtin() from None
     loop = _get_running_loop()
     now = _Immediate()
     target = [now]
