@@ -136,8 +136,9 @@ class Turns(ABC):
         self._cpu_s = 0.0
         self._turn_began = 0.0
         self._silent_since_cpu = 0.0  # seconds of the guest's CPU at which it last came where it could be told
-        self._turn_began_cpu: float | None = None
-        self._thread_clock: int | None = None
+        # The clock of the thread that has the turn, and what it showed when the run had used nothing. One object, so
+        # that whoever asks from another thread never takes one turn's clock for another's.
+        self._meter: tuple[int | None, float] | None = None
         self._began = 0.0
         self._busy_s = 0.0
         self.output_bytes = 0
@@ -170,35 +171,36 @@ class Turns(ABC):
 
     def _check_cpu(self) -> None:
         budget = self.limits.max_cpu
-        if budget is not None and self.phase is not Phase.ENDED and self._cpu_now() >= budget:
-            with self._lock:
+        if budget is None or self._cpu_now() < budget:
+            return
+        with self._lock:
+            if self.phase is not Phase.ENDED:  # else the interrupt would hit the next run
                 if self._stop is None:
                     self._stop = Stop.CPU
-            self.guest.instance.interrupt()
+                self.guest.instance.interrupt()
 
     def _cpu_now(self) -> float:
         """Seconds of CPU the guest has computed so far, its turn under way included."""
-        began, clock = self._turn_began_cpu, self._thread_clock
-        if began is None:
-            return self._cpu_s
-        if clock is None:
-            return self._cpu_s + time.monotonic() - self._turn_began
-        with suppress(OSError):  # the thread has just ended
-            return self._cpu_s + max(0.0, time.clock_gettime(clock) - began)
+        while (meter := self._meter) is not None:
+            clock, zero = meter
+            with suppress(OSError):  # the thread has just ended
+                used = _read(clock) - zero
+                if self._meter is meter:  # the turn was still going on when the clock was read
+                    return used
         return self._cpu_s
 
     def _turn(self, make_frame: Callable[[], bytes]) -> None:
         """Run one turn; whatever happens, the run's task is told."""
         self._turn_began = time.monotonic()
-        self._thread_clock = _thread_clock()
-        self._turn_began_cpu = time.thread_time()
+        clock = _thread_clock()
+        self._meter = (clock, _read(clock) - self._cpu_s)
         with self._lock:
             # A turn that was asked for before the run was stopped is not begun any more.
             wanted = self._stop is None or self._cancel_sent
             self._silent_since_cpu = self._cpu_s
             self.phase = Phase.COMPUTING if wanted else Phase.PARKED
         if not wanted:
-            self._turn_began_cpu = None
+            self._meter = None
             self._news.set()
             return
         try:
@@ -207,8 +209,8 @@ class Turns(ABC):
                 raise ProtocolError("the guest ended its turn without a word")
         except BaseException as exc:  # noqa: BLE001 - nothing may end a guest thread
             self._end_with(exc)
-        self._cpu_s += time.thread_time() - self._turn_began_cpu
-        self._turn_began_cpu = None
+        self._cpu_s = self._cpu_own()
+        self._meter = None
         self._busy_s += time.monotonic() - self._turn_began
         if self._verdict is Phase.PARKED:
             self._check_cpu()
@@ -216,6 +218,8 @@ class Turns(ABC):
         with self._lock:
             assert self._verdict is not None
             self.phase, self._verdict = self._verdict, None
+            if self.phase is Phase.ENDED and self._stop is Stop.CPU and not self.guest.broken:
+                self.guest.instance.forget_interrupt()  # it came when the guest had just ended by itself
         self._news.set()
 
     def _deliver(self, make_frame: Callable[[], bytes]) -> None:
@@ -305,8 +309,15 @@ class Turns(ABC):
 
     def _cpu_own(self) -> float:
         """Seconds of CPU the guest has computed so far; on the guest's own thread, inside a turn."""
-        assert self._turn_began_cpu is not None
-        return self._cpu_s + time.thread_time() - self._turn_began_cpu
+        assert self._meter is not None
+        clock, zero = self._meter
+        return _read(clock) - zero
+
+    def _discount(self, seconds: float) -> None:
+        """Take back CPU that was the host's own; on the guest's own thread, inside a turn."""
+        assert self._meter is not None
+        clock, zero = self._meter
+        self._meter = (clock, zero + seconds)
 
     def _block(self, seconds: float | None = None) -> None:
         """Stand still inside the turn until there is news or the run is being cancelled."""
@@ -353,6 +364,11 @@ def _thread_clock() -> int | None:
     if hasattr(time, "pthread_getcpuclockid"):
         return time.pthread_getcpuclockid(threading.get_ident())
     return None
+
+
+def _read(clock: int | None) -> float:
+    """Read a thread's clock; where threads have none, time stands for it."""
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 def let_others_run() -> None:
