@@ -101,7 +101,7 @@ async def echo(payload: object) -> object:
 async def work(template: SandboxTemplate, runs: int, random: Random, done: Counter[str]) -> None:
     """Make sandboxes and use each a few times, until ``runs`` runs were made."""
     while runs > 0:
-        async with template.create(hostcalls={"echo": echo}, max_output=1 << 16, max_cpu=0.1) as sandbox:
+        async with template.create(hostcalls={"echo": echo}, max_output=1 << 16, max_cpu=0.3) as sandbox:
             for _ in range(min(RUNS_A_SANDBOX, runs)):
                 runs -= 1
                 kind = await one_run(sandbox, random)
