@@ -329,11 +329,16 @@ def _too_little_memory(recipe: Recipe, why: Exception) -> InvalidArgumentError:
 
 
 def _prelude_error(untrusted_failure: bytes) -> GuestError:
-    fields: Any = codec.decode(untrusted_failure)
+    try:
+        fields: Any = codec.decode(untrusted_failure)
+    except codec.CodecError:
+        fields = None
     if not isinstance(fields, dict):
         raise InternalError("the guest described its prelude's failure in no known way")
     described = cast("dict[str, Any]", fields)
-    type_name, message, traceback = (str(described.get(key, "")) for key in ("type", "message", "traceback"))
+    # Anything but a str is taken for nothing: it may take long to show, or refuse to be.
+    found = (described.get(key) for key in ("type", "message", "traceback"))
+    type_name, message, traceback = (text[: 1 << 16] if isinstance(text, str) else "" for text in found)
     make = MemoryLimitError if described.get("limit") == "memory" else GuestError
     return make(type_name, message, traceback)
 
