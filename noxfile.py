@@ -130,8 +130,12 @@ def soak(session: nox.Session) -> None:
 
 @nox.session(python=MAIN, default=False)
 def fuzz(session: nox.Session) -> None:
-    """Throw generated frames, paths and values at everything that reads what a guest wrote."""
-    run_pytest(session, "-m", "fuzz", "--timeout", "3600", HYPOTHESIS_PROFILE="deep")
+    """Throw frames, paths and values, bred for what they reach, at everything that reads what a guest wrote.
+
+    Arguments after ``--`` go to ``python -m tests.fuzz``: a target, ``--seconds``, ``--corpus``.
+    """
+    session.install("-e", ".[test]", "atheris>=3")
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
 
 
 @nox.session(python=MAIN, default=False)

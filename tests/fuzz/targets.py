@@ -1,0 +1,605 @@
+"""Everything that reads a guest's bytes, as functions of bytes that raise ``AssertionError`` on a finding.
+
+A finding is an exception that is not an answer, an answer that cannot be right, more than `MAX_CPU_S` of computing, or
+memory out of proportion. The same bytes always mean the same calls: `Bytes` deals them out, and nothing is random.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import shutil
+import struct
+import tempfile
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, wraps
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from isola_anyio import codec
+from isola_anyio.building import _prelude_error
+from isola_anyio.cache.digests import Record, read_record
+from isola_anyio.codec import cutting, decoding
+from isola_anyio.door import DoorKeeper
+from isola_anyio.errors import InternalError, IsolaError
+from isola_anyio.events import EventQueue
+from isola_anyio.guest import Guest, TextOutput
+from isola_anyio.guests.protocol import HEAD, Call, Door, ProtocolError
+from isola_anyio.guests.python.driver import PythonPort
+from isola_anyio.limits import Limits
+from isola_anyio.mounts import MountConfig, bind
+from isola_anyio.runtimes.wasm import MalformedModuleError, export_names
+from isola_anyio.testing import equal_exact
+from isola_anyio.turns import Phase, RunOptions, Stop
+from isola_anyio.values import StreamSource
+from isola_anyio.wasi.errno import Errno, WasiError
+from isola_anyio.wasi.limits import FileLimits
+from isola_anyio.wasi.memory import GuestMemory
+from isola_anyio.wasi.signatures import SIGNATURES
+from isola_anyio.wasi.system import GuestExit
+from tests.wasi import client
+
+MAX_CPU_S = 2.0
+MEMORY_TIMES = 64
+MEMORY_BYTES = 256 << 10
+
+Target = Callable[[bytes], None]
+
+
+class Blocked(BaseException):
+    """The guest would stand still now: nothing is wrong, and nothing more comes of these bytes."""
+
+
+class Bytes:
+    """Deals bytes out; when they are used up, there are only zeros."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    def take(self, n: int) -> bytes:
+        found = self._data[self._at : self._at + n]
+        self._at += n
+        return found
+
+    def rest(self) -> bytes:
+        return self.take(len(self._data))
+
+    def number(self, n: int) -> int:
+        return int.from_bytes(self.take(n), "little")
+
+    def u8(self) -> int:
+        return self.number(1)
+
+    def chunk(self) -> bytes:
+        """Up to 239 bytes, or (a length above that) thousands of one byte."""
+        n = self.u8()
+        return self.take(n) if n < 240 else self.take(1) * ((n - 239) * 997)
+
+
+def target(function: Target) -> Target:
+    """Make every way to fail the same, and look at the CPU that was used."""
+
+    @wraps(function)
+    def run(data: bytes) -> None:
+        began = time.thread_time()
+        try:
+            function(data)
+        except (AssertionError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as exc:
+            raise AssertionError(f"{type(exc).__name__}: {exc}") from exc
+        used = time.thread_time() - began
+        assert used < MAX_CPU_S, f"{used:.1f} s of computing for {len(data)} bytes"
+
+    return run
+
+
+@contextmanager
+def measured(size: int) -> Iterator[None]:
+    """Fail if what is in here takes memory out of proportion to its input."""
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak <= MEMORY_TIMES * size + MEMORY_BYTES, f"{peak} bytes of memory for {size}"
+
+
+@cache
+def scratch() -> Path:
+    """A directory of this process's own, gone with it."""
+    path = Path(tempfile.mkdtemp(prefix="isola-fuzz-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+# --- frames: the door, from the guest's memory to the run
+
+
+FRAME_MEMORY_BYTES = 1 << 20
+FRAME_AT = 4096
+REPLY_AT = 64
+ROOM_AT = 512 << 10
+DOORS = [*Door, 0, 0x0F, 0x1C, 0xFF]
+NAMES = [b"plain", b"later", b"fails", b"odd", b"gives", b"never", b"", b"unknown", b"__rehearse_now__"]
+
+
+async def _later(payload: object) -> object:
+    await anyio.sleep(0)
+    return payload
+
+
+def _gives(payload: object) -> Awaitable[object]:
+    return _later(payload)
+
+
+def _fails(payload: object) -> object:
+    raise LookupError(payload)
+
+
+async def _never(payload: object) -> None:
+    await anyio.sleep_forever()
+
+
+HANDLERS: dict[str, Callable[[Any], Any]] = {
+    "plain": lambda payload: payload,
+    "later": _later,
+    "gives": _gives,
+    "fails": _fails,
+    "odd": lambda payload: {"it": object()},
+    "never": _never,
+}
+
+
+async def _broken_items() -> AsyncIterator[object]:
+    yield b"first"
+    raise OSError("the producer broke")
+
+
+class StubStore:
+    """The guest's exports: an allocator that gives one place."""
+
+    def __init__(self, place: int) -> None:
+        self._place = place
+
+    def export(self, name: str, params: str) -> Callable[..., int]:
+        return (lambda size: self._place) if name == "host_alloc" else (lambda *args: 0)
+
+    def memory_size(self) -> int:
+        return FRAME_MEMORY_BYTES
+
+
+class StubInstance:
+    """What a run and a port ask of an instance, without a module in it."""
+
+    def __init__(self, place: int) -> None:
+        size = FRAME_MEMORY_BYTES
+        self.memory = GuestMemory(bytearray(size), size, lambda: size)
+        self.store = StubStore(place)
+        self.dead = False
+
+    def set_handlers(self, handlers: list[Callable[..., int | None]]) -> None:
+        self.handlers = handlers
+
+    def wake(self) -> None:
+        """Nobody sleeps."""
+
+    def forget_interrupt(self) -> None:
+        """There was none."""
+
+    def enter(self, work: Callable[[], None]) -> None:
+        work()
+
+    def wait(self, seconds: float | None) -> None:
+        assert seconds is None or seconds == seconds
+        raise Blocked
+
+    sleep = wait
+
+
+class FrameGuest:
+    """A guest that is only a mouth, and the run that listens to it."""
+
+    def __init__(self, mode: int, source: Bytes) -> None:
+        self.source = source
+        self.instance = StubInstance([ROOM_AT, 0, FRAME_MEMORY_BYTES - 4, 0xFFFF_FFF0][mode >> 6])
+        self.guest = guest = Guest.__new__(Guest)
+        limits = Limits(max_memory=1 << 20, max_payload=2000, max_output=4000, max_hostcalls=3)
+        vars(guest).update(
+            driver=SimpleNamespace(dialect="js" if mode & 8 else "python"),
+            limits=limits,
+            instance=self.instance,
+            run=None,
+            abandoned=False,
+            port=self,
+            _reply=None,
+            _is_set_up=True,
+            _metered=False,
+        )
+        self.output = TextOutput(guest)
+        calls = SimpleNamespace(functions=lambda: dict.fromkeys(SIGNATURES))
+        self.door = PythonPort(self.instance, calls, guest._answer, max_frame=limits.max_payload + (1 << 16))._door  # type: ignore[arg-type]
+        self.turns: DoorKeeper | None = None
+        if mode & 1:
+            return
+        streams = [StreamSource([1, "zwei", b"3", 4.5, 1 << 70], 2), StreamSource(_broken_items(), 1)]
+        options = RunOptions(Call.CALL, b"", streams if mode & 2 else ())
+        self.turns = DoorKeeper(guest, 1, options, HANDLERS, queue=EventQueue() if mode & 4 else None)
+
+    def deliver(self, frame: bytes) -> None:
+        """A turn: the guest says one thing after another."""
+        source, turns = self.source, self.turns
+        assert len(frame) >= HEAD.size
+        while source:
+            step = source.u8()
+            if turns is not None:
+                if turns._verdict is not None and step < 240:
+                    return
+                if step < 8:
+                    return
+                if step < 24:
+                    with suppress(WasiError):  # CANCELED
+                        self.output.write(1 + (step & 1), [memoryview(source.chunk())])
+                    continue
+                if step == 24:
+                    turns._stop = Stop.CANCELLED
+                    continue
+            self.say(_frame(source), step & 7 if step >= 248 else 0)
+
+    def say(self, frame: bytes, wild: int) -> None:
+        """Knock at the door as the guest's import does; ``wild`` bends the pointers."""
+        memory = self.instance.memory
+        memory.write(FRAME_AT, frame)
+        pointer, length, out = FRAME_AT, len(frame), REPLY_AT
+        if wild & 1:
+            pointer = FRAME_MEMORY_BYTES - 3
+        if wild & 2:
+            length = -1
+        if wild & 4:
+            out = 0xFFFF_FFFD
+        status = self.door(pointer, length, out, REPLY_AT + 4)
+        assert status in {0, 0xFFFF_FFFE}, status
+        if not status:
+            at, size = memory.read_u32(REPLY_AT), memory.read_u32(REPLY_AT + 4)
+            assert not size or at + size <= FRAME_MEMORY_BYTES
+
+
+def _frame(source: Bytes) -> bytes:
+    kind = source.u8()
+    kind = DOORS[kind % len(DOORS)] if kind < 240 else kind
+    number = source.u8()
+    number = 1 if number < 128 else number - 128 if number < 250 else source.number(4)
+    body = source.chunk()
+    if kind == Door.HOSTCALL and (how := source.u8()) < 200:
+        name = NAMES[how % len(NAMES)]
+        body = len(name).to_bytes(2, "little") + name + body
+        number = how if number == 1 else number
+    elif kind in {Door.PARK, Door.WAIT} and (how := source.u8()) < 200:
+        body = struct.pack("<dB", [-1.0, 0.0, 1e-9, 1.0, 1e308, float("inf"), float("nan")][how % 7], how >> 4)
+    return HEAD.pack(kind, number) + body
+
+
+async def _frames(source: Bytes) -> None:
+    it = FrameGuest(source.u8(), source)
+    turns = it.turns
+    if turns is None:
+        with suppress(ProtocolError, Blocked):
+            it.deliver(bytes(HEAD.size))
+        if it.guest._reply is not None:
+            with suppress(InternalError):
+                _prelude_error(it.guest._reply)
+        return
+    async with anyio.create_task_group() as group:
+        for feed in turns._feeds:
+            group.start_soon(feed.produce)
+        make_frame = turns._first_frame
+        while source and turns.phase is not Phase.ENDED:
+            turns._turn(make_frame)
+            make_frame = turns._resume_frame
+            await _host_step(turns, group, source.u8())
+        group.cancel_scope.cancel()
+    turns.desk.abandon()
+    assert turns.desk._answer_bytes >= 0
+    assert turns.desk._pending_bytes >= 0
+    outcome = turns.outcome
+    if isinstance(outcome, InternalError):
+        raise outcome
+    assert isinstance(outcome, (IsolaError, Blocked)) or not isinstance(outcome, BaseException), repr(outcome)
+
+
+async def _host_step(turns: DoorKeeper, group: TaskGroup, how: int) -> None:
+    """What happens while the guest is parked."""
+    if how & 8:
+        turns.desk.start(group)
+    if how & 16 and turns.queue is not None:
+        turns.queue._events.clear()
+    if how >= 240:
+        turns._stop = turns._stop or Stop.CANCELLED
+        turns._cancel_sent = True
+    for _ in range(how & 7):
+        await anyio.sleep(0)
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    atexit.register(loop.close)
+    return loop
+
+
+@target
+def frames(data: bytes) -> None:
+    """Door calls, output and completions, in any order and form."""
+    failures: list[BaseException] = []
+
+    async def scenario() -> None:
+        try:
+            await _frames(Bytes(data))
+        except BaseExceptionGroup as group:
+            failures.append(group.exceptions[0])
+
+    _loop().run_until_complete(scenario())
+    if failures:
+        raise failures[0]
+
+
+# --- wasi: every function, over in-memory files, a host directory and an overlay
+
+
+ROLES = {
+    "args_get": "oo", "args_sizes_get": "oo", "environ_get": "oo", "environ_sizes_get": "oo", "clock_res_get": "go",
+    "clock_time_get": "gNo", "fd_advise": "fNNg", "fd_allocate": "fNN", "fd_close": "f", "fd_datasync": "f",
+    "fd_fdstat_get": "fo", "fd_fdstat_set_flags": "fg", "fd_fdstat_set_rights": "frr", "fd_filestat_get": "fo",
+    "fd_filestat_set_size": "fN", "fd_filestat_set_times": "fNNg", "fd_pread": "fvNo", "fd_prestat_get": "fo",
+    "fd_prestat_dir_name": "fb", "fd_pwrite": "fvNo", "fd_read": "fvo", "fd_readdir": "fbNo", "fd_renumber": "ff",
+    "fd_seek": "fNgo", "fd_sync": "f", "fd_tell": "fo", "fd_write": "fvo", "path_create_directory": "fP",
+    "path_filestat_get": "fgPo", "path_filestat_set_times": "fgPNNg", "path_link": "fgPfP", "path_open": "fgPgrrgo",
+    "path_readlink": "fPbo", "path_remove_directory": "fP", "path_rename": "fPfP", "path_symlink": "PfP",
+    "path_unlink_file": "fP", "poll_oneoff": "sogo", "proc_exit": "g", "proc_raise": "g", "random_get": "b",
+    "sched_yield": "", "sock_accept": "fgo", "sock_recv": "fvgoo", "sock_send": "fvgo", "sock_shutdown": "fg",
+}  # fmt: skip
+"""What each argument is: a descriptor, flags, a number, rights, an out pointer, or (two arguments) a path, a list of
+vectors, a buffer; ``s`` are subscriptions."""
+
+CALLS = [*SIGNATURES, *["path_open"] * 12, *["fd_write", "fd_read", "fd_readdir", "path_rename"] * 3]
+PATHS = [
+    b"", b".", b"..", b"tmp", b"tmp/a", b"tmp/b", b"tmp/b/c", b"host", b"host/a", b"host/d", b"host/d/x", b"over/f",
+    b"over/d", b"over/d/x", b"over/l", b"over/out", b"over/out/secret", b"host/../tmp/a", b"host/../../x", b"/", b"/tmp",
+    b"tmp/\xff", b"tmp/a\0b", b"n" * 300, b"tmp/" + b"d/" * 40, b"host/l", b"host/l/secret", b"../outside/secret",
+]  # fmt: skip
+NUMBERS = [
+    0, 1, 2, 3, 7, 8, 24, 25, 255, 4096, 65535, client.MEMORY_BYTES - 1, client.MEMORY_BYTES, (1 << 31) - 1, 1 << 31,
+    (1 << 32) - 1, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, -1, -8, -(1 << 31), -(1 << 63),
+]  # fmt: skip
+RIGHTS = [client.OTHERS | client.RW, client.OTHERS | client.R, client.OTHERS | client.W, client.RW, 0, (1 << 64) - 1]
+SECRET = b"host only: no guest sees this"
+PATHS_AT = 8192
+VECTORS_AT = 2048
+
+
+class Sleepless(client.FakeClock):
+    """Time goes on only in short naps."""
+
+    def sleep(self, seconds: float | None) -> None:
+        assert seconds is None or 0 <= seconds <= 86_400
+        if seconds is None or seconds > 3600:
+            raise Blocked
+        super().sleep(seconds)
+
+
+@cache
+def _host() -> tuple[Path, Path]:
+    outside, work, lower = (scratch() / name for name in ("outside", "work", "lower"))
+    for path in (outside, work, lower, lower / "d"):
+        path.mkdir()
+    (outside / "secret").write_bytes(SECRET)
+    (lower / "f").write_bytes(b"lower")
+    (lower / "d" / "x").write_bytes(b"x" * 5000)
+    (lower / "l").symlink_to("d")
+    (lower / "out").symlink_to("../outside")
+    os.mkfifo(lower / "fifo")
+    return work, lower
+
+
+def _wasi_guest() -> client.Guest:
+    work, lower = _host()
+    for entry in os.scandir(work):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
+    os.mkdir(work / "d")
+    os.symlink("../outside", work / "l")
+    guest = client.Guest(
+        mounts=[
+            bind(MountConfig(work, "/host", "read-write", "read-write")),
+            bind(MountConfig(lower, "/over", "read-write", "read-write", mode="overlay")),
+        ],
+        limits=FileLimits(max_memory_bytes=2 << 20, max_open_files=16, max_written_bytes=1 << 20, max_entries=100),
+        stdin=b"typed",
+        args=(b"guest", b"-x"),
+        environ={"A": "1", "LONG": "y" * 100},
+    )
+    guest.clock = guest.system._clock = Sleepless()
+    guest.system._sleep = guest.clock.sleep
+    return guest
+
+
+def _number(source: Bytes) -> int:
+    how = source.u8()
+    if how < 128:
+        return NUMBERS[how] if how < len(NUMBERS) else how
+    return source.number(2 if how < 200 else 4 if how < 230 else 8)
+
+
+def _argument(role: str, source: Bytes, guest: client.Guest, slot: int) -> list[int]:
+    if role == "f":
+        return [source.u8() & 15]
+    if role == "g":
+        return [source.u8()]
+    if role == "N":
+        return [_number(source)]
+    if role == "r":
+        return [RIGHTS[source.u8() % len(RIGHTS)]]
+    if role == "o":
+        how = source.u8()
+        return [client.OUT if how < 240 else _number(source)]
+    if role == "b":
+        return [client.BUFFER, _number(source)]
+    if role == "P":
+        how = source.u8()
+        path = PATHS[how % len(PATHS)] if how < 200 else source.chunk()[:4096]
+        return list(guest.put(PATHS_AT + slot * 512, path))
+    if role == "v":
+        count = source.u8() & 3
+        for i in range(count):
+            how = source.u8()
+            start, n = (client.BUFFER, how) if how < 200 else (_number(source), _number(source))
+            guest.put(VECTORS_AT + 8 * i, struct.pack("<II", start & 0xFFFF_FFFF, n & 0xFFFF_FFFF))
+        return [VECTORS_AT, count]
+    guest.put(VECTORS_AT, source.chunk()[:4096])
+    return [VECTORS_AT]
+
+
+def _wasi_calls(guest: client.Guest, source: Bytes) -> None:
+    functions = guest.system.functions()
+    while source:
+        which = source.u8()
+        if which >= 250:
+            guest.put(client.BUFFER + 16 * (which - 250), source.chunk())
+            continue
+        name = CALLS[which % len(CALLS)]
+        params = SIGNATURES[name][0]
+        if which >= 240:
+            args = [_number(source) for _ in params]
+        else:
+            args = [n for slot, role in enumerate(ROLES[name]) for n in _argument(role, source, guest, slot)]
+        assert len(args) == len(params), name
+        answer = functions[name](*args)
+        assert type(answer) is int, name
+        Errno(answer)
+        if guest.system.fault is not None:
+            raise AssertionError(f"{name}{args}: {guest.system.fault!r}") from guest.system.fault
+
+
+@target
+def wasi(data: bytes) -> None:
+    """Preview 1 calls, in any order, with any arguments and memory."""
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    guest = _wasi_guest()
+    try:
+        _wasi_calls(guest, Bytes(data))
+    except (Blocked, GuestExit):
+        pass
+    finally:
+        usage, seen = guest.files.usage, bytes(guest.memory.buffer)
+        guest.close()
+    assert 0 <= usage.memory_bytes <= 2 << 20, usage.memory_bytes
+    assert 0 <= usage.written_bytes <= 1 << 20, usage.written_bytes
+    assert SECRET not in seen, "the guest read a file outside of its mounts"
+    outside = scratch() / "outside"
+    assert os.listdir(outside) == ["secret"]
+    assert (outside / "secret").read_bytes() == SECRET
+    assert sorted(os.listdir(_host()[1])) == ["d", "f", "fifo", "l", "out"]
+    assert not before or len(os.listdir("/proc/self/fd")) <= before, "a descriptor is left open"
+
+
+# --- decode
+
+
+SMALL_PARTS = {
+    "CUT_BYTES": 96, "PART_BYTES": 192, "_LAST_BYTES": 96, "LONG_STR_BYTES": 24, "STR_RUN_BYTES": 64, "_STEP_BYTES": 8,
+}  # fmt: skip
+
+
+@contextmanager
+def _small_parts() -> Iterator[None]:
+    """Cut texts of hundreds of bytes as others are of hundreds of thousands."""
+    modules: tuple[Any, Any] = (cutting, decoding)
+    before = [
+        (module, name, getattr(module, name)) for module in modules for name in SMALL_PARTS if hasattr(module, name)
+    ]
+    try:
+        for module, name, _ in before:
+            setattr(module, name, SMALL_PARTS[name])
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+def _decode(data: bytes | memoryview) -> tuple[Any, str | None]:
+    try:
+        return codec.decode(data), None
+    except codec.CodecError as exc:
+        text = str(exc)
+        assert text.startswith("$")
+        assert len(text) < 400, len(text)
+        return None, text
+
+
+@target
+def decode(data: bytes) -> None:
+    """A value or ``CodecError``; the same one when the text is cut into pieces."""
+    with measured(len(data)):
+        value, problem = _decode(data)
+    borrowed, problem_borrowed = _decode(memoryview(data))
+    assert problem == problem_borrowed
+    if problem is None:
+        assert equal_exact(value, borrowed)
+    with _small_parts():
+        in_parts, problem_in_parts = _decode(data)
+    if problem_in_parts is None:
+        assert problem is None, f"only accepted in parts: {problem}"
+        assert equal_exact(value, in_parts)
+    else:
+        # No encoder makes texts of long stretches without a comma or a quote, and those are not cut.
+        assert problem is not None or "not JSON that an encoder makes" in problem_in_parts, problem_in_parts
+
+
+# --- wasm: files that name what is in other files
+
+
+@target
+def wasm(data: bytes) -> None:
+    """A module's exports, and a cached digest's record."""
+    path = scratch() / "file"
+    source = Bytes(data)
+    mode = source.u8()
+    content = source.rest()
+    if mode & 1:
+        path.write_bytes(content)
+        path.chmod(0o600)
+        with measured(len(content)):
+            record = read_record(path)
+        if record is not None:
+            found = path.lstat()
+            assert type(record.covers(found)) is bool
+            path.write_bytes(record.to_bytes())
+            assert read_record(path) == record
+            assert all(type(getattr(record, name)) is int for name in Record.__dataclass_fields__ if name != "sha256")
+        return
+    path.write_bytes((b"" if mode & 2 else b"\0asm\1\0\0\0") + content)
+    with measured(len(content)):
+        try:
+            names = export_names(path)
+        except MalformedModuleError as exc:
+            assert str(exc)
+        else:
+            assert all(isinstance(name, str) for name in names)
+
+
+TARGETS: dict[str, Target] = {"frames": frames, "wasi": wasi, "decode": decode, "wasm": wasm}
