@@ -1,4 +1,4 @@
-"""CBOR (RFC 8949) for the guest: the data model of JSON, bytes, and big integers; no library of it is in the runtime."""
+"""CBOR (RFC 8949) for the guest: JSON's data model, bytes and big integers; no library of it is in the runtime."""
 
 import struct
 
@@ -163,7 +163,7 @@ def _read_indefinite(data, at, major, depth):
     if major == 5:
         if len(parts) % 2:
             raise ValueError("a map with a key and no value")
-        return dict(zip(parts[::2], parts[1::2])), at
+        return dict(zip(parts[::2], parts[1::2], strict=True)), at
     kind = bytes if major == 2 else str
     if not all(type(part) is kind for part in parts):
         raise ValueError("a string with a chunk of another kind")

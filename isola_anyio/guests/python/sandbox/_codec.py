@@ -105,7 +105,9 @@ def _remedy(value):
 
 def _type_name(value):
     kind = type(value)
-    return kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
+    if kind.__module__ in {"builtins", "__main__"}:
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*", re.ASCII)
@@ -403,8 +405,18 @@ _SIZES = {
 }
 _LONG = "l" if struct.calcsize("l") == 8 else "q"
 _LETTERS = {
-    **{"i1": "b", "i2": "h", "i4": "i", "i8": _LONG, "u1": "B", "u2": "H", "u4": "I", "u8": _LONG.upper()},
-    **{"f2": "e", "f4": "f", "f8": "d", "b1": "?"},
+    "i1": "b",
+    "i2": "h",
+    "i4": "i",
+    "i8": _LONG,
+    "u1": "B",
+    "u2": "H",
+    "u4": "I",
+    "u8": _LONG.upper(),
+    "f2": "e",
+    "f4": "f",
+    "f8": "d",
+    "b1": "?",
 }
 _BUFFER_REMEDIES = {
     "O": "convert it with .tolist()",
@@ -493,7 +505,7 @@ def _pack(key, flags, text, segments):
     head = _HEAD.pack(_MAGIC, _VERSION, len(name), flags, len(text), len(segments))
     pieces = [head, struct.pack(f"<{len(sizes)}I", *sizes), name, text]
     at = len(head) + 4 * len(sizes) + len(name) + len(text)
-    for segment, size in zip(segments, sizes):
+    for segment, size in zip(segments, sizes, strict=True):
         gap = -at % 8
         pieces += (_PADDING[:gap], segment)
         at += gap + size

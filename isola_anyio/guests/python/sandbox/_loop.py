@@ -1,4 +1,4 @@
-"""What does `asyncio` run on in here? A loop that is pumped: it runs what is ready, then says when it wants the next turn.
+"""What does `asyncio` run on in here? A loop that is pumped: it runs what is ready, then says when it wants a turn.
 
 No selector, no sockets, no threads. Inside a turn of the host's it is pumped once (`pump`); plain code that must wait
 (`run`, `asyncio.run`) pumps it and blocks in the host in between (`run_until_complete`).
@@ -62,7 +62,7 @@ class PortLoop(base_events.BaseEventLoop):
             self._timer_cancelled_count = 0
 
     def pump(self, until=None):
-        """Run what is ready; -> seconds until the next timer (0 when there is more), None when only the host can go on."""
+        """Run what is ready; -> seconds until the next timer (0: there is more), None when only the host can go on."""
         ready = self._ready
         outer = _get_running_loop()
         outer_hooks = _get_asyncgen_hooks()

@@ -16,7 +16,7 @@ import traceback
 import types
 import weakref
 
-from . import _codec, _errors, _loop, _port, _stdio
+from . import _codec, _loop, _port, _stdio
 from . import asyncio as sandbox_asyncio
 
 _encode = _codec.encode
@@ -428,7 +428,7 @@ _reserve = bytearray(1 << 16)
 
 
 def cancellation():
-    """Make the exception for code that is told of the run's cancellation inside a turn, and remember which task it is."""
+    """Make the exception for code that is told of the run's cancellation inside a turn; remember which task it is."""
     if current is not None:
         current.told = _current_task(loop)
         current.cancelled = True

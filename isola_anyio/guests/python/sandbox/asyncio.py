@@ -2,7 +2,6 @@
 
 import asyncio as _asyncio
 from asyncio.events import get_running_loop as _get_running_loop
-from functools import partial as _partial
 
 from . import _codec, _errors, _loop, _port
 
