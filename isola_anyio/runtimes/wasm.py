@@ -19,7 +19,8 @@ MAGIC: Final = b"\0asm"
 MODULE_VERSION: Final = b"\1\0\0\0"
 EXPORT_SECTION: Final = 7
 EXPORT_KINDS: Final = range(5)  # function, table, memory, global, tag
-MAX_EXPORT_SECTION_BYTES: Final = 16 << 20  # a guess; the real ones are below 2 KiB
+MAX_EXPORT_SECTION_BYTES: Final = 1 << 20  # a guess; the real ones are below 2 KiB
+MAX_SECTIONS: Final = 4096  # a guess; the real ones have two dozen, and a file of nothing else took minutes to read
 MAX_LEB_BYTES: Final = 5  # of an unsigned 32-bit number
 
 
@@ -42,7 +43,11 @@ def export_names(path: Path) -> frozenset[str]:
         if header[4:] != MODULE_VERSION:
             raise MalformedModuleError("it is not a core module of WebAssembly version 1 (a component, perhaps)")
         names: frozenset[str] | None = None
+        n_sections = 0
         while section_id := file.read(1):
+            n_sections += 1
+            if n_sections > MAX_SECTIONS:
+                raise MalformedModuleError(f"it has more than {MAX_SECTIONS} sections")
             size = _read_u32(file)
             if file.tell() + size > file_bytes:
                 raise MalformedModuleError("it is cut short")
