@@ -143,3 +143,38 @@ def test_mutated_seeds_find_nothing(name: str) -> None:
         except AssertionError:
             print(f"{name}({data!r})")
             raise
+
+
+def exports(count: int) -> bytes:
+    """An export section with a name of its own for each of ``count`` functions."""
+    body = b"".join(b"\3%c%c%c\0\0" % (i & 63, i >> 6 & 63, i >> 12) for i in range(count))
+    return b"\7" + leb(len(body) + 4) + leb(count) + body
+
+
+def leb(number: int) -> bytes:
+    return bytes((0x80 | number & 127, 0x80 | number >> 7 & 127, 0x80 | number >> 14 & 127, number >> 21))
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("wasm", b"\x00" + b"\0\0" * 4_000_000),
+        ("wasm", b"\x00" + exports(100_000)),
+        ("wasm", b"\x00" + exports(250_000)),
+        ("wasm", b"\x01[" + b"0," * 100_000 + b"0]"),
+        ("decode", b"[" + b'{"a":[]},' * 20_000 + b"0]"),
+        ("decode", b'["' + b"\\u00e9" * 50_000 + b'"]'),
+        (
+            "decode",
+            b"\xfe\x01\x01\0" + (2).to_bytes(4, "little") + (50_000).to_bytes(4, "little") + bytes(200_000) + b"$[]",
+        ),
+        ("wasi", call("fd_write", 1, 1, 250, 0) * 2000),
+        ("wasi", b"".join(call("path_create_directory", 3, 201, 6) + b"tmp/%02d" % i for i in range(99))),
+        ("frames", b"\x00" + hostcall(b"later", b"[]") * 500),
+        ("frames", b"\x04" + b"\x80\x01\x00\x01[" * 500),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(len(value)),
+)
+def test_large_inputs_find_nothing(name: str, data: bytes) -> None:
+    """What fuzzing, with its short inputs, does not come to."""
+    TARGETS[name](data)
