@@ -11,6 +11,7 @@ __all__ = ["TypedBuffer", "Unsupported", "describe", "view"]
 import math
 import struct
 import sys
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 _KINDS: Final = {
@@ -49,7 +50,7 @@ _REMEDIES: Final = {
     "T": "send its fields one by one",
 }
 _MAX_EMPTY_BYTES: Final = 1024 * 1024
-"""The largest row of a buffer without rows that is made to cut it off: nothing a guest may make larger than it sent."""
+"""The largest row of a buffer without rows that is there to be cut off."""
 _MAX_DIMS: Final = 64
 """What the buffer protocol allows."""
 
@@ -118,6 +119,12 @@ def _swapped(data: bytes, size: int) -> bytearray:
     return out
 
 
+@cache
+def _zeros() -> bytes:
+    """Return the row that every buffer without rows is cut from: one for all, for a guest may send many for nothing."""
+    return bytes(_MAX_EMPTY_BYTES)
+
+
 def view(data: memoryview, spec: str) -> memoryview:
     """Return ``data``, some bytes, as the typed buffer that the untrusted ``spec`` names, without copying.
 
@@ -142,7 +149,8 @@ def view(data: memoryview, spec: str) -> memoryview:
             found = data.cast(letter)
         elif 0 not in shape[1:] and math.prod(shape[1:]) * size <= _MAX_EMPTY_BYTES:
             # memoryview knows no zeros in a shape, but can be cut down to one
-            found = memoryview(bytes(math.prod(shape[1:]) * size)).cast(letter, (1, *shape[1:]))[:0]
+            row = memoryview(_zeros())[: math.prod(shape[1:]) * size]
+            found = row.cast(letter, (1, *shape[1:]))[:0]
         if found is not None:
             return found
     return _view_by_numpy(data, name, shape)
