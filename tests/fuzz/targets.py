@@ -24,10 +24,11 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from isola_anyio import codec
+from isola_anyio import codec, door, events, feeds, guest, hostcalls
 from isola_anyio.building import _prelude_error
 from isola_anyio.cache.digests import Record, read_record
-from isola_anyio.codec import cutting, decoding
+from isola_anyio.codec import buffers, cutting, decoding
+from isola_anyio.codec.frame import pack
 from isola_anyio.door import DoorKeeper
 from isola_anyio.errors import InternalError, IsolaError
 from isola_anyio.events import EventQueue
@@ -106,6 +107,13 @@ def target(function: Target) -> Target:
     return run
 
 
+with suppress(ImportError):
+    import numpy as np  # noqa: F401 - the codec asks for it late, and its import is not the input's memory
+
+
+buffers._zeros()  # made once, too
+
+
 @contextmanager
 def measured(size: int) -> Iterator[None]:
     """Fail if what is in here takes memory out of proportion to its input."""
@@ -116,6 +124,20 @@ def measured(size: int) -> Iterator[None]:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak <= MEMORY_TIMES * size + MEMORY_BYTES, f"{peak} bytes of memory for {size}"
+
+
+@contextmanager
+def constants(values: dict[str, int], *modules: Any) -> Iterator[None]:
+    """Make limits small, so that short inputs come to them."""
+    before = [(module, name, getattr(module, name)) for module in modules for name in values if hasattr(module, name)]
+    assert {name for _, name, _ in before} == set(values)
+    try:
+        for module, name, _ in before:
+            setattr(module, name, values[name])
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
 
 
 @cache
@@ -169,6 +191,9 @@ async def _broken_items() -> AsyncIterator[object]:
     raise OSError("the producer broke")
 
 
+SMALL_LIMITS = {"CAPACITY_EVENTS": 3, "PENDING_BYTES": 12_000, "BATCH_BYTES": 64, "TEXT_PIECE_BYTES": 16}
+
+
 class StubStore:
     """The guest's exports: an allocator that gives one place."""
 
@@ -216,9 +241,9 @@ class FrameGuest:
     def __init__(self, mode: int, source: Bytes) -> None:
         self.source = source
         self.instance = StubInstance([ROOM_AT, 0, FRAME_MEMORY_BYTES - 4, 0xFFFF_FFF0][mode >> 6])
-        self.guest = guest = Guest.__new__(Guest)
+        self.guest = made = Guest.__new__(Guest)
         limits = Limits(max_memory=1 << 20, max_payload=2000, max_output=4000, max_hostcalls=3)
-        vars(guest).update(
+        vars(made).update(
             driver=SimpleNamespace(dialect="js" if mode & 8 else "python"),
             limits=limits,
             instance=self.instance,
@@ -229,15 +254,19 @@ class FrameGuest:
             _is_set_up=True,
             _metered=False,
         )
-        self.output = TextOutput(guest)
+        self.output = TextOutput(made)
         calls = SimpleNamespace(functions=lambda: dict.fromkeys(SIGNATURES))
-        self.door = PythonPort(self.instance, calls, guest._answer, max_frame=limits.max_payload + (1 << 16))._door  # type: ignore[arg-type]
+        self.knock = PythonPort(self.instance, calls, made._answer, max_frame=limits.max_payload + (1 << 16))._door  # type: ignore[arg-type]
         self.turns: DoorKeeper | None = None
         if mode & 1:
             return
-        streams = [StreamSource([1, "zwei", b"3", 4.5, 1 << 70], 2), StreamSource(_broken_items(), 1)]
+        streams = [
+            StreamSource([1, "zwei", b"3", 4.5, 1 << 70], 2),
+            StreamSource(_broken_items(), 1),
+            StreamSource(["y" * 50, {}, {1}], 3),
+        ]
         options = RunOptions(Call.CALL, b"", streams if mode & 2 else ())
-        self.turns = DoorKeeper(guest, 1, options, HANDLERS, queue=EventQueue() if mode & 4 else None)
+        self.turns = DoorKeeper(made, 1, options, HANDLERS, queue=EventQueue() if mode & 4 else None)
 
     def deliver(self, frame: bytes) -> None:
         """A turn: the guest says one thing after another."""
@@ -270,7 +299,7 @@ class FrameGuest:
             length = -1
         if wild & 4:
             out = 0xFFFF_FFFD
-        status = self.door(pointer, length, out, REPLY_AT + 4)
+        status = self.knock(pointer, length, out, REPLY_AT + 4)
         assert status in {0, 0xFFFF_FFFE}, status
         if not status:
             at, size = memory.read_u32(REPLY_AT), memory.read_u32(REPLY_AT + 4)
@@ -351,7 +380,8 @@ def frames(data: bytes) -> None:
         except BaseExceptionGroup as group:
             failures.append(group.exceptions[0])
 
-    _loop().run_until_complete(scenario())
+    with constants(SMALL_LIMITS, door, events, feeds, guest, hostcalls):
+        _loop().run_until_complete(scenario())
     if failures:
         raise failures[0]
 
@@ -522,23 +552,17 @@ def wasi(data: bytes) -> None:
 
 SMALL_PARTS = {
     "CUT_BYTES": 96, "PART_BYTES": 192, "_LAST_BYTES": 96, "LONG_STR_BYTES": 24, "STR_RUN_BYTES": 64, "_STEP_BYTES": 8,
+    "_STR_RUN_BYTES": 16,
 }  # fmt: skip
+"""Texts of hundreds of bytes are cut as others are of hundreds of thousands."""
 
 
-@contextmanager
-def _small_parts() -> Iterator[None]:
-    """Cut texts of hundreds of bytes as others are of hundreds of thousands."""
-    modules: tuple[Any, Any] = (cutting, decoding)
-    before = [
-        (module, name, getattr(module, name)) for module in modules for name in SMALL_PARTS if hasattr(module, name)
-    ]
-    try:
-        for module, name, _ in before:
-            setattr(module, name, SMALL_PARTS[name])
-        yield
-    finally:
-        for module, name, value in before:
-            setattr(module, name, value)
+def _built(source: Bytes) -> bytes:
+    """A frame whose numbers are right, of segments and a text that may be anything; its key is ``$``."""
+    flags = source.u8() & 1
+    segments = [source.chunk() for _ in range(source.u8() & 3)]
+    text = source.rest()
+    return pack("$", flags, text, segments)
 
 
 def _decode(data: bytes | memoryview) -> tuple[Any, str | None]:
@@ -553,14 +577,16 @@ def _decode(data: bytes | memoryview) -> tuple[Any, str | None]:
 
 @target
 def decode(data: bytes) -> None:
-    """A value or ``CodecError``; the same one when the text is cut into pieces."""
+    """A value or ``CodecError``; the same one when the text is cut into pieces. After 0xFD, a frame is built."""
+    if data[:1] == b"\xfd":
+        data = _built(Bytes(data[1:]))
     with measured(len(data)):
         value, problem = _decode(data)
     borrowed, problem_borrowed = _decode(memoryview(data))
     assert problem == problem_borrowed
     if problem is None:
         assert equal_exact(value, borrowed)
-    with _small_parts():
+    with constants(SMALL_PARTS, cutting, decoding):
         in_parts, problem_in_parts = _decode(data)
     if problem_in_parts is None:
         assert problem is None, f"only accepted in parts: {problem}"

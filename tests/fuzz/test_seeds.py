@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from isola_anyio.codec.frame import pack
 from tests.fuzz.targets import CALLS, NAMES, TARGETS
 
 MUTATIONS = 200
@@ -45,6 +46,17 @@ SEEDS: dict[str, list[bytes]] = {
         b"\x01" + hostcall(b"__rehearse_now__", b"") + hostcall(b"plain", b"[]"),
         b"\x04\x08\x05\xc3\x28\xc3\xa4\xe2\x09\xff\x00\x18\x08\x02ab\x80\x06\x00\x00\x00",  # output, cancelled
         b"\x04" + b"\x08\xf1z" * 5,
+        b"\x04" + b"\x80\x01\x00\x01[" + b"\x80\x01\x00\x011" * 5 + PARK + b"\x1f" + b"\x80\x01\x00\x011" * 2,
+        b"\x04" + b"\x08\x01a" * 4 + b"\x18" + b"\x08\x01a" + PARK,
+        b"\x04\x18\x80\x02\x00\x03\x01ab\x80\x02\x00\xf1b\x80\x06\x00\x00\x02",
+        b"\x02\x80\x08\x05\x04\x02\0\0\0" + PARK + b"\x0f\x80\x08\x06\x04\x02\0\0\0\x80\x08\x06\x04\x02\0\0\0",
+        b"\x00"
+        + hostcall(b"later", b"0", 130)
+        + hostcall(b"never", b"0", 131)
+        + hostcall(b"gives", b"0", 132)
+        + hostcall(b"never", b"0", 133)
+        + PARK
+        + b"\x0f",
         b"\x00\xff\x00\x00\x00\xfa\x01\x00\x00\xfc\x01\x00\x00",
         b"\xc0" + hostcall(b"plain", b"0"),
         b'\x00\x80\x03\x00\x1d\xfe\x01\x01\x00\x0a\0\0\0\x01\0\0\0\x01\0\0\0${"$":"b0"}\0\0',
@@ -85,11 +97,20 @@ SEEDS: dict[str, list[bytes]] = {
         b'["' + b"long \\u0041 \\\\ string" * 30 + b'",' + b"[1,[2,{}]]," * 60 + b'{"k":"' + b"v" * 90 + b'"}]',
         b'{"' + b"k" * 70 + b'":{"a":[' + b"0," * 150 + b"0]}," + b'"x":"\\"]",' * 30 + b'"z":[]}',
         b"[" + b"1" * 4301 + b"]",
-        b'\xfe\x01\x01\x00\x0a\0\0\0\x01\0\0\0\x02\0\0\0${"$":"b0"}\0ab',
-        b'\xfe\x01\x01\x00\x10\0\0\0\x01\0\0\0\x08\0\0\0${"$":"t0:f4:2"} \0\0\0\0\0\0\0\0\0\0',
-        b'\xfe\x01\x01\x00\x1e\0\0\0\x00\0\0\0$[{"$":"i-ff"},{"$":"fnan"} ] ',
-        b'\xfe\x01\x01\x01\x09\0\0\0\x01\0\0\0\x01\0\0\0${"$s0":1}\0\0a',
-        b'\xfe\x01\x01\x00\x15\0\0\0\x02\0\0\0\x02\0\0\0\x01\0\0\0$[{"$":"I0"},{"$":"J1"}]',
+        b'\xfe\x01\x01\x00\x0a\0\0\0\x01\0\0\0\x02\0\0\0${"$":"b0"}\0\0\0\0\0ab',
+        b'\xfd\x00\x01\x02ab{"$":"b0"}',
+        b'\xfd\x00\x02\x081234567\x01\x08abcdefgh[{"$":"t0:f4:2"},{"$":"t1:u1:2,2,2"},{"a":1}]',
+        b'\xfd\x00\x01\x00{"$":"t0:f8:0,3"}',
+        b'\xfd\x00\x01\x00{"$":"t0:i2:3,0,4"}',
+        b'\xfd\x00\x02\x10abcdefghijklmnop\x02pq[{"$":"t0:c16:1"},{"$":"t1:f2:1"}]',
+        b'\xfd\x00\x01\x00{"$":"t0:f8:0,999999999999999,999999999999999"}',
+        b'\xfd\x00\x00[{"$":"i-ff"},{"$":"fnan"},{"$":"f-inf"},{"$":"x"},{"$":1}]',
+        b'\xfd\x00\x02\x02\xff\xff\x01\x05[{"$":"I0"},{"$":"J1"}]',
+        b'\xfd\x00\x01\x03\xed\xa0\x80{"$":"s0"}',
+        b'\xfd\x01\x03\x01a\x02\xc3\xa4\x01b{"$0":1,"$1":{"$":"s2"},"$":[]}',
+        b"\xfd\x01\x01"
+        b"\x28" + "äöüß€".encode() * 3 + b"\xc3\xa4" * 2 + b'{"$0":[' + b'"plain and long text",{"x":0},' * 15 + b"0]}",
+        b"\xfd\x00\x01\x02ab[" + b'{"a":"b"},' * 40 + b'{"$":"b0"},"' + b"z" * 80 + b'"]',
         b"\xff\xfe[\x001\x00]\x00",
     ],
     "wasm": [
@@ -167,6 +188,10 @@ def leb(number: int) -> bytes:
         (
             "decode",
             b"\xfe\x01\x01\0" + (2).to_bytes(4, "little") + (50_000).to_bytes(4, "little") + bytes(200_000) + b"$[]",
+        ),
+        (
+            "decode",
+            pack("$", 0, b"[" + b",".join(b'{"$":"t%d:u1:0,1000000"}' % i for i in range(100)) + b"]", [b""] * 100),
         ),
         ("wasi", call("fd_write", 1, 1, 250, 0) * 2000),
         ("wasi", b"".join(call("path_create_directory", 3, 201, 6) + b"tmp/%02d" % i for i in range(99))),
