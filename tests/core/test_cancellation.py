@@ -698,7 +698,8 @@ async def test_the_deadline_of_an_outer_scope_wins_over_the_guests_own_error(tem
 
 
 CTRL_C = """
-import sys, anyio, {backend}
+import signal, sys, anyio, {backend}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts a test in the background has it ignored
 from isola_anyio import build_template
 log = []
 async def main():
@@ -738,7 +739,10 @@ def test_control_c_stops_the_guest_and_ends_the_program(
         time.sleep(0.1)
         began = time.perf_counter()
         p.send_signal(signal.SIGINT)
-        out, err = p.communicate(timeout=20)
+        try:
+            out, err = p.communicate(timeout=20)
+        finally:
+            p.kill()
         assert time.perf_counter() - began < 3
     assert out == "left True\ninterrupted\n", err
     assert p.returncode == 0, err
