@@ -248,15 +248,15 @@ async def test_load_file_runs_a_mounted_file_and_misses_a_missing_one(
     template: SandboxTemplate, tmp_path: Path
 ) -> None:
     (tmp_path / "job.py").write_text("place = __file__\nawait __import__('asyncio').sleep(0)\ndef f():\n    1/0\n")
-    async with template.create(mounts=[MountConfig(str(tmp_path), "/work")]) as sandbox:
-        await sandbox.load_file("/work/job.py")
+    async with template.create(mounts=[MountConfig(str(tmp_path), "/jobs")]) as sandbox:
+        await sandbox.load_file("/jobs/job.py")
         await sandbox.load_script("def where(): return place")
-        assert await sandbox.run("where") == "/work/job.py"
+        assert await sandbox.run("where") == "/jobs/job.py"
         with pytest.raises(GuestError) as caught:
             await sandbox.run("f")
-        assert 'File "/work/job.py", line 4, in f' in caught.value.traceback
+        assert 'File "/jobs/job.py", line 4, in f' in caught.value.traceback
         with pytest.raises(GuestError) as caught:
-            await sandbox.load_file("/work/none.py")
+            await sandbox.load_file("/jobs/none.py")
         assert caught.value.type == "FileNotFoundError"
 
 
