@@ -28,6 +28,7 @@ _all_tasks = asyncio.all_tasks
 _shutdown_asyncgens = _loop.PortLoop.shutdown_asyncgens
 _current_task = asyncio.current_task
 _compile = compile
+_collect = gc.collect
 _TracebackException = traceback.TracebackException
 _operations = _port.operations
 
@@ -418,6 +419,7 @@ def describe(error):
 _class_name = type.__dict__["__name__"].__get__
 _TEXT = 1 << 16
 """Characters of a message or traceback that cross."""
+_OUT_OF_MEMORY = _encode({"type": "MemoryError", "message": "", "traceback": "", "limit": "memory"})
 _CANCELLED = _encode({"type": "CancelledError", "message": "", "traceback": "", "limit": None})
 _MISSING = object()
 _PLAIN_RESULTS = frozenset((type(None), bool, int, float, str, list, dict, tuple, bytes))
@@ -522,6 +524,17 @@ def prelude(code, filename):
         loop.clear()
 
 
+def _let_go(error):
+    """Forget what the frames of an out-of-memory error hold, so that there is memory to report it with."""
+    trace = error.__traceback__
+    while trace is not None:
+        try:
+            trace.tb_frame.clear()
+        except BaseException:  # a frame that is running, and perhaps no memory to say so
+            pass
+        trace = trace.tb_next
+
+
 def dispatch(message):
     """The one entrance: a whole message, already checked by the host."""
     global current, _reserve
@@ -571,6 +584,8 @@ def dispatch(message):
             freeze()
     except BaseException as error:
         _reserve = None  # an out-of-memory report needs some memory itself
+        if issubclass(type(error), MemoryError):
+            _let_go(error)
         run = current
         if run is None:
             raise
@@ -585,8 +600,17 @@ def dispatch(message):
         except BaseException as second:
             current = None
             _operations.waiting.clear()
-            _port.fail(run.number, describe(second))
-        _reserve = bytearray(1 << 16)
+            if issubclass(type(second), MemoryError):
+                run.outcome = second = None
+                _collect()  # what was let go of may be a web of objects that hold each other
+                _port.fail(run.number, _OUT_OF_MEMORY)
+            else:
+                _port.fail(run.number, describe(second))
+        run = None
+        try:
+            _reserve = bytearray(1 << 16)
+        except MemoryError:
+            _collect()  # as above; what the script's own globals hold stays, and the next report may lack a traceback
 
 
 def install():
