@@ -167,8 +167,8 @@ class Guest:
     def prepare(self, run: Turns) -> None:
         """Make ``run`` the one under way, before its message is delivered; the first time, set the fork up."""
         if not self._is_set_up:
-            self._is_set_up = True
             self.set_up()
+            self._is_set_up = True  # not before: a guest without its own randomness must not run
         if self.run is not run:
             self.run = run
             if self.limits.max_fuel is not None:

@@ -225,8 +225,8 @@ class Turns(ABC):
     def _deliver(self, make_frame: Callable[[], bytes]) -> None:
         frame = make_frame()
         guest = self.guest
-        guest.prepare(self)
         try:
+            guest.prepare(self)
             guest.port.deliver(frame)
         except MemoryError as exc:
             if make_frame != self._resume_frame:

@@ -87,6 +87,7 @@ class JsPort:
         self._answer = answer
         self._max_frame = max_frame
         self._ended = False
+        self._in_door = False
         self._parked: float | None = None
         calls = system.functions()
         imports = (self._door, self._interrupt, self._sources.normalize, self._sources.module)
@@ -226,6 +227,14 @@ class JsPort:
         return 0
 
     def _door(self, _name: int, _name_length: int, _this: int, count: int, arguments: int) -> int:
+        if self._in_door:  # host and guest would call one another until the stack ends
+            raise ProtocolError("the engine's own functions called the host")
+        self._in_door = True
+        handle = self._answer_door(count, arguments)
+        self._in_door = False  # an exception ends the guest
+        return handle
+
+    def _answer_door(self, count: int, arguments: int) -> int:
         js = self._js
         try:
             handles = [self._memory.read_u32(arguments + 4 * index) for index in range(min(count, 2))]

@@ -134,6 +134,7 @@ class PythonPort:
         calls = system.functions()
         instance.set_handlers([*(calls[name] for name in SIGNATURES), self._door])
         self._alloc = instance.store.export("host_alloc", "i>i")
+        self._replying = False
         self._turn = instance.store.export("turn", "ii>i")
 
     def deliver(self, frame: bytes) -> None:
@@ -159,12 +160,16 @@ class PythonPort:
         memory = self._memory
         if length > self._max_frame:
             return _DOOR_FAULT
+        if self._replying:  # host and guest would call one another until the stack ends
+            raise ProtocolError("the guest's allocator called the host")
         try:
             reply = self._answer(memory.read(pointer, length))
             size = len(reply)
             target = 0
             if size:
+                self._replying = True
                 target = self._alloc(size)
+                self._replying = False  # an exception ends the guest
                 if target == 0:
                     return _DOOR_FAULT
                 memory.write(target, reply)
