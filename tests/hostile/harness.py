@@ -1,0 +1,303 @@
+"""Run an attack beside a neighbour, and check what must hold whatever the attack is.
+
+The host lives, its event loop never stands still, the neighbour answers all the while, what is raised is of the
+contract and tells nothing of the host, and when the sandbox is closed nothing of it is left.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from isola_anyio import GuestError, IsolaError, MountConfig, Sandbox, SandboxTemplate
+from tests.hostile.attack import CONTRACT, MIB, Attack, Outcome, is_of_the_contract
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+CANARY_NAME = "ISOLA_HOSTILE_CANARY"
+CANARY = "canary-5b1f0a77c2"
+SECRET = "only-the-host-knows-93d1"
+ATTEMPTS = 3
+"""Times an attack is run before a standstill of the event loop counts: the machine has other things to do."""
+AFTERWARDS_S = 5.0
+TICK_S = 0.005
+ROOT = str(Path(__file__).parents[2])
+
+GUEST = {
+    "python": "def ping(n):\n    return n\n",
+    "js": "function ping(n) { return n }\n",
+}
+MEMORY = {"python": 128 * MIB, "js": 64 * MIB}
+
+
+class Clumsy(Exception):
+    """A handler's failure, with what no guest may see in its traceback."""
+
+
+async def echo(payload: Any) -> Any:
+    return payload
+
+
+async def fail(payload: Any) -> Any:
+    local = SECRET  # noqa: F841 - in the traceback, which no guest may see
+    raise Clumsy("the handler says no")
+
+
+async def never(payload: Any) -> Any:
+    await anyio.sleep(1e6)
+
+
+async def unspeakable(payload: Any) -> Any:
+    return {"a": object()}
+
+
+HANDLERS = {
+    "echo": echo,
+    "plain": lambda payload: payload,
+    "fail": fail,
+    "never": never,
+    "unspeakable": unspeakable,
+    "big": lambda payload: b"x" * payload,
+}
+
+
+class World:
+    """The host's side of a test: directories to mount, and what must not get out."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        outside = root / "outside"
+        outside.mkdir()
+        (outside / "secret.txt").write_text(SECRET)
+        for name in ("ro", "rw"):
+            shared = root / name
+            shared.mkdir()
+            (shared / "hello.txt").write_text("hello")
+            (shared / "sub").mkdir()
+            (shared / "sub" / "inner.txt").write_text("inner")
+            for link, target in {
+                "out": "../outside",
+                "secret": "../outside/secret.txt",
+                "abs": "/etc",
+                "self": "self",
+                "up": "..",
+                "absroot": str(outside),
+                "twice": "sub/../out",
+            }.items():
+                (shared / link).symlink_to(target)
+            os.mkfifo(shared / "pipe")
+        self.outside = outside
+
+    def mounts(self, which: str) -> list[MountConfig]:
+        mounts = []
+        if "ro" in which:
+            mounts.append(MountConfig(self.root / "ro", "/data"))
+        if "rw" in which:
+            mounts.append(MountConfig(self.root / "rw", "/work", "read-write", "read-write"))
+        return mounts
+
+    def check_untouched(self) -> None:
+        assert sorted(os.listdir(self.outside)) == ["secret.txt"]
+        assert (self.outside / "secret.txt").read_text() == SECRET
+        for path in (self.root / "rw").rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                assert not path.stat().st_mode & 0o7111, f"{path} was made executable"
+
+    def check_says_nothing(self, text: str) -> None:
+        for secret in (CANARY, SECRET, str(self.root), ROOT, sys.prefix, "site-packages"):
+            assert secret not in text, f"{secret!r} reached the guest: {text[:300]}"
+
+
+class Watch:
+    """Looks at the event loop and the neighbour while an attack goes on."""
+
+    def __init__(self, neighbour: Sandbox) -> None:
+        self.neighbour = neighbour
+        self.max_gap_s = 0.0
+        self.answers = 0
+        self.max_answer_s = 0.0
+        self.peak_rss = 0
+
+    async def tick(self) -> None:
+        before, starved_before = time.monotonic(), starved_s()
+        while True:
+            await anyio.sleep(TICK_S)
+            gap = time.monotonic() - before - TICK_S
+            if gap > self.max_gap_s:
+                starved = starved_s()
+                self.max_gap_s = max(self.max_gap_s, gap - most_starved_s(starved_before, starved))
+            self.peak_rss = max(self.peak_rss, resident_bytes())
+            before, starved_before = time.monotonic(), starved_s()
+
+    async def ask(self) -> None:
+        while True:
+            start = time.monotonic()
+            assert await self.neighbour.run("ping", self.answers) == self.answers
+            self.max_answer_s = max(self.max_answer_s, time.monotonic() - start)
+            self.answers += 1
+            await anyio.sleep(0.02)
+
+
+@asynccontextmanager
+async def watching(neighbour: Sandbox) -> AsyncIterator[Watch]:
+    watch = Watch(neighbour)
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch.tick)
+        group.start_soon(watch.ask)
+        try:
+            yield watch
+        finally:
+            group.cancel_scope.cancel()
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def starved_s() -> dict[str, float]:
+    """Seconds for which each thread could have run and had no processor: not the attack's doing."""
+    found = {}
+    for thread in os.listdir("/proc/self/task"):
+        with suppress(OSError), open(f"/proc/self/task/{thread}/schedstat", "rb") as file:
+            found[thread] = int(file.read().split()[1]) / 1e9
+    return found
+
+
+def most_starved_s(before: dict[str, float], after: dict[str, float]) -> float:
+    """How long the thread that had to wait longest for a processor waited; it may have held the interpreter's lock."""
+    return max(seconds - before.get(thread, 0.0) for thread, seconds in after.items())
+
+
+def open_fds() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+async def run_attack(attack: Attack, template: SandboxTemplate, world: World) -> Outcome:
+    """Run an attack, again if the event loop stood still: only one that always does it is at fault."""
+    gaps: list[str] = []
+    for _ in range(ATTEMPTS):
+        outcome, complaint = await _attempt(attack, template, world)
+        if not complaint:
+            return outcome
+        gaps.append(complaint)
+    raise AssertionError(f"{attack.name}: {gaps}")
+
+
+async def _attempt(attack: Attack, template: SandboxTemplate, world: World) -> tuple[Outcome, str]:
+    crew = template._context.crew
+    async with template.create() as neighbour:
+        await neighbour.load_script(GUEST[attack.runtime])
+        await neighbour.run("ping", 0)
+        gc.collect()
+        fds, tasks = open_fds(), len(anyio.get_running_tasks())
+        resident = resident_bytes()
+        async with watching(neighbour) as watch:
+            outcome = await _in_sandbox(attack, template, world)
+        outcome.grown_bytes = watch.peak_rss - resident
+        assert await neighbour.run("ping", "after") == "after"
+        with anyio.move_on_after(1):  # a thread tells the loop before it takes its next work
+            while crew.busy:
+                await anyio.sleep(TICK_S)
+        assert crew.busy == 0, "a guest thread is still busy"
+        assert len(anyio.get_running_tasks()) <= tasks, "a task is left"
+        gc.collect()
+        assert open_fds() <= fds, "a descriptor is left"
+    text = " ".join(_texts(outcome))
+    world.check_says_nothing(text)
+    world.check_untouched()
+    if outcome.error is not None:
+        assert is_of_the_contract(outcome.error), repr(outcome.error)
+    if watch.max_gap_s > attack.max_gap_s:
+        return outcome, f"the event loop stood still for {watch.max_gap_s * 1000:.0f} ms"
+    if watch.max_answer_s > 1.0:
+        return outcome, f"the neighbour waited {watch.max_answer_s:.1f} s for an answer"
+    if outcome.grown_bytes > attack.max_grown_bytes:
+        return outcome, f"the host's memory grew by {outcome.grown_bytes >> 20} MiB"
+    try:
+        attack.expect(outcome)
+    except AssertionError as exc:
+        return outcome, f"{exc} ({outcome})"
+    return outcome, ""
+
+
+def _texts(outcome: Outcome) -> list[str]:
+    texts = [*_strings(outcome.value), repr(outcome.events)[:MIB]]
+    error = outcome.error
+    while error is not None:
+        texts += [repr(error)[:MIB], str(error)[:MIB]]
+        error = error.__cause__ or error.__context__
+    return texts
+
+
+def _strings(value: Any) -> list[str]:
+    """Every string in a value; the value may be deep."""
+    found: list[str] = []
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, str):
+            found.append(item[:MIB])
+        elif isinstance(item, bytes):
+            found.append(item[:MIB].decode("latin-1"))
+        elif isinstance(item, dict):
+            left += [*item, *item.values()]
+        elif isinstance(item, list):
+            left += item
+    return found
+
+
+async def _in_sandbox(attack: Attack, template: SandboxTemplate, world: World) -> Outcome:
+    options: dict[str, Any] = {"hostcalls": HANDLERS, "max_memory": MEMORY[attack.runtime], **attack.options}
+    async with template.create(mounts=world.mounts(attack.mounts), **options) as sandbox:
+        outcome = Outcome()
+        deadline = None if attack.cancel_after is None else anyio.current_time() + attack.cancel_after
+        with anyio.CancelScope(deadline=float("inf") if deadline is None else deadline) as scope:
+            try:
+                await sandbox.load_script(GUEST[attack.runtime] + attack.script)
+                outcome.value = await _call(attack, sandbox, outcome)
+            except IsolaError as exc:
+                outcome.error = exc
+        outcome.cancelled = scope.cancelled_caught
+        if scope.cancelled_caught and deadline is not None:
+            outcome.late_s = anyio.current_time() - deadline
+        outcome.usable = await _answers(sandbox)
+        if attack.twin:
+            async with template.create(hostcalls=HANDLERS, **attack.options) as twin:
+                await twin.load_script(GUEST[attack.runtime] + attack.script)
+                outcome.value = [outcome.value, await twin.run("attack", *attack.args)]
+        return outcome
+
+
+async def _call(attack: Attack, sandbox: Sandbox, outcome: Outcome) -> Any:
+    if not attack.stream:
+        return await sandbox.run("attack", *attack.args)
+    async with sandbox.run_stream("attack", *attack.args) as events:
+        if attack.stream == "slowly":
+            await anyio.sleep(0.2)
+        async for event in events:
+            outcome.events.append(event)
+            if event.type == "error":
+                raise event.exception
+            if event.type == "end":
+                return event.data
+    return None
+
+
+async def _answers(sandbox: Sandbox) -> bool:
+    """Whether the sandbox goes on: it answers, or says in the contract's words that it does not; it never hangs."""
+    with anyio.fail_after(AFTERWARDS_S):
+        try:
+            return await sandbox.run("ping", 42) == 42
+        except CONTRACT as exc:
+            assert is_of_the_contract(exc), repr(exc)
+            assert isinstance(exc, GuestError) or sandbox.broken or sandbox.closed
+            return False
