@@ -124,7 +124,7 @@ def _format_step(step):
         return f"[{step}]"
     if len(step) <= 40:
         return f".{step}" if _PLAIN_KEY.fullmatch(step) else f"[{json.dumps(step)}]"
-    return f"[{json.dumps(step[:40])[:-1]}...\"]"
+    return f'[{json.dumps(step[:40])[:-1]}..."]'
 
 
 # JSON text
