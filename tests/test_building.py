@@ -25,6 +25,7 @@ from isola_anyio import (
     SandboxContext,
     build_template,
 )
+from tests.timing import SLACK
 
 ROOT = Path(__file__).parents[1]
 PRELUDE = "globalThis.marker = 41"
@@ -206,7 +207,7 @@ async def test_cancelling_a_build_ends_it_within_a_second_and_leaves_nothing_hal
         async with SandboxContext(cache_dir=cache) as context:
             await context.build_template("js", prelude="for (;;);" if stage == "warm" else PRELUDE, on_progress=cancel)
     assert scope.cancelled_caught
-    assert time.monotonic() - cancel.at < 1
+    assert time.monotonic() - cancel.at < 1 * SLACK
     assert {name.partition(".")[2] for name in files(cache)} <= {"cwasm", "cwasm.digest"}
     await build(cache)
 
@@ -215,7 +216,7 @@ async def test_a_prelude_that_never_ends_can_be_timed_out(warm: Path) -> None:
     start = time.monotonic()
     with pytest.raises(TimeoutError), anyio.fail_after(0.3):
         await build(warm, prelude="for (;;);")
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 2 * SLACK
 
 
 async def test_a_prelude_that_raises_leaves_no_image(tmp_path: Path) -> None:

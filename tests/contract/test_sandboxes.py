@@ -27,6 +27,7 @@ from isola_anyio import (
     SandboxContext,
     build_template,
 )
+from tests.timing import SLACK
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -219,7 +220,7 @@ async def test_a_computation_that_was_cancelled_breaks_its_sandbox(template: San
         with anyio.move_on_after(0.05) as scope:
             await sandbox.run("spin")
         assert scope.cancelled_caught
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < 1 * SLACK
         assert sandbox.broken
         assert not sandbox.closed
         assert sandbox.usage.wall_s > 0.04
@@ -506,4 +507,4 @@ async def test_waiting_guests_do_not_count_as_parallel() -> None:
         async with anyio.create_task_group() as group:
             for _ in range(10):
                 group.start_soon(wait)
-        assert time.monotonic() - begin < 1.5
+        assert time.monotonic() - begin < 1.5 * SLACK

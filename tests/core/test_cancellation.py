@@ -20,6 +20,7 @@ from isola_anyio import (
     SandboxContext,
     StreamArg,
 )
+from tests.timing import SLACK
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -374,7 +375,7 @@ async def test_a_guest_may_take_its_time_to_unwind_within_the_grace(template: Sa
         began = time.perf_counter()
         with anyio.move_on_after(0.1):
             await sandbox.run("slow_to_unwind", 30)
-        assert 0.9 < time.perf_counter() - began < 2.5
+        assert 0.9 < time.perf_counter() - began < 2.5 * SLACK
         assert sandbox.broken
 
 
@@ -404,7 +405,7 @@ async def test_a_guest_that_ignores_its_cancellation_is_stopped_after_the_grace(
         with anyio.move_on_after(0.1) as scope:
             await sandbox.run(name)
         assert scope.cancelled_caught
-        assert time.perf_counter() - began < 2.5
+        assert time.perf_counter() - began < 2.5 * SLACK
         assert sandbox.broken
         assert place.handlers_left == 0
 
@@ -457,7 +458,7 @@ async def test_a_second_native_cancel_cuts_the_grace_short(template: SandboxTemp
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert time.perf_counter() - began < 0.5
+        assert time.perf_counter() - began < 0.5 * SLACK
         assert sandbox.broken
 
 
@@ -556,7 +557,7 @@ async def test_a_run_cancelled_while_it_waits_for_a_cpu_slot_is_over_at_once_and
                 with anyio.move_on_after(0.05) as scope:
                     await other.run(name)
                 assert scope.cancelled_caught
-                assert time.perf_counter() - began < 1
+                assert time.perf_counter() - began < 1 * SLACK
                 assert not other.broken
             group.cancel_scope.cancel()
         assert hog.broken
@@ -582,7 +583,7 @@ async def test_a_waiting_guest_unwinds_although_another_holds_the_only_slot(narr
                     await anyio.sleep(0.05)
                     began = time.perf_counter()
                     inner.cancel_scope.cancel()
-                assert time.perf_counter() - began < 1
+                assert time.perf_counter() - began < 1 * SLACK
                 assert not waiting.broken, name
                 group.cancel_scope.cancel()
             assert await waiting.run("look") == ["CancelledError", "finally"]

@@ -17,13 +17,14 @@ from isola_anyio import (
     SandboxBrokenError,
     build_template,
 )
+from tests.timing import SLACK
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from isola_anyio import SandboxTemplate
 
-GAP_S = 0.05
+GAP_S = 0.05 * SLACK
 ATTEMPTS = 5
 """A busy machine keeps the loop waiting by itself now and then."""
 
@@ -307,7 +308,7 @@ async def test_an_attack_harms_nobody_else(
                     await sandbox.load_script("def value(): return 5")
             gap = ticker.longest
         elapsed = time.perf_counter() - began
-        assert after_cancel - began < 4, f"{attack} took {after_cancel - began:.1f} s to stop"
+        assert after_cancel - began < 4 * SLACK, f"{attack} took {after_cancel - began:.1f} s to stop"
         if gap < GAP_S:
             return
         print(f"{attack}: the loop stood still for {gap * 1e3:.0f} ms ({elapsed:.2f} s)")
@@ -383,7 +384,7 @@ async def test_a_cpu_budget_stops_a_spinner_and_spares_a_sleeper(template: Sandb
         with pytest.raises(CpuLimitError, match=r"max_cpu=0\.2") as caught:
             await sandbox.run("spin")
         assert caught.value.limit == "cpu"
-        assert time.perf_counter() - began < 5
+        assert time.perf_counter() - began < 5 * SLACK
         assert sandbox.broken
         assert 0.15 < sandbox.usage.cpu_s < 1
     async with template.create(max_cpu=0.1) as sandbox:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
+from tests.timing import SLACK
+
 if TYPE_CHECKING:
     from isola_anyio import SandboxTemplate
 
@@ -122,7 +124,7 @@ async def test_five_hundred_sandboxes_wait_at_once_on_a_handful_of_threads(templ
         assert most < 24
         if took < 2.5:
             return
-    assert took < 2.5
+    assert took < 2.5 * SLACK
 
 
 async def test_hundreds_of_guests_that_block_their_threads_wait_at_once(template: SandboxTemplate) -> None:

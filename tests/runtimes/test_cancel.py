@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from isola_anyio.runtimes.resolve import find_runtime
+from tests.timing import SLACK
 
 from .conftest import PIN, PINS, entries, has_runtime, use_tool
 
@@ -77,7 +78,7 @@ async def test_cancelling_a_hung_transfer_kills_the_tool_and_leaves_nothing(
 
         group.start_soon(cancel)
         await find_runtime("python", cache, pins=PINS)
-    assert time.monotonic() - cancelled_at < 1
+    assert time.monotonic() - cancelled_at < 1 * SLACK
     assert_gone(started)
     assert entries(cache.root) == []
     index.fault = None
@@ -142,7 +143,7 @@ async def test_a_build_cancelled_before_it_began_does_nothing(cache: Cache, quic
         scope.cancel()
         await find_runtime("python", cache, pins=PINS)
     assert scope.cancelled_caught
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < 0.5 * SLACK
     assert quick_tool.fetched == 0
 
 
