@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 
-import wasmtime
-
 from isola_anyio import codec
+from isola_anyio.cache import entry_key
 from isola_anyio.engine import ffi
 from isola_anyio.engine.compiler import compile_module
 from isola_anyio.engine.image import Image
@@ -49,6 +48,8 @@ if TYPE_CHECKING:
 IMAGE_FORMAT: Final = "1"
 """Part of every image's key; goes up when images of the same parts would differ."""
 _CHUNK_BYTES: Final = 1 << 20
+_COMPILER_POLL_S: Final = 0.01
+"""How often it is asked whether the compiler is done, and whether the build is still wanted."""
 _KEPT_WRITES: Final = 64
 _KEPT_BYTES: Final = 4096
 """How much of a build's output is kept, to be shown should the guest die."""
@@ -72,19 +73,15 @@ class Recipe:
     def code_key(self) -> str:
         """Name the compiled code: the module, the compiler, its settings and the processor."""
         settings = ffi.engine_fingerprint(metered=self.metered)
-        return _key(self.driver.name, self.bundle.sha256, self.driver.adaptation, settings)
+        return entry_key(self.driver.name, self.bundle.sha256, self.driver.adaptation, settings)
 
     @property
     def image_key(self) -> str:
         """Name the image: the code and everything that ran in it."""
-        return _key(
+        return entry_key(
             *(IMAGE_FORMAT, self.code_key, str(self.bundle.lib_sha256), self.driver.sdk_digest),
             json.dumps([self.prelude, self.max_memory, sorted(self.env.items())]),
         )
-
-
-def _key(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
 async def load_program(
@@ -107,7 +104,7 @@ async def load_program(
         with cache.scratch("code") as scratch:
             source, target = scratch.path / recipe.bundle.path.name, scratch.path / "code"
             await run_stoppable(partial(_adapt, recipe, source))
-            await compile_module(source, target, metered=recipe.metered)
+            await run_stoppable(partial(_compile, source, target, recipe.metered))
             await run_stoppable(partial(_store_copy, cache, recipe.code_key, target))
         _report(on_progress, "compile", 1)
         program = await run_stoppable(load)
@@ -122,6 +119,10 @@ def _adapt(recipe: Recipe, target: Path, _meter: Meter) -> None:
     if hashlib.sha256(module).hexdigest() != recipe.bundle.sha256:
         raise RuntimeUnavailableError(f"{recipe.bundle.path} changed after it was checked; build the template again")
     target.write_bytes(recipe.driver.adapt(module, recipe.bundle.sha256))
+
+
+def _compile(source: Path, target: Path, metered: bool, meter: Meter) -> None:
+    compile_module(source, target, metered=metered, pause=partial(meter.pause, _COMPILER_POLL_S))
 
 
 def _store_copy(cache: Cache, key: str, source: Path, meter: Meter) -> None:
@@ -141,18 +142,20 @@ def _load_cached(
     if path is None:
         return None
     try:
-        module = engine.load(path)
-    except wasmtime.WasmtimeError:  # another version's, or another processor's: whatever it is, it is not ours
+        code = engine.load(path)
+    except OSError:
+        return None
+    except ffi.UnusableCodeError:  # another version's, or another processor's: whatever it is, it is not ours
         cache.discard("code", recipe.code_key, _CODE_SUFFIX)
         return None
-    return _checked_program(recipe, linker, module)
+    return _checked_program(recipe, linker, code)
 
 
-def _checked_program(recipe: Recipe, linker: ffi.Linker, module: wasmtime.Module) -> ffi.Program:
+def _checked_program(recipe: Recipe, linker: ffi.Linker, code: ffi.Code) -> ffi.Program:
     """Resolve the imports and compare the exports with what the driver calls: unchecked calls rely on it."""
     path = recipe.bundle.path
     try:
-        program = linker.prepare(module)
+        program = linker.prepare(code)
     except LookupError as exc:
         raise RuntimeUnavailableError(f"{path} is not a {recipe.bundle.name} runtime: {exc}") from None
     exports = program.exports()

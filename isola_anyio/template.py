@@ -181,7 +181,7 @@ class SandboxContext:
             runtime_digest=runtime_digest,
             on_progress=report,
         )
-        recipe = Recipe(driver.equip(bundle), bundle, metered, memory, prelude, environment)
+        recipe = Recipe(driver.equip(bundle, cache), bundle, metered, memory, prelude, environment)
         program = await self._program(recipe, cache, report)
         file_limits = FileLimits()
         clock = SystemClock()
@@ -201,11 +201,14 @@ class SandboxContext:
 
     async def _program(self, recipe: Recipe, cache: Cache, on_progress: OnProgress | None) -> ffi.Program:
         program = self._programs.get(recipe.code_key)
-        if program is None:
+        if program is None or program.changed:
             engine, linker = self._engine(recipe)
-            program = await load_program(recipe, engine, linker, cache, on_progress)
+            loaded = await load_program(recipe, engine, linker, cache, on_progress)
             with self._lock:
-                program = self._programs.setdefault(recipe.code_key, program)
+                known = self._programs.get(recipe.code_key)
+                if known is not None and known is not program:  # another task was quicker
+                    return known
+                program = self._programs[recipe.code_key] = loaded
         return program
 
     def _engine(self, recipe: Recipe) -> tuple[ffi.Engine, ffi.Linker]:

@@ -27,8 +27,17 @@ __all__ = [
     "CacheKind",
     "DefaultCacheDir",
     "Scratch",
+    "entry_key",
     "open_cache",
 ]
 
-from isola_anyio.cache.entries import DEFAULT_CACHE_DIR, Cache, CacheDir, CacheKind, DefaultCacheDir, open_cache
+from isola_anyio.cache.entries import (
+    DEFAULT_CACHE_DIR,
+    Cache,
+    CacheDir,
+    CacheKind,
+    DefaultCacheDir,
+    entry_key,
+    open_cache,
+)
 from isola_anyio.cache.turns import Building, Scratch

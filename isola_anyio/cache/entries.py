@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["DEFAULT_CACHE_DIR", "Cache", "CacheDir", "CacheKind", "DefaultCacheDir", "open_cache"]
+__all__ = [
+    "DEFAULT_CACHE_DIR",
+    "Cache",
+    "CacheDir",
+    "CacheKind",
+    "DefaultCacheDir",
+    "entry_key",
+    "open_cache",
+]
 
 import contextlib
 import enum
@@ -319,6 +327,11 @@ class Cache:
 
 _seen_here: Final[dict[str, Record]] = {}
 """What ``Cache.digest_of`` found in this process: a temporary cache has nothing else to remember it by."""
+
+
+def entry_key(*parts: str) -> str:
+    """Name an entry after everything it depends on."""
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
 def _record_of(path: Path) -> Path:

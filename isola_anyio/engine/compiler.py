@@ -9,46 +9,48 @@ __all__ = ["compile_module"]
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import anyio
-
-from isola_anyio.concurrency import outlast
 from isola_anyio.errors import RuntimeUnavailableError, clip
 
-_STDERR_CHARS: Final = 2000
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_STDERR_BYTES: Final = 2000
 
 
-async def compile_module(wasm: Path, target: Path, *, metered: bool) -> None:
+def compile_module(wasm: Path, target: Path, *, metered: bool, pause: Callable[[], object]) -> None:
     """Compile ``wasm`` to native code in ``target``; a minute of all cores for Python, half a second for JavaScript.
 
-    Cancelling it kills the compiler and returns when it is gone; what it wrote of ``target`` is the caller's to remove.
+    ``pause`` is called again and again until the compiler is done: it waits a moment, and raises to stop the compiler,
+    which is killed and gone before that exception is passed on. What it wrote of ``target`` is the caller's to remove.
 
     Raises:
         RuntimeUnavailableError: the module cannot be compiled; the text has the compiler's reason.
+        OSError: there can be no other process.
     """
     # The package is found where this process found it, whatever the child's own search path would say.
     start = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); import {__name__} as c; c.main()"
     command = [sys.executable, "-c", start, str(wasm), str(target), str(int(metered))]
-    process = await anyio.open_process(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    try:
-        assert process.stderr is not None
-        tail = b""
-        async for chunk in process.stderr:
-            tail = (tail + chunk)[-_STDERR_CHARS:]
-        status = await process.wait()
-    except BaseException:
-        process.kill()
-        raise
-    finally:
-        await outlast(lambda: process.returncode is not None, process.wait)
-        await process.aclose()
-    if status:
-        reason = tail.decode(errors="replace").strip().rpartition("\n")[2]
-        raise RuntimeUnavailableError(f"{wasm.name} could not be compiled (status {status}): {clip(reason, 500)}")
+    with tempfile.TemporaryFile() as complaints:
+        process = subprocess.Popen(  # noqa: S603 - ours
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=complaints
+        )
+        with process:
+            try:
+                while process.poll() is None:
+                    pause()
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
+            complaints.seek(max(0, complaints.seek(0, 2) - _STDERR_BYTES))
+            reason = complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
+            raise RuntimeUnavailableError(
+                f"{wasm.name} could not be compiled (status {process.returncode}): {clip(reason, 500)}"
+            )
 
 
 def main() -> None:

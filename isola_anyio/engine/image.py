@@ -8,8 +8,8 @@ forces that, so that tests can compare the two).
     0                 image.size            max_memory                     4 GiB
     |  file, private  |  zero pages, grown  |  not accessible (reserved)   |
 
-Invariant: the file is never written after :meth:`Image.open`; it lives in a directory only we may write, or has no
-name at all. Compare wasmtime's own ``cow.rs``, which does the same for a module's initial data.
+Invariant: the file is never written once there is an image; it lives in a directory only we may write, or has no name
+at all. Compare wasmtime's own ``cow.rs``, which does the same for a module's initial data.
 """
 
 from __future__ import annotations
@@ -29,60 +29,45 @@ if TYPE_CHECKING:
 
 COPY_SWITCH: Final = "ISOLA_ANYIO_COPY_IMAGES"
 _CHUNK_BYTES: Final = 1 << 16
+_ZEROS: Final = bytes(_CHUNK_BYTES)
 
 
 class Image:
-    """One memory image: a file descriptor and a size in bytes, a multiple of wasm's page. Close it when done."""
+    """One memory image: a file and a size in bytes, a multiple of wasm's page. Close it when done."""
 
-    def __init__(self, fd: int, size: int) -> None:
-        self._fd = fd
-        self.size: Final = size
+    def __init__(self, backing: ffi.Backing) -> None:
+        self._backing = backing
+        self.size: Final = backing.size
 
     @classmethod
     def open(cls, path: Path) -> Image:
-        """Open an image file.
+        """Open an image file; a small one is read, see ``ffi/backing.py``.
 
         Raises:
             OSError: it is not there.
             ValueError: its size cannot be an image's.
         """
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        backing = ffi.Backing.open(path)
         try:
-            size = os.fstat(fd).st_size
+            size = backing.size
             if size == 0 or size % ffi.PAGE_BYTES or size > 1 << 32:
                 raise ValueError(f"{size} bytes is not the size of a memory image")
+            if size <= ffi.READ_BYTES:
+                with open(backing.fd, "rb", closefd=False) as file:
+                    content = file.read(size)
+                if len(content) != size:
+                    raise ValueError(f"{len(content)} bytes are left of an image of {size}")
+                backing.close()
+                backing = _unnamed(memoryview(content))
+            return cls(backing)
         except BaseException:
-            os.close(fd)
+            backing.close()
             raise
-        return cls(fd, size)
 
     @classmethod
     def take(cls, store: ffi.Store) -> Image:
         """Copy a store's memory into a file without a name."""
-        size = store.memory_size()
-        if hasattr(os, "memfd_create"):
-            fd = os.memfd_create("isola-image", os.MFD_CLOEXEC)
-            with open(fd, "wb", closefd=False) as out:
-                cls.write(store, out)
-        else:
-            with tempfile.TemporaryFile() as out:
-                cls.write(store, out)
-                fd = os.dup(out.fileno())
-        return cls(fd, size)
-
-    @staticmethod
-    def write(store: ffi.Store, out: BinaryIO) -> None:
-        """Write a store's memory to a file, leaving holes where it is zero."""
-        size = store.memory_size()
-        view = store.buffer[:size]
-        zeros = bytes(_CHUNK_BYTES)
-        for start in range(0, size, _CHUNK_BYTES):
-            chunk = view[start : start + _CHUNK_BYTES]
-            if bytes(chunk) != zeros:
-                out.seek(start)
-                out.write(chunk)
-        out.truncate(size)
-        out.flush()
+        return cls(_unnamed(store.buffer[: store.memory_size()]))
 
     def fork_into(self, store: ffi.Store) -> None:
         """Make a fresh store's memory this image.
@@ -90,28 +75,50 @@ class Image:
         Raises:
             MemoryError: the store's limit is below the image's size.
             OSError: the kernel has no room for another mapping (``vm.max_map_count``).
+            RuntimeUnavailableError: the image's file was written to.
         """
+        self._backing.check("image")
         store.grow_to(self.size)
         if ffi.IMAGE_MAPPING and not os.environ.get(COPY_SWITCH):
-            ffi.map_private(store.memory_base, self.size, self._fd)
+            ffi.map_private(store.memory_base, self.size, self._backing.fd)
             return
-        with mmap.mmap(self._fd, self.size, access=mmap.ACCESS_READ) as source:
+        with mmap.mmap(self._backing.fd, self.size, access=mmap.ACCESS_READ) as source:
             store.buffer[: self.size] = source
 
     def save(self, out: BinaryIO) -> None:
         """Copy the image into a file."""
-        with mmap.mmap(self._fd, self.size, access=mmap.ACCESS_READ) as source:
-            zeros = bytes(_CHUNK_BYTES)
-            for start in range(0, self.size, _CHUNK_BYTES):
-                chunk = source[start : start + _CHUNK_BYTES]
-                if chunk != zeros:
-                    out.seek(start)
-                    out.write(chunk)
-        out.truncate(self.size)
-        out.flush()
+        self._backing.check("image")
+        with mmap.mmap(self._backing.fd, self.size, access=mmap.ACCESS_READ) as source:
+            _write_sparse(source, out)
 
     def close(self) -> None:
         """Give the file back; mappings of it live on. A second call does nothing."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
+        self._backing.close()
+
+
+def _unnamed(memory: memoryview | mmap.mmap) -> ffi.Backing:
+    """Copy memory into a file without a name, which nobody else can write to."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("isola-image", os.MFD_CLOEXEC)
+        try:
+            with open(fd, "wb", closefd=False) as out:
+                _write_sparse(memory, out)
+        except BaseException:
             os.close(fd)
+            raise
+        return ffi.Backing(fd)
+    with tempfile.TemporaryFile() as temporary:
+        _write_sparse(memory, temporary)
+        return ffi.Backing(os.dup(temporary.fileno()))
+
+
+def _write_sparse(memory: memoryview | mmap.mmap, out: BinaryIO) -> None:
+    """Write memory to an empty file, leaving holes where it is zero."""
+    size = len(memory)
+    for start in range(0, size, _CHUNK_BYTES):
+        chunk = bytes(memory[start : start + _CHUNK_BYTES])
+        if chunk != _ZEROS:
+            out.seek(start)
+            out.write(chunk)
+    out.truncate(size)
+    out.flush()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from isola_anyio.cache import Cache
     from isola_anyio.codec import Dialect
     from isola_anyio.engine.instance import Instance
     from isola_anyio.runtimes.resolve import RuntimeBundle
@@ -79,8 +80,8 @@ class Driver(Protocol):
         """Return a part of the compiled code's key; it changes when :meth:`adapt` makes something else of a module."""
         ...
 
-    def equip(self, bundle: RuntimeBundle) -> Driver:
-        """Give a driver that also uses what else the runtime's distribution holds."""
+    def equip(self, bundle: RuntimeBundle, cache: Cache) -> Driver:
+        """Give a driver that also uses what else the runtime's distribution holds; it keeps its code in ``cache``."""
         ...
 
     def adapt(self, module: bytes, sha256: str) -> bytes:

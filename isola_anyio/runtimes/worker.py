@@ -38,7 +38,8 @@ class Meter:
     def __init__(self, on_progress: OnProgress | None) -> None:
         self.on_progress = on_progress
         self.failure: BaseException | None = None
-        self._started = self._stopped = False
+        self._started = False
+        self._stopped = threading.Event()
         self._guard = threading.Lock()
         self._finished = threading.Event()
         self._stage: Stage = "verify"
@@ -54,10 +55,15 @@ class Meter:
     def advance(self, count: int) -> None:
         """Count a piece of work."""
         self._done = min(self._done + count, self._total)
-        if self._stopped:
+        if self._stopped.is_set():
             raise _StoppedError
         if time.monotonic() >= self._next_report_s:
             self._report()
+
+    def pause(self, seconds: float) -> None:
+        """Wait for something else to get on, or shorter when the work is stopped."""
+        if self._stopped.wait(seconds):
+            raise _StoppedError
 
     def finish(self) -> None:
         """Report the stage as done."""
@@ -65,7 +71,7 @@ class Meter:
         self._report()
 
     def _report(self) -> None:
-        if self._stopped:
+        if self._stopped.is_set():
             raise _StoppedError
         if self.on_progress is None:
             return
@@ -79,7 +85,7 @@ class Meter:
     def run(self, work: Callable[[Meter], T]) -> T:
         """Do the work, unless it was stopped before it began."""
         with self._guard:
-            if self._stopped:
+            if self._stopped.is_set():
                 raise _StoppedError
             self._started = True
         try:
@@ -90,7 +96,7 @@ class Meter:
     async def stop(self) -> None:
         """Stop the work and wait until the thread has left it."""
         with self._guard:
-            self._stopped = True
+            self._stopped.set()
             if not self._started:
                 return
         with anyio.move_on_after(GRACE_S, shield=True):
@@ -99,7 +105,7 @@ class Meter:
 
 
 async def run_stoppable(work: Callable[[Meter], T], on_progress: OnProgress | None = None) -> T:
-    """Return ``work(meter)``, done in a worker thread; ``work`` must call ``meter.advance`` often.
+    """Return ``work(meter)``, done in a worker thread; ``work`` must use ``meter`` often.
 
     When cancelled, the thread is given up, told to stop and waited for. anyio's own way, to shield the wait for the
     thread, does not hold against asyncio's ``Task.cancel``.

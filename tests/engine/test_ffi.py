@@ -186,18 +186,17 @@ def test_each_thread_gets_its_own_stores_exception(program: ffi.Program) -> None
 def test_linkers_made_in_many_threads_at_once_keep_their_callbacks_apart(program: ffi.Program) -> None:
     """wasmtime-py's callback table was not thread-safe once; ours has no table to share."""
     wrong: list[object] = []
-    module, engine = program.module, program.engine
+    code, engine = program.code, program.engine
 
     def build(identity: int) -> None:
         for _ in range(30):
             linker = ffi.Linker(engine, [("host", "give", "i", True)])
-            mine = linker.prepare(module)
+            mine = linker.prepare(code)
             store = ffi.Store(mine, max_memory=1 << 20)
             store.handlers = [lambda number: number + identity]
             if call(store, "ask", "i>i", 1000) != 1000 + identity:
                 wrong.append(identity)
             store.close()
-            mine.close()
 
     threads = [threading.Thread(target=build, args=(identity,)) for identity in range(4)]
     for thread in threads:

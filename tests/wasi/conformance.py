@@ -205,10 +205,7 @@ class Runner:
                 prepared = self._linker.prepare(self._engine.load(code))
             except Exception as exc:
                 return [Outcome(program, name, f"cannot be loaded: {exc}") for name in names]
-            try:
-                return [Outcome(program, name, self._run_once(program, prepared, name)) for name in names]
-            finally:
-                prepared.close()
+            return [Outcome(program, name, self._run_once(program, prepared, name)) for name in names]
 
     def _run_once(self, program: Program, prepared: ffi.Program, volume: str) -> str:
         with _files_of(program, volume) as files:

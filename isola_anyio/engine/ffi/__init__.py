@@ -15,6 +15,9 @@ wasmtime-py's public classes. The rules that keep it sound, each from a fault th
 
 from __future__ import annotations
 
+from isola_anyio.engine.ffi.backing import READ_BYTES as READ_BYTES
+from isola_anyio.engine.ffi.backing import Backing as Backing
+from isola_anyio.engine.ffi.linking import Code as Code
 from isola_anyio.engine.ffi.linking import Engine as Engine
 from isola_anyio.engine.ffi.linking import Host as Host
 from isola_anyio.engine.ffi.linking import Linker as Linker
@@ -27,6 +30,7 @@ from isola_anyio.engine.ffi.raw import PAGE_BYTES as PAGE_BYTES
 from isola_anyio.engine.ffi.raw import FuelExhausted as FuelExhausted
 from isola_anyio.engine.ffi.raw import GuestTrap as GuestTrap
 from isola_anyio.engine.ffi.raw import StoreInterrupted as StoreInterrupted
+from isola_anyio.engine.ffi.raw import UnusableCodeError as UnusableCodeError
 from isola_anyio.engine.ffi.signals import generation as generation
 from isola_anyio.engine.ffi.signals import guard_signals as guard_signals
 from isola_anyio.engine.ffi.store import Export as Export

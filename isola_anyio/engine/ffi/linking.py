@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Engine", "Host", "Linker", "Program", "current", "engine_fingerprint"]
+__all__ = ["Code", "Engine", "Host", "Linker", "Program", "current", "engine_fingerprint"]
 
 import ctypes
 import hashlib
@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import wasmtime
 
+from isola_anyio.engine.ffi.backing import READ_BYTES, Backing
 from isola_anyio.engine.ffi.raw import (
     ASYNC_STACK_BYTES,
     HOST_CALLBACK,
     MAX_PARAMS,
     MAX_WASM_STACK_BYTES,
     VAL_BYTES,
+    UnusableCodeError,
     c_define_unchecked,
     c_increment_epoch,
     c_linker_instantiate_pre,
@@ -65,6 +67,14 @@ def _cpu_features() -> str:
     return platform.processor()
 
 
+class Code:
+    """A module's native code, ready to be linked; ``backing`` is the file it is mapped from, if it is."""
+
+    def __init__(self, module: wasmtime.Module, backing: Backing | None) -> None:
+        self.module = module
+        self.backing = backing
+
+
 class Engine:
     """One compilation engine: its settings, its epoch. Thread-safe."""
 
@@ -89,13 +99,22 @@ class Engine:
         """Compile and write the native code to ``target``; takes from half a second to a minute of all cores."""
         target.write_bytes(wasmtime.Module(self._engine, wasm).serialize())
 
-    def load(self, path: Path) -> wasmtime.Module:
-        """Map compiled code made by :meth:`compile_to`; the file must be trusted: it is run as it is.
+    def load(self, path: Path) -> Code:
+        """Take over code made by :meth:`compile_to`; the file must be trusted: it is run as it is.
+
+        A large file is mapped; see ``backing.py``.
 
         Raises:
-            wasmtime.WasmtimeError: the file was made by another version, for other settings or another processor.
+            OSError: the file cannot be read.
+            UnusableCodeError: the file was made by another version, for other settings or another processor.
         """
-        return wasmtime.Module.deserialize_file(self._engine, str(path))
+        try:
+            if path.stat().st_size <= READ_BYTES:
+                return Code(wasmtime.Module.deserialize(self._engine, path.read_bytes()), None)
+            backing = Backing.open(path)
+            return Code(wasmtime.Module.deserialize_file(self._engine, str(path)), backing)
+        except wasmtime.WasmtimeError as exc:
+            raise UnusableCodeError(str(exc)) from None
 
 
 class Host(Protocol):
@@ -184,39 +203,48 @@ class Linker:
         if error:
             raise InternalError(f"wasmtime refused to define {module!r}.{name!r}: {take_error(error)}")
 
-    def prepare(self, module: wasmtime.Module) -> Program:
+    def prepare(self, code: Code) -> Program:
         """Resolve a module's imports once.
 
         Raises:
             LookupError: the module imports something this linker does not define; the text names it.
         """
         pre = c_void_p()
-        error = c_linker_instantiate_pre(self._ptr, ctypes.cast(module.ptr(), c_void_p), ctypes.addressof(pre))
+        error = c_linker_instantiate_pre(self._ptr, ctypes.cast(code.module.ptr(), c_void_p), ctypes.addressof(pre))
         if error:
             raise LookupError(take_error(error))
-        return Program(self._engine, self, module, pre)
+        return Program(self._engine, self, code, pre)
 
 
 class Program:
-    """A module with its imports resolved, ready to be instantiated many times. Immutable, thread-safe."""
+    """A module with its imports resolved, ready to be instantiated many times. Immutable, thread-safe.
 
-    def __init__(self, engine: Engine, linker: Linker, module: wasmtime.Module, pre: c_void_p) -> None:
+    Its stores hold it, so that it is freed last, by whichever thread lets go of it.
+    """
+
+    def __init__(self, engine: Engine, linker: Linker, code: Code, pre: c_void_p) -> None:
         self.engine = engine
-        self.module = module
+        self.code = code
         self._linker = linker  # keeps the callbacks alive
         self.pre = pre
+        self._delete_pre = c_pre_delete  # at the interpreter's end the module's names may be gone
 
-    def close(self) -> None:
-        """Free the C side; stores made from it live on."""
-        if self.pre.value is not None:
-            c_pre_delete(self.pre)
-            self.pre = c_void_p()
+    def __del__(self) -> None:
+        if self.changed:
+            self.code.module._consume()  # noqa: SLF001 - the seam; to free it would touch what was cut off
+        else:
+            self._delete_pre(self.pre)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the file that the code is mapped from was written to: it must not be instantiated again."""
+        return self.code.backing is not None and self.code.backing.changed
 
     def exports(self) -> dict[str, str]:
         """Name every export with its type: ``"memory"`` or a signature such as ``"ii>i"``; others are left out."""
         kinds = {"i32": "i", "i64": "I", "f32": "f", "f64": "F"}
         found: dict[str, str] = {}
-        for export in self.module.exports:
+        for export in self.code.module.exports:
             type_ = export.type
             if isinstance(type_, wasmtime.FuncType):
                 params = "".join(kinds.get(str(kind), "?") for kind in type_.params)

@@ -24,6 +24,7 @@ __all__ = [
     "FuelExhausted",
     "GuestTrap",
     "StoreInterrupted",
+    "UnusableCodeError",
     "blocking_dll",
     "c_byte_vec_delete",
     "c_define_unchecked",
@@ -84,6 +85,7 @@ _PRIVATE_NAMES: Final[tuple[tuple[object, str], ...]] = (
     (_bindings, "wasmtime_instance"),
     (wasmtime.Engine, "ptr"),
     (wasmtime.Module, "ptr"),
+    (wasmtime.Module, "_consume"),
     (wasmtime.Config, "ptr"),
     (wasmtime.Linker, "ptr"),
 )
@@ -180,6 +182,10 @@ c_increment_epoch = raw_function(quick_dll, "wasmtime_engine_increment_epoch", N
 
 HOST_CALLBACK: Final = ctypes.CFUNCTYPE(c_size_t, c_void_p, c_void_p, c_size_t, c_size_t)
 EPOCH_CALLBACK: Final = ctypes.CFUNCTYPE(c_size_t, c_void_p, c_void_p, c_size_t, c_void_p)
+
+
+class UnusableCodeError(Exception):
+    """Compiled code was made by another version, for other settings or another processor."""
 
 
 class GuestTrap(Exception):  # noqa: N818 - wasm's own word

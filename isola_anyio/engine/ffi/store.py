@@ -125,6 +125,9 @@ class Export:
 class Store:
     """One instance of a program with its memory, owned by one thread at a time.
 
+    Raises:
+        RuntimeUnavailableError: the file that the program's code is mapped from was written to.
+
     Attributes:
         handlers: the host functions, in the linker's order.
         interrupted: set before :meth:`Engine.bump` to stop the guest.
@@ -141,6 +144,8 @@ class Store:
         self.on_epoch: Callable[[], None] | None = None
         self.dead = False
         self._number = next(_store_numbers)
+        if program.code.backing is not None:
+            program.code.backing.check("compiled code")
         self._ptr: int | None = c_store_new(program.engine._ptr, None, None)  # noqa: SLF001 - same module
         self.context = c_void_p(c_store_context(self._ptr))
         try:

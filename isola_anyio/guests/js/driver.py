@@ -23,6 +23,7 @@ from isola_anyio.wasi.signatures import SIGNATURES
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from isola_anyio.cache import Cache
     from isola_anyio.codec import Dialect
     from isola_anyio.engine.instance import Instance
     from isola_anyio.guests import DoorHandler, Port
@@ -90,10 +91,11 @@ class JsDriver:
             digest.update(f"\0{name}\0{source}".encode())
         self.sdk_digest = digest.hexdigest()
 
-    def equip(self, bundle: RuntimeBundle) -> JsDriver:
+    def equip(self, bundle: RuntimeBundle, cache: Cache) -> JsDriver:
         """Give a driver that strips TypeScript with the module of this runtime's own distribution."""
-        transform = bundle.lib_dir / "_transform.wasm"
-        return JsDriver(Stripper(transform, bundle.lib_sha256)) if bundle.lib_sha256 is not None else self
+        if bundle.lib_sha256 is None:
+            return self
+        return JsDriver(Stripper(bundle.lib_dir / "_transform.wasm", bundle.lib_sha256, cache))
 
     def adapt(self, module: bytes, sha256: str) -> bytes:
         """Give the module that is compiled for this runtime; see ``patch.py``."""

@@ -13,11 +13,16 @@ import re
 import secrets
 import tempfile
 import threading
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
+from weakref import WeakValueDictionary
 
+from isola_anyio.cache import entry_key
 from isola_anyio.engine import ffi
-from isola_anyio.errors import DigestMismatchError, clip
+from isola_anyio.engine.compiler import compile_module
+from isola_anyio.errors import DigestMismatchError, RuntimeUnavailableError, clip
 from isola_anyio.guests.js.relayout import relayout
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.memory import GuestMemory
@@ -25,8 +30,12 @@ from isola_anyio.wasi.memory import GuestMemory
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from isola_anyio.cache import Cache
     from isola_anyio.engine.instance import Instance
 
+_CODE_SUFFIX: Final = ".cwasm"
+_POLL_S: Final = 0.01
+"""How often a guest that waits for the module's compilation looks whether it is done."""
 _MAX_MEMORY_BYTES: Final = 256 << 20
 """A guess: the module takes about 40 times a source's length."""
 _SOURCE_TS: Final = 1 << 0
@@ -75,25 +84,32 @@ class _Store(ffi.Store):
         """Only the master's flag counts."""
 
 
-class Stripper:
-    """The stripping module of one template, compiled on first use: half a second of all cores, once a process."""
+_loaded: Final[WeakValueDictionary[tuple[int, str], ffi.Program]] = WeakValueDictionary()
+"""The programs in use, by their engine and their module's digest: 4 MB each, shared by the templates of a context."""
+_loading: Final = threading.Lock()
 
-    def __init__(self, path: Path, sha256: str | None = None) -> None:
+
+class Stripper:
+    """The stripping module of one template; its code is compiled on first use and kept in the template's cache."""
+
+    def __init__(self, path: Path, sha256: str, cache: Cache) -> None:
         """``path`` is the module's file; ``sha256`` what it must be."""
         self._path = path
         self._sha256 = sha256
-        self._programs: dict[ffi.Engine, ffi.Program] = {}
-        self._lock = threading.Lock()
+        self._cache = cache
+        self._program: ffi.Program | None = None
 
     def strip(self, code: str, filename: str, instance: Instance) -> str:
-        """Return the JavaScript in ``code``, every token on the line it was on.
+        """Return the JavaScript in ``code``, every token on the line it was on; on the thread of that guest.
 
         Raises:
             TypeScriptError: it does not parse as TypeScript.
-            DigestMismatchError: the module is not the one that was checked.
+            DigestMismatchError, RuntimeUnavailableError: the module is not the one that was checked, or not usable.
             ffi.StoreInterrupted: the guest is being stopped.
         """
-        store = _Store(self._program(instance.store.program.engine), max_memory=_MAX_MEMORY_BYTES)
+        if self._program is None:
+            self._program = self._find_program(instance)
+        store = _Store(self._program, max_memory=_MAX_MEMORY_BYTES)
         try:
             store.master = instance.store
             previous = store.enter()
@@ -109,33 +125,47 @@ class Stripper:
             return code
         return stripped if filename.endswith(".tsx") else relayout(code, stripped)
 
-    def _program(self, engine: ffi.Engine) -> ffi.Program:
-        with self._lock:
-            program = self._programs.get(engine)
+    def _find_program(self, instance: Instance) -> ffi.Program:
+        """Take what another template of the engine has, else load the code; one guest at a time."""
+        engine = instance.store.program.engine
+        pause = partial(instance.sleep, _POLL_S)
+        while not _loading.acquire(blocking=False):
+            pause()
+        try:
+            program = _loaded.get((id(engine), self._sha256))  # it holds its engine, so the number is not another's
             if program is None:
-                program = self._programs[engine] = self._compile(engine)
+                program = ffi.Linker(engine, _FUNCTIONS).prepare(self._load_code(engine, pause))
+                _loaded[id(engine), self._sha256] = program
             return program
+        finally:
+            _loading.release()
 
-    def _compile(self, engine: ffi.Engine) -> ffi.Program:
+    def _load_code(self, engine: ffi.Engine, pause: Callable[[], object]) -> ffi.Code:
+        cache = self._cache
+        key = entry_key("typescript", self._sha256, ffi.engine_fingerprint(metered=engine.metered))
+        known = None if cache.closed else cache.lookup("code", key, _CODE_SUFFIX)
+        if known is not None:
+            with suppress(OSError, ffi.UnusableCodeError):
+                return engine.load(known)
+        try:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                source, target = Path(folder, self._path.name), Path(folder, "code")
+                source.write_bytes(self._checked_module())
+                compile_module(source, target, metered=engine.metered, pause=pause)
+                native = target.read_bytes()
+                if not cache.closed:
+                    with suppress(OSError):  # it is compiled again another time
+                        cache.store_file("code", key, _CODE_SUFFIX, lambda out: out.write(native))
+                return engine.load(target)
+        except OSError as exc:
+            raise RuntimeUnavailableError(f"{self._path.name}, which reads TypeScript, cannot be had: {exc}") from exc
+
+    def _checked_module(self) -> bytes:
         wasm = self._path.read_bytes()
         digest = hashlib.sha256(wasm).hexdigest()
-        if self._sha256 not in (None, digest):
+        if digest != self._sha256:
             raise DigestMismatchError(f"{self._path} has the SHA-256 {digest}; it was {self._sha256} when found")
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            target = Path(folder, "strip.cwasm")
-            with _native_lock:
-                known = _native.get((digest, engine.metered))
-                if known is None:
-                    engine.compile_to(wasm, target)
-                    _native[digest, engine.metered] = target.read_bytes()
-                else:
-                    target.write_bytes(known)
-            return ffi.Linker(engine, _FUNCTIONS).prepare(engine.load(target))
-
-
-_native: Final[dict[tuple[str, bool], bytes]] = {}
-"""Native code by the module's digest and whether it is metered: 4 MB, so that it is compiled once a process."""
-_native_lock: Final = threading.Lock()
+        return wasm
 
 
 class _Transform:

@@ -20,6 +20,7 @@ from isola_anyio.wasi.signatures import SIGNATURES
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from isola_anyio.cache import Cache
     from isola_anyio.codec import Dialect
     from isola_anyio.engine.instance import Instance
     from isola_anyio.guests import DoorHandler, Port
@@ -96,7 +97,7 @@ class PythonDriver:
 
     adaptation = ""
 
-    def equip(self, bundle: RuntimeBundle) -> PythonDriver:  # noqa: ARG002 - the interface
+    def equip(self, bundle: RuntimeBundle, cache: Cache) -> PythonDriver:  # noqa: ARG002 - the interface
         """CPython needs nothing else."""
         return self
 

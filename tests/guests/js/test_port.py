@@ -15,6 +15,7 @@ from isola_anyio.guests.kinds import drivers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from isola_anyio.cache import Cache
     from isola_anyio.runtimes.resolve import RuntimeBundle
 
 FRAMES = [
@@ -58,7 +59,7 @@ class TraitorDriver(JsDriver):
         self._sdk["door"] += "\nglobalThis.door = (...frame) => door(...frame);"
         self.sdk_digest = "traitor"
 
-    def equip(self, bundle: RuntimeBundle) -> JsDriver:
+    def equip(self, bundle: RuntimeBundle, cache: Cache) -> JsDriver:
         return self
 
 
