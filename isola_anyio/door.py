@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from isola_anyio import codec
 from isola_anyio.errors import (
     GuestError,
+    LimitError,
     MemoryLimitError,
     OutputLimitError,
     PayloadLimitError,
@@ -95,6 +96,14 @@ class DoorKeeper(Turns):
         raise ProtocolError(f"an unknown door call {kind:#x}")
 
     def _on_hostcall(self, op: int, untrusted_body: memoryview) -> bytes:
+        allowed = self.limits.max_total_hostcalls
+        if allowed is not None and self.desk.count >= allowed:
+            raise Halt(
+                LimitError(
+                    f"the run made more than max_total_hostcalls={allowed} hostcalls; raise it, or ask for less",
+                    limit="hostcalls",
+                )
+            )
         began = time.thread_time()
         try:
             return self.desk.request(op, *protocol.split_hostcall(untrusted_body))

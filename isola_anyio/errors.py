@@ -28,7 +28,7 @@ __all__ = [
     "clip",
 ]
 
-from typing import ClassVar, Final
+from typing import Final
 
 CLIP_CHARS: Final = 120
 """How much of a value's ``repr`` an error message quotes; a guess that keeps a message on two lines."""
@@ -93,10 +93,15 @@ class LimitError(IsolaError):
     """A limit of the host's stopped the run.
 
     Attributes:
-        limit: the name of the limit: ``"fuel"``, ``"cpu"``, ``"output"`` or ``"payload"``.
+        limit: the name of the limit: ``"fuel"``, ``"cpu"``, ``"output"``, ``"payload"`` or ``"hostcalls"``.
     """
 
-    limit: ClassVar[str] = ""
+    limit: str = ""
+
+    def __init__(self, message: str, *, limit: str | None = None) -> None:
+        super().__init__(message)
+        if limit is not None:  # one that has no class of its own
+            self.limit = limit
 
 
 class FuelExhaustedError(LimitError):

@@ -28,6 +28,7 @@ class Limits:
     max_output: int = 16 * MIB
     max_payload: int = 64 * MIB
     max_hostcalls: int = 1024
+    max_total_hostcalls: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

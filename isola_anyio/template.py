@@ -253,6 +253,7 @@ class SandboxOptions(TypedDict, total=False):
         max_output: bytes of stdout, stderr and logs a run may write; 16 MiB by default.
         max_payload: bytes of any one value crossing the boundary; 64 MiB by default.
         max_hostcalls: hostcalls in flight at once, further ones wait their turn; 1024 by default.
+        max_total_hostcalls: hostcalls a run may make.
         seed: makes the guest's randomness repeatable.
     """
 
@@ -266,6 +267,7 @@ class SandboxOptions(TypedDict, total=False):
     max_output: int | None
     max_payload: int | None
     max_hostcalls: int | None
+    max_total_hostcalls: int | None
     seed: int | str | bytes | None
 
 
@@ -374,10 +376,13 @@ class SandboxTemplate:
         max_output: int | None = None,
         max_payload: int | None = None,
         max_hostcalls: int | None = None,
+        max_total_hostcalls: int | None = None,
         seed: int | str | bytes | None = None,
     ) -> Sandbox:
         self._check_open()
-        limits = self._limits(max_memory, max_fuel, max_cpu, max_output, max_payload, max_hostcalls)
+        limits = self._limits(
+            max_memory, max_fuel, max_cpu, max_output, max_payload, max_hostcalls, max_total_hostcalls
+        )
         handlers = check_handlers(hostcalls)
         if http is not None:
             raise InvalidArgumentError(f"http={clip(http)}: this release has no HTTP bridge; leave http out")
@@ -399,6 +404,7 @@ class SandboxTemplate:
         max_output: int | None,
         max_payload: int | None,
         max_hostcalls: int | None,
+        max_total_hostcalls: int | None,
     ) -> Limits:
         limits = Limits(max_memory=self._recipe.max_memory)
         if max_memory is not None:
@@ -424,6 +430,9 @@ class SandboxTemplate:
             limits = replace(limits, max_payload=check_size("max_payload", max_payload, low=1, high=1 << 31))
         if max_hostcalls is not None:
             limits = replace(limits, max_hostcalls=check_count("max_hostcalls", max_hostcalls))
+        if max_total_hostcalls is not None:
+            total = check_count("max_total_hostcalls", max_total_hostcalls, low=0)
+            limits = replace(limits, max_total_hostcalls=total)
         return limits
 
     def _fork(self, limits: Limits, mounts: Sequence[MountConfig], env: Mapping[str, str], seed: bytes | None) -> Guest:

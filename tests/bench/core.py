@@ -78,7 +78,7 @@ async def _building(table: Table, runtime: str, prelude: str, other: str) -> Non
 
 def _raw_fork(template: SandboxTemplate, body: bytes) -> None:
     """The calls a first answer cannot do without: store, instance, mapping, one message."""
-    guest = template._fork(template._limits(None, None, None, None, None, None), (), {}, None)
+    guest = template._fork(template._limits(*[None] * 7), (), {}, None)
     try:
         guest.instance.enter(partial(guest.port.deliver, message(Call.CALL, 0, body)))
     finally:

@@ -49,6 +49,7 @@ BAD_CREATE = [
     *[("max_output", value) for value in BAD_SIZES],
     *[("max_payload", value) for value in [*BAD_SIZES, 0]],
     *[("max_hostcalls", value) for value in (0, -1, "1", 1.5, True)],
+    *[("max_total_hostcalls", value) for value in (-1, "1", 1.5, True, 1 << 64)],
     *[("seed", value) for value in (1.5, True, [1])],
 ]
 BAD_MOUNT = [

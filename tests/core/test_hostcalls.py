@@ -10,7 +10,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from isola_anyio import GuestError, SandboxBusyError, SandboxClosedError
+from isola_anyio import GuestError, LimitError, SandboxBusyError, SandboxClosedError
 
 if TYPE_CHECKING:
     from isola_anyio import Sandbox, SandboxTemplate
@@ -101,6 +101,28 @@ async def test_no_more_than_max_hostcalls_are_in_flight(template: SandboxTemplat
         assert await sandbox.run("gather", "work", list(range(50))) == list(range(50))
         assert most == 4
         assert sandbox.usage.hostcalls == 50
+
+
+async def test_a_run_may_make_max_total_hostcalls_and_no_more(template: SandboxTemplate) -> None:
+    made = 0
+
+    def work(payload: int) -> int:
+        nonlocal made
+        made += 1
+        return payload
+
+    async with template.create(hostcalls={"work": work}, max_total_hostcalls=3) as sandbox:
+        await sandbox.load_script(CODE)
+        for _ in range(2):  # of each run
+            assert await sandbox.run("gather", "work", [1, 2, 3]) == [1, 2, 3]
+        with pytest.raises(LimitError, match="max_total_hostcalls=3") as caught:
+            await sandbox.run("gather", "work", [1, 2, 3, 4])
+        assert (made, caught.value.limit, sandbox.broken) == (9, "hostcalls", True)
+        assert sandbox.usage.hostcalls == 3
+    async with template.create(hostcalls={"work": work}, max_total_hostcalls=0) as sandbox:
+        await sandbox.load_script(CODE)
+        with pytest.raises(LimitError, match="=0"):
+            await sandbox.run("call", "nobody")
 
 
 async def test_handlers_see_the_callers_context_variables(template: SandboxTemplate) -> None:
