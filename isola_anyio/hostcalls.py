@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from isola_anyio.codec import Dialect
+    from isola_anyio.engine.cpu import CpuMeter
     from isola_anyio.values import JsonValue
 
 Handler: TypeAlias = Callable[[Any], Any]
@@ -110,6 +111,7 @@ class HostcallDesk:
         dialect: Dialect,
         max_payload: int,
         max_in_flight: int,
+        cpu: CpuMeter,
         pause: Callable[[], object],
         on_request: Callable[[], None],
         on_news: Callable[[], None],
@@ -118,6 +120,7 @@ class HostcallDesk:
         self._dialect: Dialect = dialect
         self._max_payload = max_payload
         self._max_in_flight = max_in_flight
+        self._cpu = cpu
         self._pause = pause
         self._on_request = on_request
         self._on_news = on_news
@@ -173,13 +176,21 @@ class HostcallDesk:
             self._queue(op, name, partial(handler, payload), size)
             return b""
         try:
-            result = self._context.run(handler, payload)
+            result = self._call(handler, payload)
             if inspect.isawaitable(result):
                 self._queue(op, name, _constantly(result), size)
                 return b""
             return _reply(Status.OK, self._encode(name, result))
         except (Exception, self._cancelled_class) as exc:  # noqa: BLE001 - whatever it raises is the guest's to see
             return _reply(Status.FAILED, failure(name, exc))
+
+    def _call(self, handler: Handler, payload: JsonValue) -> Any:
+        """Call a plain handler, or get an async one's awaitable; what it computes is not the guest's."""
+        self._cpu.pause()
+        try:
+            return self._context.run(handler, payload)
+        finally:
+            self._cpu.resume()
 
     def _queue(self, op: int, name: str, work: Callable[[], Awaitable[Any]], size: int) -> None:
         self._open.add(op)

@@ -142,7 +142,7 @@ class Run(DoorKeeper):
         if self.phase is Phase.PARKED:
             return None if self._timer is None else max(0.0, self._timer - time.monotonic())
         if self.limits.max_cpu is not None and self.phase is not Phase.ENDED:
-            return max(0.005, self.limits.max_cpu - self._cpu_now())
+            return max(0.005, self.limits.max_cpu - self._cpu.now())
         return None
 
     def _resume_if_due(self) -> None:
@@ -245,7 +245,7 @@ class Run(DoorKeeper):
         if self._asleep:
             return 0.0
         if self.phase is Phase.COMPUTING and self._verdict is None:
-            return max(0.0, COURTESY_S - (self._cpu_now() - self._silent_since_cpu))
+            return max(0.0, COURTESY_S - (self._cpu.now() - self._silent_since_cpu))
         return COURTESY_S
 
     def _stop_for_good(self) -> None:

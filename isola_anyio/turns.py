@@ -13,7 +13,6 @@ __all__ = ["Halt", "Phase", "RunOptions", "Stop", "Turns", "active_runs", "let_o
 import threading
 import time
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from enum import Enum
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from isola_anyio import codec
 from isola_anyio.engine import ffi
+from isola_anyio.engine.cpu import CpuMeter
 from isola_anyio.engine.wakeup import Wakeup
 from isola_anyio.errors import (
     CpuLimitError,
@@ -112,6 +112,7 @@ class Turns(ABC):
         self._needs_room = False
         self._room_came = False
         self.outcome: JsonValue | BaseException = None
+        self._cpu = CpuMeter()
         self.queue = queue
         if queue is not None:
             queue.on_room = self._on_room
@@ -123,6 +124,7 @@ class Turns(ABC):
                 dialect=self.dialect,
                 max_payload=self.limits.max_payload,
                 max_in_flight=self.limits.max_hostcalls,
+                cpu=self._cpu,
                 pause=let_others_run,
                 on_request=self._news.set,
                 on_news=self._on_news,
@@ -133,12 +135,8 @@ class Turns(ABC):
             Feed(source, dialect=self.dialect, max_payload=self.limits.max_payload, on_news=self._on_news)
             for source in options.streams
         ]
-        self._cpu_s = 0.0
         self._turn_began = 0.0
         self._silent_since_cpu = 0.0  # seconds of the guest's CPU at which it last came where it could be told
-        # The clock of the thread that has the turn, and what it showed when the run had used nothing. One object, so
-        # that whoever asks from another thread never takes one turn's clock for another's.
-        self._meter: tuple[int | None, float] | None = None
         self._began = 0.0
         self._busy_s = 0.0
         self.output_bytes = 0
@@ -171,7 +169,7 @@ class Turns(ABC):
 
     def _check_cpu(self) -> None:
         budget = self.limits.max_cpu
-        if budget is None or self._cpu_now() < budget:
+        if budget is None or self._cpu.now() < budget:
             return
         with self._lock:
             if self.phase is not Phase.ENDED:  # else the interrupt would hit the next run
@@ -179,28 +177,17 @@ class Turns(ABC):
                     self._stop = Stop.CPU
                 self.guest.instance.interrupt()
 
-    def _cpu_now(self) -> float:
-        """Seconds of CPU the guest has computed so far, its turn under way included."""
-        while (meter := self._meter) is not None:
-            clock, zero = meter
-            with suppress(OSError):  # the thread has just ended
-                used = _read(clock) - zero
-                if self._meter is meter:  # the turn was still going on when the clock was read
-                    return used
-        return self._cpu_s
-
     def _turn(self, make_frame: Callable[[], bytes]) -> None:
         """Run one turn; whatever happens, the run's task is told."""
         self._turn_began = time.monotonic()
-        clock = _thread_clock()
-        self._meter = (clock, _read(clock) - self._cpu_s)
+        self._cpu.begin()
         with self._lock:
             # A turn that was asked for before the run was stopped is not begun any more.
             wanted = self._stop is None or self._cancel_sent
-            self._silent_since_cpu = self._cpu_s
+            self._silent_since_cpu = self._cpu.own()
             self.phase = Phase.COMPUTING if wanted else Phase.PARKED
         if not wanted:
-            self._meter = None
+            self._cpu.end()
             self._news.set()
             return
         try:
@@ -209,8 +196,7 @@ class Turns(ABC):
                 raise ProtocolError("the guest ended its turn without a word")
         except BaseException as exc:  # noqa: BLE001 - nothing may end a guest thread
             self._end_with(exc)
-        self._cpu_s = self._cpu_own()
-        self._meter = None
+        self._cpu.end()
         self._busy_s += time.monotonic() - self._turn_began
         if self._verdict is Phase.PARKED:
             self._check_cpu()
@@ -304,20 +290,8 @@ class Turns(ABC):
 
         A guest that comes here often is not interrupted: it is told the next time, and unwinds.
         """
-        self._silent_since_cpu = self._cpu_own()
+        self._silent_since_cpu = self._cpu.own()
         return self._stop is Stop.CANCELLED and not self._told
-
-    def _cpu_own(self) -> float:
-        """Seconds of CPU the guest has computed so far; on the guest's own thread, inside a turn."""
-        assert self._meter is not None
-        clock, zero = self._meter
-        return _read(clock) - zero
-
-    def _discount(self, seconds: float) -> None:
-        """Take back CPU that was the host's own; on the guest's own thread, inside a turn."""
-        assert self._meter is not None
-        clock, zero = self._meter
-        self._meter = (clock, zero + seconds)
 
     def _block(self, seconds: float | None = None) -> None:
         """Stand still inside the turn until there is news or the run is being cancelled."""
@@ -332,7 +306,7 @@ class Turns(ABC):
         finally:
             self._busy_s -= time.monotonic() - began
             with self._lock:
-                self._silent_since_cpu = self._cpu_own()
+                self._silent_since_cpu = self._cpu.own()
                 self.phase = Phase.COMPUTING
 
     def sleep(self, seconds: float | None) -> None:
@@ -349,7 +323,7 @@ class Turns(ABC):
         """What the run used."""
         wall = time.monotonic() - self._began
         return Usage(
-            cpu_s=self._cpu_s,
+            cpu_s=self._cpu.now(),
             wall_s=wall,
             waiting_s=max(0.0, wall - self._busy_s),
             fuel=fuel,
@@ -358,17 +332,6 @@ class Turns(ABC):
             peak_memory=peak_memory,
             runs=1,
         )
-
-
-def _thread_clock() -> int | None:
-    if hasattr(time, "pthread_getcpuclockid"):
-        return time.pthread_getcpuclockid(threading.get_ident())
-    return None
-
-
-def _read(clock: int | None) -> float:
-    """Read a thread's clock; where threads have none, time stands for it."""
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 def let_others_run() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,19 @@ async def test_a_run_may_make_max_total_hostcalls_and_no_more(template: SandboxT
         await sandbox.load_script(CODE)
         with pytest.raises(LimitError, match="=0"):
             await sandbox.run("call", "nobody")
+
+
+async def test_what_a_plain_handler_computes_is_not_the_guests_cpu(template: SandboxTemplate) -> None:
+    def burn(payload: int) -> int:
+        end = time.thread_time() + 0.3
+        while time.thread_time() < end:
+            time.sleep(0)  # so that the event loop looks at the budget meanwhile
+        return payload
+
+    async with template.create(hostcalls={"burn": burn}, max_cpu=0.2) as sandbox:
+        await sandbox.load_script(CODE)
+        assert await sandbox.run("call", "burn", 5) == 5
+        assert sandbox.usage.cpu_s < 0.1
 
 
 async def test_handlers_see_the_callers_context_variables(template: SandboxTemplate) -> None:
