@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-__all__ = ["being_cancelled", "is_cancellation", "open_task_group", "outlast", "single_exception"]
+__all__ = [
+    "being_cancelled",
+    "is_cancellation",
+    "open_task_group",
+    "outlast",
+    "single_exception",
+    "start_ungrouped",
+]
 
 import math
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, cast
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 import sniffio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 
     from anyio.abc import TaskGroup
 
@@ -64,6 +72,28 @@ def being_cancelled() -> bool:
 
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+_ungrouped: Final[set[object]] = set()
+"""asyncio keeps only weak references to its tasks."""
+
+
+def start_ungrouped(function: Callable[[], Coroutine[Any, Any, None]], *, name: str) -> None:
+    """Start a task in the running loop that is in no task group, with the caller's context.
+
+    For what is started and ended by calls of their own, as with ``start()`` and ``aclose()``: whoever starts it must
+    end it and wait for it, and it must not raise. A loop that ends cancels it.
+    """
+    if sniffio.current_async_library() == "trio":
+        import trio  # noqa: PLC0415 - only where it is running
+
+        trio.lowlevel.spawn_system_task(function, name=name, context=copy_context())
+        return
+    import asyncio  # noqa: PLC0415 - only where it is running
+
+    task = asyncio.get_running_loop().create_task(function(), name=name)
+    _ungrouped.add(task)
+    task.add_done_callback(_ungrouped.discard)
 
 
 async def outlast(done: Callable[[], bool], wait: Callable[[], Awaitable[object]]) -> None:

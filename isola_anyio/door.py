@@ -64,7 +64,9 @@ class DoorKeeper(Turns):
                 if self._stop is Stop.CANCELLED and not self._told:
                     return b""  # never answered: the guest hears of its cancellation next
                 self._block()
-            return self._on_hostcall(number, untrusted_body)
+            reply = self._on_hostcall(number, untrusted_body)
+            # To a guest that is to be told there is no answer: it waits for one, and hears of its cancellation.
+            return b"" if self._must_tell else reply
         if kind == Door.PARK:
             self._on_park(number, untrusted_body)
             return b""

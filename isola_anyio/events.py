@@ -21,6 +21,7 @@ __all__ = [
 
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, Protocol, TypeAlias
 
@@ -28,7 +29,7 @@ import anyio
 from anyio.abc import ObjectReceiveStream
 
 from isola_anyio.engine.wakeup import Wakeup
-from isola_anyio.errors import GuestError, InternalError, StreamClosedError
+from isola_anyio.errors import GuestError, SandboxBusyError, StreamClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,11 +119,14 @@ class StreamedRun(Protocol):
 
     queue: EventQueue
 
-    async def start(self) -> None:
-        """Make sure that the run is started."""
-
     def cancel(self) -> None:
         """Cancel the run."""
+
+    def abandon(self, *, cancel: bool) -> None:
+        """Nobody reads the events any more: cancel the run, or let it go on without telling. From any thread."""
+
+    def refuse_own_handlers(self) -> None:
+        """Refuse to wait for the run when called from inside one of its handlers."""
 
     async def join(self) -> None:
         """Wait until nothing of the run is left; not cancelled by anything."""
@@ -148,14 +152,19 @@ class EventQueue:
         """Set by the guest's side when it stands still for want of room."""
         self.ended = False
         self.error: BaseException | None = None
+        self._unwanted = False
 
     @property
     def has_room(self) -> bool:
         """Whether another event may be put."""
+        if self._unwanted:
+            return True
         return len(self._events) < CAPACITY_EVENTS and self._put_bytes - self._taken_bytes < CAPACITY_BYTES
 
     def put(self, event: Event, size: int) -> None:
         """Add an event of ``size`` encoded bytes; the caller looks at :attr:`has_room` before the next."""
+        if self._unwanted:
+            return
         self._put_bytes += size
         self._events.append((event, size))
         if not self._polling:
@@ -166,6 +175,14 @@ class EventQueue:
         self.error = error
         self.ended = True
         self._wakeup.set()
+
+    def discard(self) -> None:
+        """Forget what is there and what comes: nobody is left to read it."""
+        self._unwanted = True
+        self._events.clear()
+        if self.stalled:
+            self.stalled = False
+            self.on_room()
 
     def get_nowait(self) -> Event | None:
         """Take the oldest event, or ``None``; lets a stalled guest go on once half of the queue is free."""
@@ -204,7 +221,9 @@ class EventStream(ObjectReceiveStream["Event"]):
 
     ``async for``, :meth:`receive`, ``async with``, :meth:`aclose`. The last event is an :class:`EndEvent` or an
     :class:`ErrorEvent`; failures that are not the guest's (a closed or broken sandbox, a limit) are raised instead.
-    Cancelling a :meth:`receive` loses no event. Leaving the ``async with``, or :meth:`aclose`, cancels the run.
+    Leaving the ``async with``, or :meth:`aclose`, cancels the run; so does cancelling an ``async for`` while it waits,
+    and dropping a stream that was read, as ``break`` does with one that has no other name. One dropped unread goes on
+    without telling anybody. Cancelling a :meth:`receive` loses no event and cancels nothing else.
     """
 
     def __init__(self, run: StreamedRun) -> None:
@@ -213,6 +232,13 @@ class EventStream(ObjectReceiveStream["Event"]):
         self._closed = False
         self._receiving = False
         self._finished = False
+        self._was_read = False
+        self._last: EndEvent | ErrorEvent | None = None
+
+    def __del__(self) -> None:
+        # One that was never read is a run whose events nobody wanted; like others it ends with its sandbox.
+        if not getattr(self, "_closed", True) and not self._queue.ended:
+            self._run.abandon(cancel=self._was_read)
 
     async def receive(self) -> Event:
         """Return the next event.
@@ -228,9 +254,8 @@ class EventStream(ObjectReceiveStream["Event"]):
             raise _closed_error()
         if self._receiving:
             raise anyio.BusyResourceError("receiving from")
-        self._receiving = True
+        self._receiving = self._was_read = True
         try:
-            await self._run.start()
             queue = self._queue
             while (event := queue.get_nowait()) is None:
                 if not queue.ended:
@@ -239,9 +264,22 @@ class EventStream(ObjectReceiveStream["Event"]):
                     break
                 else:
                     await self._finish()
+            if isinstance(event, (EndEvent, ErrorEvent)):
+                self._last = event
             return event
         finally:
             self._receiving = False
+
+    async def __anext__(self) -> Event:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+        except anyio.get_cancelled_exc_class():
+            # Who is cancelled here leaves the loop, and often has no other name for the stream.
+            with suppress(SandboxBusyError):  # a handler that reads the events of its own run, which it cannot end
+                await self.aclose()
+            raise
 
     async def _finish(self) -> NoReturn:
         """Everything was read: let the run's own task end, then say how it ended."""
@@ -256,30 +294,38 @@ class EventStream(ObjectReceiveStream["Event"]):
         raise anyio.EndOfStream
 
     async def result(self) -> JsonValue:
-        """Read the stream to its end and return the final value.
+        """Read what is left of the stream, close it, and return the final value; again, if it was read before.
 
         Raises:
             GuestError: the guest failed.
             IsolaError: as :meth:`receive`.
         """
-        async with self:
-            async for event in self:
-                if isinstance(event, EndEvent):
-                    return event.data
-                if isinstance(event, ErrorEvent):
-                    raise event.exception
-        raise InternalError("an event stream ended without a last event")
+        if self._last is None:
+            async with self:
+                async for _ in self:
+                    pass
+        else:
+            await self.aclose()
+        if self._last is None:
+            raise StreamClosedError("the event stream has no final value: it ended with an error, raised before")
+        if isinstance(self._last, ErrorEvent):
+            raise self._last.exception
+        return self._last.data
 
     async def aclose(self) -> None:
-        """Cancel the run if it still goes on, and wait until nothing of it is left. A second call does nothing."""
+        """Cancel the run if it still goes on, and wait until nothing of it is left. A second call does nothing.
+
+        Raises:
+            SandboxBusyError: called by a handler of that very run, which it would wait for.
+        """
         if not self._closed:
+            self._run.refuse_own_handlers()
             self._closed = True
             self._run.cancel()
             await self._run.join()
         await anyio.lowlevel.checkpoint()
 
     async def __aenter__(self) -> Self:
-        await self._run.start()
         return self
 
     async def __aexit__(

@@ -205,9 +205,9 @@ class Run(DoorKeeper):
         if not self._started or (not self._delivered and self.phase is Phase.PARKED):
             self.phase = Phase.ENDED
             return
+        end = time.monotonic() + GRACE_S
         try:
-            with anyio.CancelScope(shield=True):
-                await self._let_unwind()
+            await outlast(lambda: self.phase is Phase.ENDED or time.monotonic() >= end, partial(self._let_unwind, end))
         finally:
             if self.phase is not Phase.ENDED:
                 self._stop_for_good()
@@ -215,10 +215,10 @@ class Run(DoorKeeper):
                 self.phase = Phase.ENDED
             self.guest.instance.forget_interrupt()
 
-    async def _let_unwind(self) -> None:
-        """Give the guest its courtesy and its grace."""
+    async def _let_unwind(self, end: float) -> None:
+        """Give the guest its courtesy and its grace, which is over at ``end``."""
         async with open_task_group() as group:
-            with anyio.move_on_after(GRACE_S):
+            with anyio.move_on_after(end - time.monotonic()):
                 await self._await_turn()
                 await self._converse(group)
             group.cancel_scope.cancel()
@@ -227,6 +227,8 @@ class Run(DoorKeeper):
         """Wait until the guest's turn is over, or it knows of its cancellation; interrupt one that computes on."""
         end = time.monotonic() + PATIENCE_S
         while self.phase in (Phase.QUEUED, Phase.COMPUTING, Phase.WAITING) and not self._told:
+            if self._in_handler:
+                end = time.monotonic() + PATIENCE_S
             courtesy = self._courtesy_s() if time.monotonic() < end else 0.0
             if courtesy > 0 or self.phase is not Phase.COMPUTING:
                 with anyio.move_on_after(courtesy or COURTESY_S):
@@ -240,13 +242,21 @@ class Run(DoorKeeper):
     def _courtesy_s(self) -> float:
         """How much longer a computing guest may take until it can be told.
 
-        One that sleeps in plain code cannot be told; one that has parked is on its way out.
+        One that sleeps in plain code cannot be told; one that has parked is on its way out, and one whose plain
+        handler is at work is told when that returns.
         """
         if self._asleep:
             return 0.0
+        if self._in_handler:
+            return COURTESY_S
         if self.phase is Phase.COMPUTING and self._verdict is None:
             return max(0.0, COURTESY_S - (self._cpu.now() - self._silent_since_cpu))
         return COURTESY_S
+
+    @property
+    def _in_handler(self) -> bool:
+        """Whether a plain handler has the guest's thread: the guest waits for it and is told when it returns."""
+        return self.phase is Phase.COMPUTING and self._cpu.paused
 
     def _stop_for_good(self) -> None:
         """The grace is over: whatever still runs is interrupted; a guest that did not unwind is not trusted again."""

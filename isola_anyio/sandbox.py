@@ -14,8 +14,9 @@ import anyio
 from anyio.abc import AsyncResource
 
 from isola_anyio import codec
-from isola_anyio.concurrency import is_cancellation, outlast, single_exception
+from isola_anyio.concurrency import is_cancellation, outlast, single_exception, start_ungrouped
 from isola_anyio.engine.offload import in_guest_thread
+from isola_anyio.engine.wakeup import current_loop, loop_caller
 from isola_anyio.errors import (
     GuestError,
     InvalidArgumentError,
@@ -26,6 +27,7 @@ from isola_anyio.errors import (
 )
 from isola_anyio.events import EndEvent, ErrorEvent, EventQueue, EventStream
 from isola_anyio.guests.protocol import Call
+from isola_anyio.limits import Usage
 from isola_anyio.run import Run
 from isola_anyio.turns import RunOptions, active_runs
 from isola_anyio.values import bind_arguments
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
     from isola_anyio.guest import Guest
     from isola_anyio.hostcalls import Handlers
-    from isola_anyio.limits import Limits, Usage
+    from isola_anyio.limits import Limits
     from isola_anyio.values import BoundArguments, JsonValue
     from isola_anyio.wasi.hostside import MountView
 
@@ -94,12 +96,13 @@ class Sandbox(AsyncResource):
         self._limits = limits
         self._state = _State.NEW
         self._guest: Guest | None = None
-        self._usage: Usage | None = None
+        self._usage = Usage(total=Usage())
         self._line: deque[_Activity] = deque()
         self._numbers = itertools.count(1)
         self._activities: set[_Activity] = set()
         self._group: TaskGroup | None = None
         self._closed = anyio.Event()
+        self._home: object = None  # the event loop it was started in
 
     def __repr__(self) -> str:
         return f"<Sandbox {self._state.value}{', broken' if self.broken else ''} at {id(self):#x}>"
@@ -121,6 +124,7 @@ class Sandbox(AsyncResource):
             raise SandboxClosedError("the sandbox is closed; create another from the template")
         if self._state is _State.NEW:
             self._guest = self._fork()
+            self._home = current_loop()
             self._state = _State.STARTED
 
     async def aclose(self) -> None:
@@ -130,9 +134,12 @@ class Sandbox(AsyncResource):
         hostcall handlers take.
 
         Raises:
-            SandboxBusyError: called by a handler of the sandbox's own run, which it would wait for.
+            SandboxBusyError: called by a handler of the sandbox's own run, which it would wait for; or from another
+                event loop while the sandbox is in use in its own.
         """
         self._refuse_own_handlers()
+        if self._activities:
+            self._refuse_other_loops()
         if self._state is _State.CLOSED:
             await self._closed.wait()
             return
@@ -245,8 +252,8 @@ class Sandbox(AsyncResource):
     def run_stream(self, name: str, /, *args: Any, **kwargs: Any) -> EventStream:
         """Start a guest function and stream its events; arguments and errors as :meth:`run`.
 
-        Inside ``async with`` of the sandbox the run starts at once; a sandbox started by :meth:`start` has no task
-        group, so there it starts when the stream is entered or first read.
+        It runs in the sandbox's task group; a sandbox started by :meth:`start` has none, and ends it in
+        :meth:`aclose`.
         """
         return self._stream(self._call_options(name, args, kwargs))
 
@@ -288,14 +295,23 @@ class Sandbox(AsyncResource):
             raise SandboxBrokenError(
                 "the sandbox was stopped in the middle of a computation, or its guest died; create a new one"
             )
+        self._refuse_other_loops()
         self._refuse_own_handlers()
         return guest
 
-    def _refuse_own_handlers(self) -> None:
-        """Refuse to wait for a run when called from inside one of its handlers."""
+    def _refuse_other_loops(self) -> None:
+        """Refuse what would touch another event loop's tasks from here."""
+        if current_loop() is not self._home:
+            raise SandboxBusyError(
+                "the sandbox belongs to the event loop it was started in, and this is another: create one here from "
+                "the same template"
+            )
+
+    def _refuse_own_handlers(self, awaited: Run | None = None) -> None:
+        """Refuse to wait for a run, ``awaited`` or whichever is under way, when called from inside its handlers."""
         guest = self._guest
         for run in active_runs.get():
-            if run.guest is guest and run.guest.run is run:
+            if run.guest is guest and guest is not None and guest.run is run and awaited in (None, run):
                 raise SandboxBusyError(
                     "a handler of this sandbox's own run would wait for itself: let the handler return first, or use "
                     "another sandbox"
@@ -307,8 +323,7 @@ class Sandbox(AsyncResource):
 
     def _stream(self, options: RunOptions) -> EventStream:
         streaming = _Streaming(self, options)
-        if self._group is not None:
-            streaming.begin(self._group)
+        streaming.begin(self._group)
         return EventStream(streaming)
 
     # --- state -------------------------------------------------------------------------------------------------
@@ -317,11 +332,7 @@ class Sandbox(AsyncResource):
     def usage(self) -> Usage:
         """What the last run used, with the total of all in ``usage.total``; kept after a failure and after closing."""
         guest = self._guest
-        if guest is not None:
-            return guest.usage
-        if self._usage is not None:
-            return self._usage
-        raise SandboxClosedError("the sandbox was not started and has used nothing")
+        return self._usage if guest is None else guest.usage
 
     @property
     def memory_size(self) -> int:
@@ -367,6 +378,10 @@ class _Activity:
         if self._run is not None:
             self._run.close()
 
+    def refuse_own_handlers(self) -> None:
+        """Refuse to wait for this when called from inside a handler of its run."""
+        self._sandbox._refuse_own_handlers(self._run)  # noqa: SLF001 - same module
+
     def stand_in_line(self) -> None:
         """Take a place among the sandbox's runs: first come, first served."""
         self._in_line = True
@@ -406,20 +421,22 @@ class _Activity:
 
 
 class _Streaming:
-    """A run whose events are streamed; its task lives in the sandbox's task group, or in one of the stream's own."""
+    """A run whose events are streamed, by a task of its own."""
 
     def __init__(self, sandbox: Sandbox, options: RunOptions) -> None:
         self.queue = EventQueue()
         self._activity = _Activity(sandbox, options, self.queue)
         self._scope = anyio.CancelScope()
-        self._begun = False
-        self._own_group: TaskGroup | None = None
+        self._call_soon = loop_caller()
+        self.refuse_own_handlers = self._activity.refuse_own_handlers
 
-    def begin(self, group: TaskGroup) -> None:
+    def begin(self, group: TaskGroup | None) -> None:
         """Start the run's task; its turn is the next from now."""
-        self._begun = True
         self._activity.stand_in_line()
-        group.start_soon(self._work, name="isola event stream")
+        if group is None:
+            start_ungrouped(self._work, name="isola event stream")
+        else:
+            group.start_soon(self._work, name="isola event stream")
 
     async def _work(self) -> None:
         error: BaseException | None = SandboxClosedError("the run was cancelled before it ended")
@@ -437,23 +454,15 @@ class _Streaming:
         finally:
             self.queue.end(error)
 
-    async def start(self) -> None:
-        """Make sure that the run is started."""
-        if not self._begun:
-            group = anyio.create_task_group()
-            await group.__aenter__()
-            self._own_group = group
-            self.begin(group)
-
     def cancel(self) -> None:
         """Cancel the run."""
         self._scope.cancel()
 
+    def abandon(self, *, cancel: bool) -> None:
+        """Nobody has the stream any more; a collector may call this on any thread."""
+        self._call_soon(self._scope.cancel if cancel else self.queue.discard)
+
     async def join(self) -> None:
         """Wait until nothing of the run is left."""
-        if self._begun:
-            with anyio.CancelScope(shield=True):
-                await self._activity.ended.wait()
-        group, self._own_group = self._own_group, None
-        if group is not None:
-            await group.__aexit__(None, None, None)
+        with anyio.CancelScope(shield=True):
+            await self._activity.ended.wait()

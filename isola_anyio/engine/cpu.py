@@ -45,6 +45,11 @@ class CpuMeter:
         clock = _thread_clock()
         self._running = (clock, _read(clock) - self._used_s)
 
+    @property
+    def paused(self) -> bool:
+        """Whether the thread that has the turn works for the host, or nobody has it."""
+        return self._running is None
+
     def now(self) -> float:
         """Seconds used so far, a turn under way included; from any thread."""
         while (running := self._running) is not None:

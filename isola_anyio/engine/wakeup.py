@@ -6,7 +6,7 @@ The single place where guest threads reach into a loop. It is a level, not a que
 
 from __future__ import annotations
 
-__all__ = ["Wakeup", "loop_caller"]
+__all__ = ["Wakeup", "current_loop", "loop_caller"]
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,17 @@ import sniffio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+def current_loop() -> object:
+    """Return what stands for the running event loop and no other."""
+    if sniffio.current_async_library() == "trio":
+        import trio  # noqa: PLC0415 - only where it is running
+
+        return trio.lowlevel.current_trio_token()
+    import asyncio  # noqa: PLC0415 - only where it is running
+
+    return asyncio.get_running_loop()
 
 
 def loop_caller() -> Callable[[Callable[[], Any]], None]:

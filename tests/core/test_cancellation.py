@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -747,3 +749,51 @@ def test_control_c_stops_the_guest_and_ends_the_program(
         assert time.perf_counter() - began < 3
     assert out == "left True\ninterrupted\n", err
     assert p.returncode == 0, err
+
+
+@pytest.mark.parametrize("how", ["call", "call_plain"])
+async def test_cancelled_in_a_plain_handler_the_guest_unwinds_when_that_returns(
+    template: SandboxTemplate, how: str
+) -> None:
+    entered = threading.Event()
+
+    def handler(seconds: float) -> float:
+        entered.set()
+        time.sleep(seconds)
+        return seconds
+
+    async with template.create(hostcalls={"handler": handler}) as sandbox:
+        await sandbox.load_script(
+            "from sandbox.asyncio import hostcall, run\nseen = []\n"
+            "async def call(seconds):\n"
+            "    try: return await hostcall('handler', seconds)\n"
+            "    finally: seen.append('unwound')\n"
+            "def call_plain(seconds):\n    return run(call(seconds))\n"
+            "def told(): return seen"
+        )
+        async with anyio.create_task_group() as group:
+            group.start_soon(sandbox.run, how, 0.3)
+            await anyio.to_thread.run_sync(entered.wait)
+            group.cancel_scope.cancel()
+        assert not sandbox.broken
+        assert await sandbox.run("told") == ["unwound"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_second_cancellation_of_the_task_leaves_the_guest_its_grace(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(
+            "import asyncio\nseen = []\n"
+            "async def nap():\n"
+            "    try: await asyncio.sleep(60)\n"
+            "    finally:\n        seen.append('unwinding')\n        await asyncio.sleep(0.3)\n        seen.append('unwound')\n"
+            "def told(): return seen"
+        )
+        task = asyncio.create_task(sandbox.run("nap"))
+        for _ in range(3):
+            await asyncio.sleep(0.05)
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not sandbox.broken
+        assert await sandbox.run("told") == ["unwinding", "unwound"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -17,6 +18,7 @@ from isola_anyio import (
     LogEvent,
     OutputLimitError,
     ResultEvent,
+    SandboxBusyError,
     SandboxClosedError,
     StderrEvent,
     StdoutEvent,
@@ -296,7 +298,7 @@ async def test_the_consumers_other_tasks_run_while_events_are_waiting(template: 
     assert beats > 1000
 
 
-async def test_a_stream_of_a_sandbox_without_a_task_group_works_inside_its_own_with(template: SandboxTemplate) -> None:
+async def test_a_stream_of_a_sandbox_without_a_task_group_is_like_any_other(template: SandboxTemplate) -> None:
     sandbox = await template.instantiate()
     await sandbox.start()
     try:
@@ -308,9 +310,119 @@ async def test_a_stream_of_a_sandbox_without_a_task_group_works_inside_its_own_w
             await events.receive()
         with pytest.raises(GuestError):
             await sandbox.run_stream("fail").result()
+        with anyio.move_on_after(0.1):
+            async for _ in sandbox.run_stream("count", 10**9):
+                pass
         assert await sandbox.run("value") == 5
+        # Read by one task, begun in a scope that is left, closed by another.
+        left = sandbox.run_stream("count", 10**9)
+        with anyio.move_on_after(1):
+            await left.receive()
+        async with anyio.create_task_group() as group:
+            group.start_soon(left.receive)
+        async with anyio.create_task_group() as group:
+            group.start_soon(left.aclose)
+        assert await sandbox.run("value") == 5
+        never_read = sandbox.run_stream("count", 10**9)
     finally:
         await sandbox.aclose()
+    with pytest.raises(SandboxClosedError):
+        async for _ in never_read:
+            pass
+
+
+async def test_a_loop_cancelled_while_it_waits_stops_the_guest(template: SandboxTemplate) -> None:
+    async def never(_: Any) -> None:
+        await anyio.sleep_forever()
+
+    async with template.create(hostcalls={"never": never}) as sandbox:
+        await sandbox.load_script(CODE)
+        stream = sandbox.run_stream("waits")
+        with anyio.move_on_after(0.05) as scope:
+            async for _ in stream:
+                pass
+        assert scope.cancelled_caught
+        with anyio.fail_after(10):
+            assert await sandbox.run("value") == 5
+        with pytest.raises(StreamClosedError):
+            await stream.receive()
+
+
+@pytest.mark.parametrize("how", ["break", "cancelled in the body"])
+async def test_a_stream_that_nobody_has_any_more_is_cancelled(template: SandboxTemplate, how: str) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(CODE)
+        if how == "break":
+            async for _ in sandbox.run_stream("count", 10**9):
+                break
+        else:
+            with anyio.move_on_after(0.05):
+                async for _ in sandbox.run_stream("count", 10**9):
+                    await anyio.sleep_forever()
+        gc.collect()
+        with anyio.fail_after(10):
+            assert await sandbox.run("value") == 5
+
+
+async def test_a_stream_dropped_unread_goes_on_to_its_end(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(CODE + "\ndone = []\ndef many(n):\n    yield from range(n)\n    done.append(n)")
+        await sandbox.load_script("def told(): return done")
+        sandbox.run_stream("many", 2000)
+        stream = sandbox.run_stream("many", 3000)
+        await anyio.wait_all_tasks_blocked()
+        del stream
+        gc.collect()
+        with anyio.fail_after(10):
+            assert await sandbox.run("told") == [2000, 3000]
+
+
+async def test_a_stream_dropped_on_another_thread_is_cancelled(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(CODE)
+        held = [sandbox.run_stream("count", 10**9)]
+        await held[0].receive()
+        await anyio.to_thread.run_sync(held.clear)
+        with anyio.fail_after(10):
+            assert await sandbox.run("value") == 5
+
+
+async def test_the_result_can_be_had_after_reading_and_again(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(CODE)
+        events = sandbox.run_stream("value")
+        assert [event.data async for event in events] == [5]
+        assert await events.result() == 5
+        assert await events.result() == 5
+        events = sandbox.run_stream("fail")
+        assert isinstance([event async for event in events][-1], ErrorEvent)
+        for _ in range(2):
+            with pytest.raises(GuestError, match="division"):
+                await events.result()
+        events = sandbox.run_stream("flood")
+        with pytest.raises(OutputLimitError):
+            async for _ in events:
+                pass
+        with pytest.raises(StreamClosedError, match="raised before"):
+            await events.result()
+
+
+async def test_a_handler_may_read_its_own_runs_events_and_not_close_them(template: SandboxTemplate) -> None:
+    streams: list[EventStream] = []
+    refused: list[str] = []
+
+    async def never(_: Any) -> None:
+        with pytest.raises(SandboxBusyError, match="wait for itself") as caught:
+            await streams[0].aclose()
+        refused.append(str(caught.value))
+
+    async with template.create(hostcalls={"never": never}) as sandbox:
+        await sandbox.load_script(CODE)
+        async with sandbox.run_stream("waits") as events:
+            streams.append(events)
+            with anyio.fail_after(10):
+                assert await events.result() is None
+        assert len(refused) == 1
 
 
 async def test_usage_is_kept_on_success_failure_and_cancellation(template: SandboxTemplate) -> None:

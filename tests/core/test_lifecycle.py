@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import subprocess
 import sys
@@ -17,10 +18,13 @@ from isola_anyio import (
     SandboxBusyError,
     SandboxClosedError,
     SandboxContext,
+    Usage,
     build_template,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from isola_anyio import Sandbox, SandboxTemplate
 
 CODE = (
@@ -377,3 +381,41 @@ async def test_one_sandbox_is_shared_by_many_tasks_that_take_turns(template: San
                 group.start_soon(use, sandbox, number)
                 await anyio.wait_all_tasks_blocked()
     assert order == list(range(30))
+
+
+async def test_what_was_not_started_has_used_nothing(template: SandboxTemplate) -> None:
+    sandbox = await template.instantiate()
+    assert sandbox.usage == Usage(total=Usage())
+    await sandbox.aclose()
+    assert sandbox.usage.runs == 0
+
+
+@pytest.mark.parametrize("other", ["asyncio", "trio"])
+async def test_another_event_loop_is_refused_and_disturbs_nothing(template: SandboxTemplate, other: str) -> None:
+    async def misuse(sandbox: Sandbox) -> list[str]:
+        refused: list[str] = []
+        uses: list[Callable[[], Awaitable[Any]]] = [
+            functools.partial(sandbox.run, "value"),
+            sandbox.aclose,
+            functools.partial(sandbox.load_script, ""),
+        ]
+        for use in uses:
+            with pytest.raises(SandboxBusyError, match="event loop") as caught:
+                await use()
+            refused.append(str(caught.value))
+        return refused
+
+    async def wait(_: object) -> None:
+        await asked.wait()
+
+    asked = anyio.Event()
+    async with template.create(hostcalls={"wait": wait}) as sandbox, anyio.create_task_group() as group:
+        await sandbox.load_script(
+            "from sandbox.asyncio import hostcall\nasync def ask(): await hostcall('wait')\ndef value(): return 5"
+        )
+        group.start_soon(sandbox.run, "ask")
+        await anyio.wait_all_tasks_blocked()
+        work = functools.partial(anyio.run, misuse, sandbox, backend=other)
+        assert len(await anyio.to_thread.run_sync(work)) == 3
+        asked.set()
+        assert await sandbox.run("value") == 5

@@ -59,7 +59,7 @@ def test_what_a_handler_computes_is_not_the_guests_even_while_it_computes() -> N
 
 
 def test_a_collection_of_the_hosts_objects_is_not_the_guests() -> None:
-    heap = [[] for _ in range(2_000_000)]
+    heap: list[list[int]] = [[] for _ in range(2_000_000)]
     meter = CpuMeter()
     began = time.thread_time()
     meter.begin()
