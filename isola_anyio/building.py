@@ -6,7 +6,9 @@ __all__ = ["Recipe", "Warm", "load_program", "warm_image"]
 
 import hashlib
 import json
+import logging
 import threading
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
@@ -23,6 +25,7 @@ from isola_anyio.errors import (
     InvalidArgumentError,
     MemoryLimitError,
     RuntimeUnavailableError,
+    clip,
 )
 from isola_anyio.guest import Guest
 from isola_anyio.guests.protocol import Call
@@ -32,7 +35,7 @@ from isola_anyio.runtimes.worker import run_stoppable
 from isola_anyio.wasi.system import GuestExit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Mapping
     from pathlib import Path
 
     from isola_anyio.cache import Cache
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
     from isola_anyio.wasi.clock import Clock
     from isola_anyio.wasi.filesystem import FileSystem
     from isola_anyio.wasi.limits import FileLimits
+
+_logger = logging.getLogger("isola_anyio.building")
 
 IMAGE_FORMAT: Final = "1"
 """Part of every image's key; goes up when images of the same parts would differ."""
@@ -96,21 +101,36 @@ async def load_program(
     program = await run_stoppable(load)
     if program is not None:
         return program
-    async with cache.building("code", recipe.code_key):
+    async with AsyncExitStack() as stack:
+        with _blaming_disk(cache, "compiled code"):
+            await stack.enter_async_context(cache.building("code", recipe.code_key))
         program = await run_stoppable(load)
         if program is not None:
             return program
         _report(on_progress, "compile", 0)
-        with cache.scratch("code") as scratch:
+        with _blaming_disk(cache, "compiled code"):
+            scratch = stack.enter_context(cache.scratch("code"))
             source, target = scratch.path / recipe.bundle.path.name, scratch.path / "code"
             await run_stoppable(partial(_adapt, recipe, source))
             await run_stoppable(partial(_compile, source, target, recipe.metered))
+        try:
             await run_stoppable(partial(_store_copy, cache, recipe.code_key, target))
+        except OSError as exc:
+            _logger.warning("compiled code could not be kept in %s and will be compiled again: %s", cache.root, exc)
         _report(on_progress, "compile", 1)
         program = await run_stoppable(load)
-    if program is None:
-        raise InternalError("compiled code was not in the cache right after it was put there")
-    return program
+        return _checked_program(recipe, linker, engine.load(target)) if program is None else program
+
+
+@contextmanager
+def _blaming_disk(cache: Cache, what: str) -> Generator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise RuntimeUnavailableError(
+            f"{what} cannot be made in {clip(str(cache.root))}: {exc.strerror or exc}; make room there, or give "
+            "another cache_dir"
+        ) from exc
 
 
 def _adapt(recipe: Recipe, target: Path, _meter: Meter) -> None:
@@ -171,13 +191,15 @@ def _checked_program(recipe: Recipe, linker: ffi.Linker, code: ffi.Code) -> ffi.
 class Warm:
     """A warm interpreter's image, and its file system at that moment.
 
-    Shared by a template and its sandboxes: each holds it, and what it has open goes with the last of them.
+    Shared by a template and its sandboxes: each holds it, and what it has open goes with the last of them, which calls
+    ``on_close`` as well.
     """
 
     def __init__(self, image: Image, files: FileSystem, base: FileSystem | None = None) -> None:
         self.image = image
         self.files = files
         self._base = base
+        self.on_close: Callable[[], None] | None = None
         self._holders = 1
         self._lock = threading.Lock()
 
@@ -196,6 +218,8 @@ class Warm:
             self.files.close()
             if self._base is not None:
                 self._base.close()
+            if self.on_close is not None:
+                self.on_close()
 
 
 async def warm_image(
@@ -222,12 +246,20 @@ async def warm_image(
     found = await run_stoppable(look_up)
     if found is not None:
         return found
-    async with cache.building("images", recipe.image_key):
+    async with AsyncExitStack() as stack:
+        with _blaming_disk(cache, "an image"):
+            await stack.enter_async_context(cache.building("images", recipe.image_key))
         found = await run_stoppable(look_up)
         if found is not None:
             return found
         warm = await _warm(recipe, program, crew, files(None), file_limits, clock, on_progress)
-        await run_stoppable(partial(_store_warm, recipe, cache, warm))
+        try:
+            await run_stoppable(partial(_store_warm, recipe, cache, warm))
+        except OSError as exc:
+            _logger.warning("an image could not be kept in %s and will be made again: %s", cache.root, exc)
+        except BaseException:
+            warm.release()
+            raise
         return warm
 
 

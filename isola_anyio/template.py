@@ -37,7 +37,7 @@ from isola_anyio.wasi.limits import FileLimits
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -71,7 +71,8 @@ class SandboxContext:
         self._engines: dict[bool, ffi.Engine] = {}
         self._linkers: dict[tuple[str, bool], ffi.Linker] = {}
         self._programs: dict[str, ffi.Program] = {}
-        self._scratch_cache: Cache | None = None
+        self._scratch: Cache | None = None
+        self._scratch_holders = 0
         self._generation = ffi.generation()
         self._closed = False
 
@@ -79,6 +80,7 @@ class SandboxContext:
         return f"<SandboxContext{' closed' if self._closed else ''} max_parallel={self._crew.max_parallel}>"
 
     async def __aenter__(self) -> Self:
+        self.check_open()
         return self
 
     async def __aexit__(
@@ -91,7 +93,7 @@ class SandboxContext:
         self._closed = True
         self._crew.retire()
         with self._lock:
-            cache, self._scratch_cache = self._scratch_cache, None
+            cache, self._scratch = self._scratch, None
             self._programs.clear()
         if cache is not None:
             cache.close()
@@ -171,17 +173,37 @@ class SandboxContext:
             raise InvalidArgumentError(f"metered is True or False, not {clip(metered)}")
         report = check_on_progress(on_progress)
         chosen = self._cache_dir if cache_dir is DEFAULT_CACHE_DIR else cache_dir
-        cache = self._temporary_cache() if chosen is None else open_cache(chosen)
-        bundle = await find_runtime(
+        find = partial(
+            find_runtime,
             runtime,
-            cache,
             version=version,
             runtime_path=runtime_path,
             runtime_lib_dir=runtime_lib_dir,
             runtime_digest=runtime_digest,
             on_progress=report,
         )
-        recipe = Recipe(driver.equip(bundle, cache), bundle, metered, memory, prelude, environment)
+
+        async def build(cache: Cache) -> SandboxTemplate:
+            bundle = await find(cache=cache)
+            recipe = Recipe(driver.equip(bundle, cache), bundle, metered, memory, prelude, environment)
+            return await self._build(recipe, cache, configs, report)
+
+        if chosen is not None:
+            return await build(open_cache(chosen))
+        cache = self._hold_scratch()
+        release = partial(self._release_scratch, cache)
+        try:
+            template = await build(cache)
+        except BaseException:
+            release()
+            raise
+        template.on_gone(release)
+        return template
+
+    async def _build(
+        self, recipe: Recipe, cache: Cache, configs: Sequence[MountConfig], report: OnProgress | None
+    ) -> SandboxTemplate:
+        driver, bundle = recipe.driver, recipe.bundle
         program = await self._program(recipe, cache, report)
         file_limits = FileLimits()
         clock = SystemClock()
@@ -194,7 +216,7 @@ class SandboxContext:
             files=base,
             file_limits=file_limits,
             clock=clock,
-            cache=None if chosen is None or configs else cache,
+            cache=None if cache.temporary or configs else cache,
             on_progress=report,
         )
         return SandboxTemplate(self, recipe, program, warm, file_limits, clock, sensitive)
@@ -226,12 +248,25 @@ class SandboxContext:
         for engine in list(self._engines.values()):
             engine.bump()
 
-    def _temporary_cache(self) -> Cache:
+    def _hold_scratch(self) -> Cache:
+        """Count another template that is to leave nothing behind; they share a directory, so as to compile once."""
         with self._lock:
-            if self._scratch_cache is None:
-                self._scratch_cache = open_cache(None)
-                self._scratch_cache.leave_to_collector()
-            return self._scratch_cache
+            if self._scratch is None:
+                self._scratch, self._scratch_holders = open_cache(None), 0
+                self._scratch.leave_to_collector()
+            self._scratch_holders += 1
+            return self._scratch
+
+    def _release_scratch(self, cache: Cache) -> None:
+        """Count one of them less; the directory goes with the last."""
+        with self._lock:
+            if cache is not self._scratch:  # the context was closed meanwhile
+                return
+            self._scratch_holders -= 1
+            if self._scratch_holders:
+                return
+            self._scratch = None
+        cache.close()
 
     @property
     def crew(self) -> Crew:
@@ -340,6 +375,10 @@ class SandboxTemplate:
         if not self._closed:
             self._closed = True
             self._warm.release()
+
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called when the template is closed and the last of its sandboxes is gone."""
+        self._warm.on_close = callback
 
     def create(self, **options: Unpack[SandboxOptions]) -> Sandbox:
         """Give a sandbox to ``async with``: it is started on the way in and closed on the way out.

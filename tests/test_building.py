@@ -333,3 +333,57 @@ def test_a_child_of_fork_gets_a_new_default_context_and_refuses_old_templates(wa
     )
     assert child.communicate(timeout=60)[0].split() == ["0", "1"]
     assert os.getpid() != child.pid
+
+
+async def test_a_template_without_a_cache_leaves_nothing_when_it_and_its_sandboxes_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    async with SandboxContext() as context:
+        first, second = [await context.build_template("js", cache_dir=None) for _ in range(2)]
+        assert len(list(tmp_path.iterdir())) == 1
+        first.close()
+        async with second.create() as sandbox:
+            second.close()
+            await sandbox.load_script("const twice = (n: number): number => 2 * n")
+            assert await sandbox.run("twice", 4) == 8
+        assert list(tmp_path.iterdir()) == []
+        with pytest.raises(GuestError):
+            await context.build_template("js", cache_dir=None, prelude="throw 1")
+        assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_context_that_was_closed_is_not_entered(tmp_path: Path) -> None:
+    context = SandboxContext(cache_dir=tmp_path)
+    await context.aclose()
+    with pytest.raises(SandboxClosedError):
+        async with context:
+            pass
+
+
+@pytest.mark.parametrize("kind", ["code", "images"])
+async def test_what_cannot_be_kept_is_used_all_the_same(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from isola_anyio.cache import Cache
+
+    store = Cache.store_file
+
+    def full(self: Cache, into: Any, *args: Any, **options: Any) -> Path:
+        if into == kind:
+            raise OSError(28, "No space left on device")
+        return store(self, into, *args, **options)
+
+    monkeypatch.setattr(Cache, "store_file", full)
+    await build(tmp_path / "cache")
+    assert "No space left on device" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["code", "images"])
+async def test_a_cache_in_which_nothing_can_be_put_is_done_without(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = tmp_path / "cache"
+    (cache / kind / ".commit").mkdir(mode=0o700, parents=True)
+    await build(cache)
+    assert "could not be kept" in caplog.text
