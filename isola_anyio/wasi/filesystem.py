@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = ["FileSystem"]
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from isola_anyio.errors import InvalidArgumentError, clip
@@ -159,8 +160,9 @@ class FileSystem(FileOperations):
         if self._closed:
             return
         self._closed = True
-        self.table.clear()
-        self._lease.release()
+        with ExitStack() as closing:
+            closing.callback(self._lease.release)
+            self.table.clear()
 
     def mount_view(self, guest_path: str) -> MountView:
         """Return the host's view of a mount kept in memory.
