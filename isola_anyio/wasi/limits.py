@@ -34,6 +34,8 @@ class FileLimits:
         max_name_bytes: length of one component (``NAMETOOLONG``).
         max_depth: components of a path from its mount's root, also when it goes on from an open directory
             (``NAMETOOLONG``); what a path of ``max_path_bytes`` can have.
+        max_tree_depth: directories below one another in an in-memory tree, however they came there (``NAMETOOLONG``);
+            few enough that going through a tree costs little more than its size, and more than real trees have.
         max_symlinks: links followed while one path is resolved (``LOOP``).
         max_subscriptions: entries of one ``poll_oneoff`` (``INVAL``).
         charge: asked with a number of bytes before in-memory files grow (``False`` refuses) and told, with a negative
@@ -50,6 +52,7 @@ class FileLimits:
     max_path_bytes: int = 4096
     max_name_bytes: int = 255
     max_depth: int = 2048
+    max_tree_depth: int = 256
     max_symlinks: int = 40
     max_subscriptions: int = 1024
     charge: Callable[[int], bool] = field(default=_always, repr=False, compare=False)

@@ -156,6 +156,7 @@ class MemoryVolume(MemoryTree):
                         raise WasiError(Errno.NOTDIR)
                     if not self.is_empty(replaced):
                         raise WasiError(Errno.NOTEMPTY)
+                self.check_depth(target.holder, node)
             elif new.slash:
                 raise WasiError(Errno.NOTDIR)
             elif isinstance(replaced, Dir):

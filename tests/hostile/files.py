@@ -478,6 +478,23 @@ ATTACKS = [
         survives,
     ),
     python(
+        "directories moved into each other",
+        """
+        import os
+        def attack():
+            os.mkdir("/tmp/c")
+            for depth in range(3000):
+                os.mkdir("/tmp/n")
+                open("/tmp/n/f", "w").close()
+                try:
+                    os.rename("/tmp/c", "/tmp/n/" + "d" * 255)
+                except OSError:
+                    return depth
+                os.rename("/tmp/n", "/tmp/c")
+        """,
+        holds(lambda depth: depth < FileLimits().max_tree_depth, usable=True),
+    ),
+    python(
         "listings held open",
         """
         import os

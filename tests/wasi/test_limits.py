@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from isola_anyio.mounts import MountConfig
+from isola_anyio.wasi import hostside, overlay
 from isola_anyio.wasi.content import CHUNK_BYTES, CHUNK_COST_BYTES
 from isola_anyio.wasi.errno import Errno
 from isola_anyio.wasi.limits import FileLimits
@@ -208,6 +211,99 @@ def test_paths_names_and_links_are_bounded(make_guest: Make) -> None:
         g.symlink(f"l{i - 1}", f"tmp/l{i}")
     g.stat("tmp/l3")
     refused(Errno.LOOP, g.stat, "tmp/l4")
+
+
+def _nested(g: Guest, top: str, levels: int) -> str:
+    """Make ``levels`` directories below one another, beginning with ``top``; return the innermost one's path."""
+    for _ in range(levels):
+        g.mkdir(top)
+        top += "/d"
+    return top.removesuffix("/d")
+
+
+@pytest.mark.parametrize("mode", ["memory", "overlay"])
+def test_directories_nest_no_deeper_by_moving_them_than_by_making_them(
+    make_guest: Make, shared: Path, mode: str
+) -> None:
+    mount = MountConfig(shared, "/m", "read-write", "read-write", mode="overlay")
+    g = make_guest(MountConfig.memory("/m") if mode == "memory" else mount)
+    limit = FileLimits().max_tree_depth
+    innermost = _nested(g, "m/a", limit)
+    refused(Errno.NAMETOOLONG, g.mkdir, innermost + "/d")
+    g.write_file(innermost + "/f")
+    _nested(g, "m/b", 2)
+    outer, inner = innermost.removesuffix("/d"), innermost.removesuffix("/d/d")
+    refused(Errno.NAMETOOLONG, g.rename, "m/b", outer + "/b")
+    g.rename("m/b", inner + "/b")
+    g.rename("m/a/d", "m/c")
+    g.mkdir("m/a/e")
+    refused(Errno.NAMETOOLONG, g.rename, "m/a", "m/c" + "/d" * (limit - 2) + "/a")
+    g.rename("m/a", "m/c/a")
+    view = g.files.mount_view("/m")
+    assert view.list() == ["/c" + "/d" * (limit - 2) + "/f"]
+
+
+def test_a_fork_nests_directories_no_deeper_than_its_template(make_guest: Make) -> None:
+    template = make_guest(limits=FileLimits(max_tree_depth=10))
+    _nested(template, "tmp/a", 8)
+    _nested(template, "tmp/b", 3)
+    g = Guest(template.files.fork())
+    try:
+        refused(Errno.NAMETOOLONG, g.rename, "tmp/b", "tmp/a" + "/d" * 7 + "/b")
+        refused(Errno.NAMETOOLONG, g.rename, "tmp/a", "tmp/b/d/d/a")
+        g.rename("tmp/a", "tmp/b/d/a")
+    finally:
+        g.close()
+
+
+def test_what_the_host_lists_is_bounded(make_guest: Make, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hostside, "LISTED_BYTES_MAX", 1000)
+    monkeypatch.setattr(overlay, "LISTED_BYTES_MAX", 1000)
+    g = make_guest(MountConfig(shared, "/m", "read-write", "read-write", mode="overlay"))
+    view = g.files.mount_view("/m")
+    g.mkdir("m/" + "d" * 199)
+    for name in "abc":
+        g.write_file("m/" + "d" * 199 + f"/{name}")
+    assert len(view.list()) == 3
+    assert len(view.changes()) == 4
+    g.write_file("m/" + "d" * 199 + "/e")
+    for ask in (view.list, view.changes):
+        with pytest.raises(OSError, match="too large") as caught:
+            ask()
+        assert caught.value.errno == errno.EOVERFLOW
+
+
+def test_the_host_reads_no_more_than_it_wants_of_a_size_the_guest_made_up(make_guest: Make) -> None:
+    shared = MountConfig.memory("/m")
+    g = make_guest(shared)
+    view = g.files.mount_view("/m")
+    with g.opened("m/f", RW, create=True) as fd:
+        g.write(fd, b"data")
+        for size in (hostside.READ_BYTES_MAX + 1, 1 << 40, (1 << 63) - 1):
+            g.call("fd_filestat_set_size", fd, size)
+            for read in (view.read, shared.read):
+                with pytest.raises(OSError, match="too large") as caught:
+                    read("f")
+                assert caught.value.errno == errno.EFBIG
+        g.call("fd_filestat_set_size", fd, 10)
+    for read in (view.read, shared.read):
+        assert read("f", max_bytes=10) == b"data" + bytes(6)
+        with pytest.raises(OSError, match="too large"):
+            read("f", max_bytes=9)
+    shared.write("f", b"")
+    assert shared.read("f", max_bytes=0) == b""
+
+
+def test_what_the_host_reads_is_held_once(make_guest: Make) -> None:
+    g = make_guest()
+    view = g.files.mount_view("/tmp")
+    view.write("f", bytes(8 << 20))
+    tracemalloc.start()
+    try:
+        assert len(view.read("f")) == 8 << 20
+        assert tracemalloc.get_traced_memory()[1] < 9 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_one_call_moves_a_bounded_number_of_bytes(make_guest: Make) -> None:
