@@ -255,10 +255,15 @@ class Guest:
 
 
 def _fits(instance: Instance, usage: FileUsage, delta_bytes: int) -> bool:
-    """Whether in-memory files may grow: together with linear memory, as it is now, they stay within ``max_memory``."""
-    if delta_bytes <= 0:
-        return True
-    return instance.store.memory_size() + usage.memory_bytes + delta_bytes <= instance.max_memory
+    """Whether in-memory files may grow: together with linear memory they stay within ``max_memory``.
+
+    What they take, linear memory may no longer grow into.
+    """
+    held_bytes = usage.memory_bytes + delta_bytes
+    if delta_bytes > 0 and instance.store.memory_size() + held_bytes > instance.max_memory:
+        return False
+    instance.store.limit_memory(instance.max_memory - held_bytes)
+    return True
 
 
 def _random_source(seed: bytes | None) -> Callable[[int], bytes]:
