@@ -8,11 +8,12 @@ import os
 import site
 import sys
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from isola_anyio import build_template
+from isola_anyio import JsonValue, build_template
 from isola_anyio.errors import InvalidArgumentError
 from isola_anyio.mounts import MemoryMount, MountConfig, bind, bind_all, validate_mounts
 from isola_anyio.wasi.volume import Permissions
@@ -246,4 +247,35 @@ async def test_a_size_that_a_guest_made_up_is_not_believed() -> None:
                     sandbox.mount("/tmp").read("f")
                 assert caught.value.errno == errno.EFBIG
     finally:
+        template.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="host directories are not mounted on Windows")
+async def test_guests_leave_the_host_half_of_its_descriptors(host: Path) -> None:
+    import resource
+
+    script = """
+import errno, os
+held = []
+def attack():
+    try:
+        while True:
+            held.append(os.open("/work/f", os.O_RDONLY))
+    except OSError as error:
+        return len(held), errno.errorcode[error.errno]
+"""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    template = await build_template("python")
+    try:
+        async with AsyncExitStack() as sandboxes:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (320, limits[1]))
+            found: list[JsonValue] = []
+            for _ in range(3):
+                sandbox = await sandboxes.enter_async_context(template.create(mounts=[MountConfig(host, "/work")]))
+                await sandbox.load_script(script)
+                found.append(await sandbox.run("attack"))
+            assert found == [[128, "EMFILE"], [32, "ENFILE"], [0, "ENFILE"]]
+            (host / "f").read_text()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         template.close()

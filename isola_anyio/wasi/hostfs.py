@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Final
 from isola_anyio.wasi.abi import FileType, Stat
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.hostfile import FileVolume
-from isola_anyio.wasi.hostio import SharedFd
+from isola_anyio.wasi.hostio import GuestFd, SharedFd
 from isola_anyio.wasi.hostopen import HostFile, access_flags
 from isola_anyio.wasi.kernelfs import is_kernel_device
 from isola_anyio.wasi.openat2 import available
+from isola_anyio.wasi.paths import levels_up
 from isola_anyio.wasi.resolve import DIR_FLAGS, FILE_FLAGS, OpenAt2Resolver, Resolver
 from isola_anyio.wasi.volume import At, How, Permissions, Volume
 from isola_anyio.wasi.walk import WalkResolver, walk
@@ -52,6 +53,8 @@ def times_to_set(st: os.stat_result, atim: int | None, mtim: int | None) -> tupl
 
 class HostVolume(Volume):
     """A host directory."""
+
+    is_on_disk = True
 
     def __init__(self, path: str | bytes | os.PathLike[str], resolver: Resolver | None = None) -> None:
         """Open the directory; ``OSError`` if there is none, ``PermissionError`` for one of a kernel file system."""
@@ -118,21 +121,22 @@ class HostVolume(Volume):
         exclusive = how.create and how.exclusive
         follow = (how.follow or at.slash) and not exclusive
         fd = self._fd(at.start)
+        GuestFd.admit(usage)
         for _ in range(_CREATE_ATTEMPTS):
             try:
                 target = self._resolver.look(fd, at.names, follow, at.links)
             except (FileNotFoundError, WasiError) as exc:
                 if not how.create or (isinstance(exc, WasiError) and exc.errno is not Errno.NOENT):
                     raise
-                created = self._create(fd, at, follow, how)
+                created = self._create(fd, at, follow, how, usage)
                 if created is None:
                     continue
-                return HostFile(SharedFd(created), usage, alone=True)
+                return HostFile(GuestFd(created, usage), usage, alone=True)
             try:
                 mode = target.st.st_mode
                 if host_stat.S_ISDIR(mode):
                     how.check_directory()
-                    return SharedFd(target.take_dir())
+                    return GuestFd(target.take_dir(), usage)
                 if exclusive:
                     raise WasiError(Errno.EXIST)
                 if host_stat.S_ISLNK(mode):
@@ -148,19 +152,20 @@ class HostVolume(Volume):
                         os.ftruncate(cut, 0)
                     finally:
                         os.close(cut)
-                return HostFile(SharedFd(target.open(access_flags(how))), usage, alone=True)
+                return HostFile(GuestFd(target.open(access_flags(how)), usage), usage, alone=True)
             finally:
                 target.close()
         raise WasiError(Errno.AGAIN)
 
-    def _create(self, fd: int, at: At, follow: bool, how: How) -> int | None:
+    def _create(self, fd: int, at: At, follow: bool, how: How, usage: FileUsage) -> int | None:
         """Return a new file's descriptor, or ``None`` when one has come into being meanwhile."""
         if not how.perms.dir_write:
             os.close(self._resolver.parent(fd, at.names, at.links))  # a missing directory is the first thing to say
         how.check_create(at)
         flags = access_flags(how) | (os.O_EXCL if how.exclusive else 0)
         try:
-            return self._resolver.create(fd, at.names, follow, at.links, flags)
+            with usage.making_entry():
+                return self._resolver.create(fd, at.names, follow, at.links, flags)
         except FileExistsError:
             if how.exclusive:
                 raise
@@ -219,7 +224,30 @@ class HostVolume(Volume):
                 if st is None:
                     raise WasiError(Errno.NOENT)
                 raise WasiError(Errno.EXIST if host_stat.S_ISDIR(st.st_mode) else Errno.NOTDIR)
+            self._check_beneath(parent, levels_up(target))
             os.symlink(target, name, dir_fd=parent)
+
+    def _check_beneath(self, parent: int, levels: int) -> None:
+        """Raise ``PERM`` if going up from an open directory that often leads above the root.
+
+        Not by its path, which may have led there through links: by going up.
+        """
+        root = os.fstat(self._root.fd)
+        at = os.dup(parent)
+        try:
+            for _ in range(levels):
+                if os.path.samestat(os.fstat(at), root):
+                    raise WasiError(Errno.PERM)
+                above = os.open("..", DIR_FLAGS, dir_fd=at)
+                os.close(at)
+                at = above
+        finally:
+            os.close(at)
+
+    def _check_kept(self, from_fd: int, name: bytes, st: os.stat_result, to_fd: int) -> None:
+        """Raise ``PERM`` if a link would lead above the root from another directory than the one it is in."""
+        if host_stat.S_ISLNK(st.st_mode) and not os.path.samestat(os.fstat(from_fd), os.fstat(to_fd)):
+            self._check_beneath(to_fd, levels_up(os.readlink(name, dir_fd=from_fd)))
 
     def link(self, old: At, new: At, follow: bool) -> None:
         if follow:
@@ -235,14 +263,15 @@ class HostVolume(Volume):
                 raise WasiError(Errno.ACCES)
             if new.slash:
                 raise WasiError(Errno.NOENT if self._lstat(to_fd, to_name) is None else Errno.EXIST)
+            self._check_kept(from_fd, from_name, st, to_fd)
             os.link(from_name, to_name, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
 
     def rename(self, old: At, new: At) -> None:
         with self._entry(old) as (from_fd, from_name), self._entry(new) as (to_fd, to_name):
-            if old.slash or new.slash:
-                st = os.stat(from_name, dir_fd=from_fd, follow_symlinks=False)
-                if not host_stat.S_ISDIR(st.st_mode):
-                    raise WasiError(Errno.NOTDIR)
+            st = os.stat(from_name, dir_fd=from_fd, follow_symlinks=False)
+            if (old.slash or new.slash) and not host_stat.S_ISDIR(st.st_mode):
+                raise WasiError(Errno.NOTDIR)
+            self._check_kept(from_fd, from_name, st, to_fd)
             os.rename(from_name, to_name, src_dir_fd=from_fd, dst_dir_fd=to_fd)
 
     def set_times(self, at: At, follow: bool, atim: int | None, mtim: int | None, perms: Permissions) -> None:

@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 from isola_anyio.wasi.abi import FileType, Stat
 from isola_anyio.wasi.content import NoContent
 from isola_anyio.wasi.errno import Errno, WasiError, errno_of
-from isola_anyio.wasi.hostio import SharedFd
+from isola_anyio.wasi.hostio import GuestFd, SharedFd
 from isola_anyio.wasi.hostopen import HostFile
 from isola_anyio.wasi.limits import FileLimits, FileUsage
 from isola_anyio.wasi.memfs import MemoryVolume
@@ -226,7 +226,8 @@ class OverlayVolume(MemoryVolume):
         node = found.node
         if not isinstance(node, LowerFile):
             return super().opened(found, usage)
-        return LowerFileDescriptor(self, found, SharedFd(self._open_lower(node)), usage)
+        GuestFd.admit(usage)
+        return LowerFileDescriptor(self, found, GuestFd(self._open_lower(node), usage), usage)
 
     def _open_lower(self, node: LowerFile) -> int:
         return self._lower.open_to_read(node.lower)

@@ -58,6 +58,50 @@ def test_a_host_link_that_leads_out_is_not_followed(data: Guest, shared: Path, t
     assert os.listdir(shared.parent / "outside") == ["secret.txt"]
 
 
+def test_no_link_that_leads_out_is_made_by_way_of_another(data: Guest, shared: Path) -> None:
+    (shared / "a/b/c").mkdir(parents=True)
+    data.symlink("../../..", "data/a/b/c/up")
+    data.symlink("c", "data/a/b/down")
+    for start in ("data", "data/a/b/c/up"):
+        with data.opened(start, directory=True) as at:
+            assert _errno(data.symlink, "../etc", "x", at=at) is Errno.PERM
+            assert _errno(data.symlink, "a/../etc", "x", at=at) is Errno.PERM
+            assert _errno(data.symlink, "../../../../etc", "a/b/down/x", at=at) is Errno.PERM
+    for path in ("data/a/b/c/up/x", "data/a/b/down/up/x", "data/a/../x"):
+        assert _errno(data.symlink, "../../../etc/hostname", path) is Errno.PERM
+    assert _errno(data.symlink, "/etc", "data/x") is Errno.PERM
+    data.symlink("../../../in", "data/a/b/down/x")
+    assert sorted(os.listdir(shared)) == ["a"]
+
+
+def test_no_link_is_moved_to_where_it_leads_out(data: Guest, shared: Path) -> None:
+    (shared / "a/b").mkdir(parents=True)
+    (shared / "host").symlink_to("/etc")
+    data.symlink("../../f", "data/a/b/l")
+    data.symlink("l", "data/a/b/beside")
+    assert _errno(data.rename, "data/a/b/l", "data/l") is Errno.PERM
+    assert _errno(data.rename, "data/a/b/l", "data/a/l") is Errno.PERM
+    assert _errno(data.link, "data/a/b/l", "data/a/l") is Errno.PERM
+    assert _errno(data.rename, "data/host", "data/a/host") is Errno.PERM
+    data.rename("data/a/b/l", "data/a/b/m")
+    data.link("data/a/b/m", "data/a/b/n")
+    data.rename("data/a/b/beside", "data/beside")
+    data.rename("data/host", "data/renamed")
+    assert sorted(os.listdir(shared)) == ["a", "beside", "renamed"]
+
+
+@pytest.mark.parametrize("mount", [MountConfig.memory("/data"), None], ids=["memory", "tmp"])
+def test_no_link_in_memory_leads_out_by_way_of_another(
+    make_guest: Callable[..., Guest], mount: MountConfig | None
+) -> None:
+    g = make_guest(*([] if mount is None else [mount]))
+    top = "tmp" if mount is None else "data"
+    g.mkdir(f"{top}/a")
+    g.symlink("..", f"{top}/a/up")
+    for target, path in (("..", "x"), ("../etc", "a/up/x"), ("../..", "a/x"), ("a/../..", "x"), ("/etc", "x")):
+        assert _errno(g.symlink, target, f"{top}/{path}") is Errno.PERM
+
+
 def test_an_overlay_does_not_follow_a_host_link_out(overlaid: Guest, shared: Path) -> None:
     (shared / "link").symlink_to("../outside")
     (shared / "absolute").symlink_to(shared.parent / "outside")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from isola_anyio.mounts import MountConfig
-from isola_anyio.wasi import hostside, overlay
+from isola_anyio.wasi import hostio, hostside, overlay
 from isola_anyio.wasi.content import CHUNK_BYTES, CHUNK_COST_BYTES
 from isola_anyio.wasi.errno import Errno
-from isola_anyio.wasi.limits import FileLimits
+from isola_anyio.wasi.limits import NEW_ENTRY_BYTES, FileLimits
 from isola_anyio.wasi.memtree import NODE_COST_BYTES
 from tests.wasi.client import BUFFER_BYTES, OUT, PATH2, RW, Guest, W, WasiFailure
 from tests.wasi.test_files import refused
@@ -148,7 +150,8 @@ def test_a_memory_mount_has_its_own_budget(make_guest: Make) -> None:
 
 
 def test_writing_to_host_files_is_bounded(make_guest: Make, shared: Path) -> None:
-    g = make_guest(MountConfig(shared, "/data", "read-write", "read-write"), limits=FileLimits(max_written_bytes=1000))
+    limits = FileLimits(max_written_bytes=NEW_ENTRY_BYTES + 1000)
+    g = make_guest(MountConfig(shared, "/data", "read-write", "read-write"), limits=limits)
     with g.opened("data/f", RW, create=True) as fd:
         g.write(fd, b"x" * 600)
         refused(Errno.DQUOT, g.write, fd, b"x" * 401)
@@ -162,7 +165,61 @@ def test_writing_to_host_files_is_bounded(make_guest: Make, shared: Path) -> Non
     with g.opened("data/f", W, flags=1) as fd:
         refused(Errno.DQUOT, g.write, fd, b"x")
     assert (shared / "f").stat().st_size == 100
-    assert g.files.usage.written_bytes == 1000
+    assert g.files.usage.written_bytes == NEW_ENTRY_BYTES + 1000
+
+
+def test_what_is_made_on_the_host_counts_as_written(make_guest: Make, shared: Path, resolver: str) -> None:
+    limits = FileLimits(max_written_bytes=4 * NEW_ENTRY_BYTES)
+    g = make_guest(MountConfig(shared, "/data", "read-write", "read-write"), MountConfig.memory("/m"), limits=limits)
+    g.mkdir("m/free")
+    g.mkdir("data/d")
+    refused(Errno.EXIST, g.mkdir, "data/d")
+    refused(Errno.NOENT, g.mkdir, "data/none/x")
+    g.write_file("data/f")
+    g.write_file("data/f")
+    refused(Errno.EXIST, g.open, "data/f", W, create=True, exclusive=True)
+    g.symlink("f", "data/l")
+    refused(Errno.EXIST, g.symlink, "f", "data/l")
+    refused(Errno.PERM, g.symlink, "..", "data/x")
+    g.link("data/f", "data/hard")
+    refused(Errno.EXIST, g.link, "data/f", "data/hard")
+    assert g.files.usage.written_bytes == 4 * NEW_ENTRY_BYTES
+    for refuse in (
+        lambda: g.mkdir("data/x"),
+        lambda: g.open("data/x", W, create=True),
+        lambda: g.open("data/x", W, create=True, exclusive=True),
+        lambda: g.symlink("f", "data/x"),
+        lambda: g.link("data/f", "data/x"),
+    ):
+        refused(Errno.DQUOT, refuse)
+    assert sorted(os.listdir(shared)) == ["d", "f", "hard", "l"]
+    g.mkdir("m/still free")
+
+
+@pytest.mark.parametrize("mode", ["direct", "overlay"])
+def test_few_open_files_are_descriptors_of_the_hosts(
+    make_guest: Make, shared: Path, monkeypatch: pytest.MonkeyPatch, mode: Literal["direct", "overlay"]
+) -> None:
+    (shared / "f").write_text("")
+    limits = FileLimits(max_host_files=3)
+    mounts = [MountConfig(shared, "/data", "read-write", "read-write", mode=mode), MountConfig(shared / "f", "/one")]
+    g = make_guest(*mounts, limits=limits)
+    fds = [g.open("data/f") for _ in range(3)]
+    refused(Errno.MFILE, g.open, "data/f")
+    g.open("one")
+    g.open("tmp", directory=True)
+    g.close_fd(fds.pop())
+    monkeypatch.setattr(hostio, "_most_for_guests", lambda: 4)
+    g.open("data/f")
+    other = make_guest(*mounts, limits=limits)
+    other.open("data/f")
+    refused(Errno.NFILE, other.open, "data/f")
+    g.close_fd(fds.pop())
+    other.open("data/f")
+    for guest in (g, other):
+        guest.close()
+        assert guest.files.usage.host_fds == 0
+    make_guest(*mounts).open("data/f")
 
 
 def test_listing_a_host_directory_is_bounded(make_guest: Make, shared: Path) -> None:
