@@ -279,3 +279,19 @@ def attack():
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         template.close()
+
+
+async def test_a_sandboxes_mount_covers_its_templates_at_the_same_path(host: Path) -> None:
+    (host / "mine").mkdir()
+    script = "import os\ndef attack():\n    return sorted(os.listdir('/data')), os.listdir('/tmp')\n"
+    template = await build_template("python", mounts=[MountConfig(host, "/data")])
+    mine = [MountConfig(host / "mine", "/data", "read-write"), MountConfig.memory("/tmp", files={"f": b""})]
+    try:
+        for mounts, found in (((), [["f", "mine"], []]), (mine, [[], ["f"]]), ((), [["f", "mine"], []])):
+            async with template.create(mounts=mounts) as sandbox:
+                await sandbox.load_script(script)
+                assert await sandbox.run("attack") == found
+        with pytest.raises(InvalidArgumentError, match="two mounts are at '/data'"):
+            await template.instantiate(mounts=[*mine, MountConfig(host, "/data")])
+    finally:
+        template.close()

@@ -122,7 +122,8 @@ class FileSystem(FileOperations):
         """Return files that start as these are: private state copied on write, open descriptors kept.
 
         Descriptors open for writing to the host are dropped: two sandboxes would share them. ``mounts`` belong to the
-        new file system, and are closed with it or when this fails.
+        new file system, and are closed with it or when this fails. They cover those of this one at the same point;
+        directories open there are dropped, as paths from them would be the new mount's, under its permissions.
         """
         limits = limits or self.usage.limits
         mounts = list(mounts)
@@ -145,8 +146,9 @@ class FileSystem(FileOperations):
                     child.own(volume)
                     by_point[point] = mount.with_volume(volume)
             child._add(mounts)
+            covered = {given.point for given in mounts}
             for fd, descriptor in self.table:
-                if fd >= ROOT_FD:
+                if fd >= ROOT_FD and not (isinstance(descriptor, Directory) and descriptor.point in covered):
                     kept = descriptor.fork(lambda volume: forked.get(volume, volume))
                     if kept is not None:
                         child.table.put(fd, kept)
