@@ -363,6 +363,23 @@ def test_what_the_host_reads_is_held_once(make_guest: Make) -> None:
         tracemalloc.stop()
 
 
+def test_the_paths_a_guest_asks_for_are_remembered_in_bounded_memory(make_guest: Make) -> None:
+    g = make_guest()
+    lexical = g.files.namespace.table.lexical
+    tracemalloc.start()
+    try:
+        for i in range(500):
+            for length in (39, 500):
+                g.exists(f"tmp/{i:04}" + "/zz" * length)
+        held = sum(trace.size for trace in tracemalloc.take_snapshot().traces)
+    finally:
+        tracemalloc.stop()
+    assert held < 4 << 20
+    assert len(lexical) >= 500
+    g.exists("tmp/short")
+    assert b"tmp/short" in lexical
+
+
 def test_one_call_moves_a_bounded_number_of_bytes(make_guest: Make) -> None:
     g = make_guest(limits=FileLimits(max_transfer_bytes=1000, max_iovecs=4))
     with g.opened("tmp/f", RW, create=True) as fd:
