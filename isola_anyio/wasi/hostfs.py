@@ -22,10 +22,10 @@ from isola_anyio.wasi.abi import FileType, Stat
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.hostfile import FileVolume
 from isola_anyio.wasi.hostio import GuestFd, SharedFd
+from isola_anyio.wasi.hostlinks import check_moved, check_target
 from isola_anyio.wasi.hostopen import HostFile, access_flags
 from isola_anyio.wasi.kernelfs import is_kernel_device
 from isola_anyio.wasi.openat2 import available
-from isola_anyio.wasi.paths import levels_up
 from isola_anyio.wasi.resolve import DIR_FLAGS, FILE_FLAGS, OpenAt2Resolver, Resolver
 from isola_anyio.wasi.volume import At, How, Permissions, Volume
 from isola_anyio.wasi.walk import WalkResolver, walk
@@ -224,30 +224,8 @@ class HostVolume(Volume):
                 if st is None:
                     raise WasiError(Errno.NOENT)
                 raise WasiError(Errno.EXIST if host_stat.S_ISDIR(st.st_mode) else Errno.NOTDIR)
-            self._check_beneath(parent, levels_up(target))
+            check_target(self._root.fd, parent, target)
             os.symlink(target, name, dir_fd=parent)
-
-    def _check_beneath(self, parent: int, levels: int) -> None:
-        """Raise ``PERM`` if going up from an open directory that often leads above the root.
-
-        Not by its path, which may have led there through links: by going up.
-        """
-        root = os.fstat(self._root.fd)
-        at = os.dup(parent)
-        try:
-            for _ in range(levels):
-                if os.path.samestat(os.fstat(at), root):
-                    raise WasiError(Errno.PERM)
-                above = os.open("..", DIR_FLAGS, dir_fd=at)
-                os.close(at)
-                at = above
-        finally:
-            os.close(at)
-
-    def _check_kept(self, from_fd: int, name: bytes, st: os.stat_result, to_fd: int) -> None:
-        """Raise ``PERM`` if a link would lead above the root from another directory than the one it is in."""
-        if host_stat.S_ISLNK(st.st_mode) and not os.path.samestat(os.fstat(from_fd), os.fstat(to_fd)):
-            self._check_beneath(to_fd, levels_up(os.readlink(name, dir_fd=from_fd)))
 
     def link(self, old: At, new: At, follow: bool) -> None:
         if follow:
@@ -263,15 +241,16 @@ class HostVolume(Volume):
                 raise WasiError(Errno.ACCES)
             if new.slash:
                 raise WasiError(Errno.NOENT if self._lstat(to_fd, to_name) is None else Errno.EXIST)
-            self._check_kept(from_fd, from_name, st, to_fd)
+            check_moved(self._root.fd, from_fd, from_name, to_fd, self._resolver)
             os.link(from_name, to_name, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
 
     def rename(self, old: At, new: At) -> None:
         with self._entry(old) as (from_fd, from_name), self._entry(new) as (to_fd, to_name):
-            st = os.stat(from_name, dir_fd=from_fd, follow_symlinks=False)
-            if (old.slash or new.slash) and not host_stat.S_ISDIR(st.st_mode):
-                raise WasiError(Errno.NOTDIR)
-            self._check_kept(from_fd, from_name, st, to_fd)
+            if old.slash or new.slash:
+                st = os.stat(from_name, dir_fd=from_fd, follow_symlinks=False)
+                if not host_stat.S_ISDIR(st.st_mode):
+                    raise WasiError(Errno.NOTDIR)
+            check_moved(self._root.fd, from_fd, from_name, to_fd, self._resolver)
             os.rename(from_name, to_name, src_dir_fd=from_fd, dst_dir_fd=to_fd)
 
     def set_times(self, at: At, follow: bool, atim: int | None, mtim: int | None, perms: Permissions) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from isola_anyio.errors import InvalidArgumentError
 from isola_anyio.mounts import MountConfig, bind
+from isola_anyio.wasi import hostlinks
 from isola_anyio.wasi.abi import FileType
 from isola_anyio.wasi.errno import Errno
 from isola_anyio.wasi.kernelfs import is_kernel_device
@@ -82,12 +83,36 @@ def test_no_link_is_moved_to_where_it_leads_out(data: Guest, shared: Path) -> No
     assert _errno(data.rename, "data/a/b/l", "data/l") is Errno.PERM
     assert _errno(data.rename, "data/a/b/l", "data/a/l") is Errno.PERM
     assert _errno(data.link, "data/a/b/l", "data/a/l") is Errno.PERM
-    assert _errno(data.rename, "data/host", "data/a/host") is Errno.PERM
     data.rename("data/a/b/l", "data/a/b/m")
     data.link("data/a/b/m", "data/a/b/n")
     data.rename("data/a/b/beside", "data/beside")
-    data.rename("data/host", "data/renamed")
+    data.rename("data/host", "data/a/host")
+    data.rename("data/a/host", "data/renamed")
     assert sorted(os.listdir(shared)) == ["a", "beside", "renamed"]
+
+
+def test_no_directory_is_moved_to_where_a_link_in_it_leads_out(
+    data: Guest, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shared / "a/b/c/d").mkdir(parents=True)
+    (shared / "x/y").mkdir(parents=True)
+    (shared / "a/b/c/host").symlink_to("/etc")
+    data.symlink("../../../..", "data/a/b/c/d/l")
+    data.symlink("..", "data/a/b/c/l")
+    for old, new in (("a/b/c/d", "a/b/d"), ("a/b/c", "a/c"), ("a/b", "b"), ("a/b", "x/../b"), ("a/b/c/d", "x/d")):
+        assert _errno(data.rename, f"data/{old}", f"data/{new}") is Errno.PERM
+    data.rename("data/a/b", "data/x/b")
+    data.rename("data/x/b", "data/x/y/b")
+    data.rename("data/x/y/b", "data/x/b")
+    assert _errno(data.rename, "data/x/b", "data/b") is Errno.PERM
+    data.unlink("data/x/b/c/d/l")
+    monkeypatch.setattr(hostlinks, "LOOKED_AT_MAX", 3)
+    assert _errno(data.rename, "data/x/b", "data/b") is Errno.XDEV
+    data.rename("data/x/b", "data/x/same")
+    monkeypatch.setattr(hostlinks, "LOOKED_AT_MAX", 4)
+    data.rename("data/x/same", "data/b")
+    assert sorted(os.listdir(shared)) == ["a", "b", "x"]
+    assert sorted(os.listdir(shared / "b/c")) == ["d", "host", "l"]
 
 
 @pytest.mark.parametrize("mount", [MountConfig.memory("/data"), None], ids=["memory", "tmp"])
