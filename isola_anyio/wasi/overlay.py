@@ -158,7 +158,7 @@ class OverlayVolume(MemoryVolume):
                 try:
                     self._final = self.changes()
                 except (OSError, WasiError) as exc:
-                    self._final = exc  # for whoever asks for the list
+                    self._final = exc.with_traceback(None)  # for whoever asks for the list
             self._closed = True
 
     # Looking through
