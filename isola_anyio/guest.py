@@ -11,6 +11,7 @@ __all__ = ["Guest", "TextOutput"]
 import codecs
 import random
 import secrets
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -243,20 +244,26 @@ class Guest:
             self.run.sleep(seconds)
 
     def close(self) -> None:
-        """Free memory and files. A second call does nothing."""
-        self.instance.close()
-        if self.owns_files:
-            self.files.close()
+        """Free memory and files, and say so, whatever freeing one of them raises. A second call does nothing."""
         on_close, self._on_close = self._on_close, None
-        if on_close is not None:
-            on_close()
+        with ExitStack() as last_first:
+            if on_close is not None:
+                last_first.callback(on_close)
+            if self.owns_files:
+                last_first.callback(self.files.close)
+            self.instance.close()
 
 
 def _fits(instance: Instance, usage: FileUsage, delta_bytes: int) -> bool:
-    """Whether in-memory files may grow: together with linear memory, as it is now, they stay within ``max_memory``."""
-    if delta_bytes <= 0:
-        return True
-    return instance.store.memory_size() + usage.memory_bytes + delta_bytes <= instance.max_memory
+    """Whether in-memory files may grow: together with linear memory they stay within ``max_memory``.
+
+    What they take, linear memory may no longer grow into.
+    """
+    held_bytes = usage.memory_bytes + delta_bytes
+    if delta_bytes > 0 and instance.store.memory_size() + held_bytes > instance.max_memory:
+        return False
+    instance.store.limit_memory(instance.max_memory - held_bytes)
+    return True
 
 
 def _random_source(seed: bytes | None) -> Callable[[int], bytes]:

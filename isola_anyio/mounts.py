@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from isola_anyio.errors import InvalidArgumentError, clip
 from isola_anyio.wasi.hostfs import HostVolume, MountedFileVolume
-from isola_anyio.wasi.hostside import TreeAccess
+from isola_anyio.wasi.hostside import READ_BYTES_MAX, TreeAccess
 from isola_anyio.wasi.limits import FileLimits, FileUsage
 from isola_anyio.wasi.memfs import MemoryVolume
 from isola_anyio.wasi.mounts import BoundMount, device_of
@@ -157,16 +157,16 @@ class MemoryMount(MountConfig):
     def __hash__(self) -> int:
         return id(self)
 
-    def read(self, path: str) -> bytes:
-        """Return a file's bytes; ``OSError`` as from ``open``."""
-        return self.access.read(path)
+    def read(self, path: str, *, max_bytes: int = READ_BYTES_MAX) -> bytes:
+        """Return a file's bytes; ``OSError`` as from ``open``, and ``EFBIG`` for one of more than ``max_bytes``."""
+        return self.access.read(path, max_bytes=max_bytes)
 
     def write(self, path: str, data: bytes) -> None:
         """Make a file hold ``data``, with the directories on the way; ``OSError`` (``ENOSPC``) when it is too much."""
         self.access.write(path, data)
 
     def list(self, path: str = "/") -> list[str]:
-        """Return the paths of all files below a directory, in order."""
+        """Return the paths of all files below a directory, in order; ``OSError`` (``EOVERFLOW``) past 64 MiB."""
         return self.access.list(path)
 
     def remove(self, path: str) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import site
 import sys
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from isola_anyio import JsonValue, build_template
 from isola_anyio.errors import InvalidArgumentError
 from isola_anyio.mounts import MemoryMount, MountConfig, bind, bind_all, validate_mounts
 from isola_anyio.wasi.volume import Permissions
@@ -183,3 +186,112 @@ def test_host_directories_are_refused_on_windows(host: Path, monkeypatch: pytest
     with pytest.raises(InvalidArgumentError, match=r"cannot be mounted on Windows.*MountConfig\.memory"):
         bind(MountConfig(host, "/data"))
     bind(MountConfig.memory("/data"))
+
+
+IN_PLACE_OF_A_LINK = """
+import os
+def attack():
+    os.unlink("/work/link")
+    os.mkdir("/work/link")
+    open("/work/link/x", "w").close()
+"""
+TOO_LONG_A_PATH = """
+import os
+def attack():
+    for top in "AB":
+        path = "/work/" + top
+        os.mkdir(path)
+        for _ in range(14):
+            path += "/" + "d" * 200
+            os.mkdir(path)
+        if top == "A":
+            leaf = path
+    os.rename("/work/B", leaf + "/B")
+"""
+
+
+@pytest.mark.parametrize(("script", "listed"), [(IN_PLACE_OF_A_LINK, 2), (TOO_LONG_A_PATH, 30)])
+async def test_no_tree_a_guest_builds_keeps_its_sandbox_from_closing(host: Path, script: str, listed: int) -> None:
+    (host / "link").symlink_to("f")
+    template = await build_template("python")
+    try:
+        before = _open_descriptors()
+        async with template.create(
+            mounts=[MountConfig(host, "/work", "read-write", "read-write", mode="overlay")]
+        ) as sb:
+            await sb.load_script(script)
+            view = sb.mount("/work")
+            await sb.run("attack")
+            assert len(view.changes()) == listed
+        assert sb.closed
+        assert len(view.changes()) == listed
+        assert _open_descriptors() == before
+    finally:
+        template.close()
+
+
+def _open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+async def test_a_size_that_a_guest_made_up_is_not_believed() -> None:
+    template = await build_template("python")
+    try:
+        async with template.create() as sandbox:
+            await sandbox.load_script(
+                "import os\ndef attack(size):\n    os.truncate('/tmp/f', size)\nopen('/tmp/f', 'w')"
+            )
+            for size in (1 << 30, 1 << 60, (1 << 63) - 1):
+                await sandbox.run("attack", size)
+                with pytest.raises(OSError, match="too large") as caught:
+                    sandbox.mount("/tmp").read("f")
+                assert caught.value.errno == errno.EFBIG
+    finally:
+        template.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="host directories are not mounted on Windows")
+async def test_guests_leave_the_host_half_of_its_descriptors(host: Path) -> None:
+    import resource
+
+    script = """
+import errno, os
+held = []
+def attack():
+    try:
+        while True:
+            held.append(os.open("/work/f", os.O_RDONLY))
+    except OSError as error:
+        return len(held), errno.errorcode[error.errno]
+"""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    template = await build_template("python")
+    try:
+        async with AsyncExitStack() as sandboxes:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (320, limits[1]))
+            found: list[JsonValue] = []
+            for _ in range(3):
+                sandbox = await sandboxes.enter_async_context(template.create(mounts=[MountConfig(host, "/work")]))
+                await sandbox.load_script(script)
+                found.append(await sandbox.run("attack"))
+            assert found == [[128, "EMFILE"], [32, "ENFILE"], [0, "ENFILE"]]
+            (host / "f").read_text()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        template.close()
+
+
+async def test_a_sandboxes_mount_covers_its_templates_at_the_same_path(host: Path) -> None:
+    (host / "mine").mkdir()
+    script = "import os\ndef attack():\n    return sorted(os.listdir('/data')), os.listdir('/tmp')\n"
+    template = await build_template("python", mounts=[MountConfig(host, "/data")])
+    mine = [MountConfig(host / "mine", "/data", "read-write"), MountConfig.memory("/tmp", files={"f": b""})]
+    try:
+        for mounts, found in (((), [["f", "mine"], []]), (mine, [[], ["f"]]), ((), [["f", "mine"], []])):
+            async with template.create(mounts=mounts) as sandbox:
+                await sandbox.load_script(script)
+                assert await sandbox.run("attack") == found
+        with pytest.raises(InvalidArgumentError, match="two mounts are at '/data'"):
+            await template.instantiate(mounts=[*mine, MountConfig(host, "/data")])
+    finally:
+        template.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from isola_anyio import events, hostcalls
 from isola_anyio.limits import Limits
-from isola_anyio.wasi.limits import FileLimits
+from isola_anyio.wasi.limits import NEW_ENTRY_BYTES, FileLimits
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/security.md").read_text("utf-8")
@@ -19,12 +19,19 @@ def test_every_limit_is_listed_with_its_default() -> None:
         default = getattr(sandbox, name)
         shown = "the template's" if name == "max_memory" else "none" if default is None else f"{default:,}"
         assert re.search(rf"^\| `{name}` \| {re.escape(shown)}", PAGE, re.MULTILINE), (name, shown)
-    for name in ("max_open_files", "max_entries", "max_memory_bytes", "max_written_bytes"):
+    for name in (
+        "max_open_files",
+        "max_host_files",
+        "max_entries",
+        "max_tree_depth",
+        "max_memory_bytes",
+        "max_written_bytes",
+    ):
         assert re.search(rf"^\| `{name}` [^|]*\| {getattr(files, name):,} ", PAGE, re.MULTILINE), name
 
 
 def test_the_bounds_in_the_text_are_the_codes() -> None:
-    for number in (events.CAPACITY_EVENTS, events.CAPACITY_BYTES, hostcalls.PENDING_BYTES):
+    for number in (events.CAPACITY_EVENTS, events.CAPACITY_BYTES, hostcalls.PENDING_BYTES, NEW_ENTRY_BYTES):
         assert f"{number:,}" in PAGE
 
 

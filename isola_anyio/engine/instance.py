@@ -132,6 +132,8 @@ class Instance:
         """
         end = None if seconds is None else time.monotonic() + seconds
         while True:
+            if self.store.interrupted:  # who sleeps for no time wants to know just this
+                raise ffi.StoreInterrupted
             left = None if end is None else end - time.monotonic()
             if left is not None and left <= 0:
                 return

@@ -7,6 +7,7 @@ from __future__ import annotations
 __all__ = ["Descriptor", "Table"]
 
 import heapq
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from isola_anyio.wasi.abi import FileType, Rights, Stat
@@ -272,8 +273,10 @@ class Table:
         replaced.close()
 
     def clear(self) -> None:
-        """Close everything."""
-        while self.open:
-            self.open.popitem()[1].close()
+        """Close everything, whatever closing one of them raises."""
+        with ExitStack() as closing:
+            for descriptor in self.open.values():
+                closing.callback(descriptor.close)
+            self.open.clear()
         self._free.clear()
         self._next = FIRST_FILE

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = ["FileOperations"]
 
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from isola_anyio.wasi.abi import DIRENT, FdFlags, FileType, OFlags, Rights, Stat
@@ -16,6 +17,8 @@ from isola_anyio.wasi.namespace import Directory, Namespace, Place
 from isola_anyio.wasi.volume import How
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from isola_anyio.wasi.limits import FileUsage
 
 
@@ -162,15 +165,23 @@ class FileOperations:
             raise WasiError(dots)
         return place
 
-    def _check_new(self, place: Place) -> None:
-        """Refuse a new entry where none may be made, but say ``EXIST`` first, as hosts do."""
-        perms = place.mount.perms
-        if not perms.dir_write:
+    @contextmanager
+    def _making(self, place: Place) -> Generator[None]:
+        """Account for the entry that is made meanwhile; where none may be made, say ``EXIST`` first, as hosts do."""
+        volume, perms = place.mount.volume, place.mount.perms
+        with ExitStack() as account:
             try:
-                place.mount.volume.stat(place.at._replace(slash=False), False)
-            except (WasiError, OSError):
-                raise perms.write_refusal from None
-            raise WasiError(Errno.EXIST)
+                if not perms.dir_write:
+                    raise perms.write_refusal
+                if volume.is_on_disk:
+                    account.enter_context(self.usage.making_entry())
+            except WasiError as refusal:
+                try:
+                    volume.stat(place.at._replace(slash=False), False)
+                except (WasiError, OSError):
+                    raise refusal from None
+                raise WasiError(Errno.EXIST) from None
+            yield
 
     def _check_old(self, place: Place) -> None:
         """Refuse to change an entry where none may be, but say ``NOENT`` first; and keep the way to mounts."""
@@ -184,8 +195,8 @@ class FileOperations:
     def mkdir(self, start: Descriptor, path: bytes) -> None:
         """Create a directory."""
         place = self._entry(start, path, Rights.PATH_CREATE_DIRECTORY, Errno.EXIST, Errno.EXIST)
-        self._check_new(place)
-        place.mount.volume.mkdir(place.at)
+        with self._making(place):
+            place.mount.volume.mkdir(place.at)
 
     def rmdir(self, start: Descriptor, path: bytes) -> None:
         """Remove an empty directory."""
@@ -200,24 +211,14 @@ class FileOperations:
         place.mount.volume.unlink(place.at)
 
     def symlink(self, target: bytes, start: Descriptor, path: bytes) -> None:
-        """Create a symbolic link to a relative target that, as written, stays in the mount."""
+        """Create a symbolic link to a relative target that does not lead above the mount."""
         place = self._entry(start, path, Rights.PATH_SYMLINK, Errno.EXIST, Errno.EXIST)
         if not target or b"\0" in target:
             raise WasiError(Errno.NOENT if not target else Errno.INVAL)
         if len(target) > self.usage.limits.max_path_bytes:
             raise WasiError(Errno.NAMETOOLONG)
-        self._check_new(place)
-        if target.startswith(b"/"):
-            raise WasiError(Errno.PERM)
-        depth = len(place.guest) - len(place.mount.point) - 1
-        for part in target.split(b"/"):
-            if part == b"..":
-                depth -= 1
-            elif part not in (b"", b"."):
-                depth += 1
-            if depth < 0:
-                raise WasiError(Errno.PERM)
-        place.mount.volume.symlink(place.at, target)
+        with self._making(place):
+            place.mount.volume.symlink(place.at, target)
 
     def link(self, old: Descriptor, follow: bool, old_path: bytes, new: Descriptor, new_path: bytes) -> None:
         """Give a file a second name in the same mount."""
@@ -227,8 +228,8 @@ class FileOperations:
             raise WasiError(Errno.XDEV)
         if source.is_start:
             raise WasiError(Errno.PERM)
-        self._check_new(place)
-        place.mount.volume.link(source.at, place.at, follow)
+        with self._making(place):
+            place.mount.volume.link(source.at, place.at, follow)
 
     def rename(self, old: Descriptor, old_path: bytes, new: Descriptor, new_path: bytes) -> None:
         """Move within a mount."""

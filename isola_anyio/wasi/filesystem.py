@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = ["FileSystem"]
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from isola_anyio.errors import InvalidArgumentError, clip
@@ -121,7 +122,8 @@ class FileSystem(FileOperations):
         """Return files that start as these are: private state copied on write, open descriptors kept.
 
         Descriptors open for writing to the host are dropped: two sandboxes would share them. ``mounts`` belong to the
-        new file system, and are closed with it or when this fails.
+        new file system, and are closed with it or when this fails. They cover those of this one at the same point;
+        directories open there are dropped, as paths from them would be the new mount's, under its permissions.
         """
         limits = limits or self.usage.limits
         mounts = list(mounts)
@@ -144,8 +146,9 @@ class FileSystem(FileOperations):
                     child.own(volume)
                     by_point[point] = mount.with_volume(volume)
             child._add(mounts)
+            covered = {given.point for given in mounts}
             for fd, descriptor in self.table:
-                if fd >= ROOT_FD:
+                if fd >= ROOT_FD and not (isinstance(descriptor, Directory) and descriptor.point in covered):
                     kept = descriptor.fork(lambda volume: forked.get(volume, volume))
                     if kept is not None:
                         child.table.put(fd, kept)
@@ -159,8 +162,9 @@ class FileSystem(FileOperations):
         if self._closed:
             return
         self._closed = True
-        self.table.clear()
-        self._lease.release()
+        with ExitStack() as closing:
+            closing.callback(self._lease.release)
+            self.table.clear()
 
     def mount_view(self, guest_path: str) -> MountView:
         """Return the host's view of a mount kept in memory.

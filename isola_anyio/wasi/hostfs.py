@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Final
 from isola_anyio.wasi.abi import FileType, Stat
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.hostfile import FileVolume
-from isola_anyio.wasi.hostio import SharedFd
+from isola_anyio.wasi.hostio import GuestFd, SharedFd
+from isola_anyio.wasi.hostlinks import check_moved, check_target
 from isola_anyio.wasi.hostopen import HostFile, access_flags
 from isola_anyio.wasi.kernelfs import is_kernel_device
 from isola_anyio.wasi.openat2 import available
@@ -52,6 +53,8 @@ def times_to_set(st: os.stat_result, atim: int | None, mtim: int | None) -> tupl
 
 class HostVolume(Volume):
     """A host directory."""
+
+    is_on_disk = True
 
     def __init__(self, path: str | bytes | os.PathLike[str], resolver: Resolver | None = None) -> None:
         """Open the directory; ``OSError`` if there is none, ``PermissionError`` for one of a kernel file system."""
@@ -118,21 +121,22 @@ class HostVolume(Volume):
         exclusive = how.create and how.exclusive
         follow = (how.follow or at.slash) and not exclusive
         fd = self._fd(at.start)
+        GuestFd.admit(usage)
         for _ in range(_CREATE_ATTEMPTS):
             try:
                 target = self._resolver.look(fd, at.names, follow, at.links)
             except (FileNotFoundError, WasiError) as exc:
                 if not how.create or (isinstance(exc, WasiError) and exc.errno is not Errno.NOENT):
                     raise
-                created = self._create(fd, at, follow, how)
+                created = self._create(fd, at, follow, how, usage)
                 if created is None:
                     continue
-                return HostFile(SharedFd(created), usage, alone=True)
+                return HostFile(GuestFd(created, usage), usage, alone=True)
             try:
                 mode = target.st.st_mode
                 if host_stat.S_ISDIR(mode):
                     how.check_directory()
-                    return SharedFd(target.take_dir())
+                    return GuestFd(target.take_dir(), usage)
                 if exclusive:
                     raise WasiError(Errno.EXIST)
                 if host_stat.S_ISLNK(mode):
@@ -148,19 +152,20 @@ class HostVolume(Volume):
                         os.ftruncate(cut, 0)
                     finally:
                         os.close(cut)
-                return HostFile(SharedFd(target.open(access_flags(how))), usage, alone=True)
+                return HostFile(GuestFd(target.open(access_flags(how)), usage), usage, alone=True)
             finally:
                 target.close()
         raise WasiError(Errno.AGAIN)
 
-    def _create(self, fd: int, at: At, follow: bool, how: How) -> int | None:
+    def _create(self, fd: int, at: At, follow: bool, how: How, usage: FileUsage) -> int | None:
         """Return a new file's descriptor, or ``None`` when one has come into being meanwhile."""
         if not how.perms.dir_write:
             os.close(self._resolver.parent(fd, at.names, at.links))  # a missing directory is the first thing to say
         how.check_create(at)
         flags = access_flags(how) | (os.O_EXCL if how.exclusive else 0)
         try:
-            return self._resolver.create(fd, at.names, follow, at.links, flags)
+            with usage.making_entry():
+                return self._resolver.create(fd, at.names, follow, at.links, flags)
         except FileExistsError:
             if how.exclusive:
                 raise
@@ -219,6 +224,7 @@ class HostVolume(Volume):
                 if st is None:
                     raise WasiError(Errno.NOENT)
                 raise WasiError(Errno.EXIST if host_stat.S_ISDIR(st.st_mode) else Errno.NOTDIR)
+            check_target(self._root.fd, parent, target)
             os.symlink(target, name, dir_fd=parent)
 
     def link(self, old: At, new: At, follow: bool) -> None:
@@ -235,6 +241,7 @@ class HostVolume(Volume):
                 raise WasiError(Errno.ACCES)
             if new.slash:
                 raise WasiError(Errno.NOENT if self._lstat(to_fd, to_name) is None else Errno.EXIST)
+            check_moved(self._root.fd, from_fd, from_name, to_fd, self._resolver)
             os.link(from_name, to_name, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
 
     def rename(self, old: At, new: At) -> None:
@@ -243,6 +250,7 @@ class HostVolume(Volume):
                 st = os.stat(from_name, dir_fd=from_fd, follow_symlinks=False)
                 if not host_stat.S_ISDIR(st.st_mode):
                     raise WasiError(Errno.NOTDIR)
+            check_moved(self._root.fd, from_fd, from_name, to_fd, self._resolver)
             os.rename(from_name, to_name, src_dir_fd=from_fd, dst_dir_fd=to_fd)
 
     def set_times(self, at: At, follow: bool, atim: int | None, mtim: int | None, perms: Permissions) -> None:

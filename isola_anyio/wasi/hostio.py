@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["READ_FLAGS", "SharedFd", "preadv"]
+__all__ = ["READ_FLAGS", "GuestFd", "SharedFd", "preadv"]
 
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING, Final
 
+from isola_anyio.wasi.errno import Errno, WasiError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from isola_anyio.wasi.limits import FileUsage
 
 READ_FLAGS: Final[int] = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -62,4 +67,55 @@ class SharedFd:
             self._owners -= 1
             last = not self._owners
         if last:
-            os.close(self.fd)
+            self._close()
+
+    def _close(self) -> None:
+        os.close(self.fd)
+
+
+if sys.platform == "win32":  # where guests have no files of the host
+
+    def _most_for_guests() -> int:
+        return 0
+
+else:
+    import resource
+
+    def _most_for_guests() -> int:
+        """Return how many descriptors of this process may be guests': half, as the rest is the host's own work."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return sys.maxsize if soft == resource.RLIM_INFINITY else soft // 2
+
+
+class GuestFd(SharedFd):
+    """A host descriptor that is open because a guest asked for it; counted, in its sandbox and in all, until it is not.
+
+    Call ``admit`` before opening.
+    """
+
+    __slots__ = ("_usage",)
+
+    _counting = threading.Lock()
+    _open = 0
+
+    @classmethod
+    def admit(cls, usage: FileUsage) -> None:
+        """Raise unless one more may be opened: ``MFILE`` for what the sandbox has, ``NFILE`` for what all have."""
+        if usage.host_fds >= usage.limits.max_host_files:
+            raise WasiError(Errno.MFILE)
+        if cls._open >= _most_for_guests():
+            raise WasiError(Errno.NFILE)
+
+    def __init__(self, fd: int, usage: FileUsage) -> None:
+        super().__init__(fd)
+        self._usage = usage
+        self._count(1)
+
+    def _count(self, change: int) -> None:
+        with GuestFd._counting:  # a template's is closed by whichever fork is the last to
+            self._usage.host_fds += change
+            GuestFd._open += change
+
+    def _close(self) -> None:
+        self._count(-1)
+        super()._close()

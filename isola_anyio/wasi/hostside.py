@@ -6,23 +6,26 @@ surrogate escapes. Errors are the host's own (``FileNotFoundError``, ``IsADirect
 
 from __future__ import annotations
 
-__all__ = ["MountView", "TreeAccess"]
+__all__ = ["READ_BYTES_MAX", "MountView", "TreeAccess"]
 
 import errno
+import io
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio.wasi.abi import FileType
 from isola_anyio.wasi.descriptors import Descriptor
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.limits import FileLimits, FileUsage
+from isola_anyio.wasi.memtree import LISTED_BYTES_MAX
 from isola_anyio.wasi.overlay import Change, OverlayVolume
 from isola_anyio.wasi.paths import Names, guest_names, guest_text
+from isola_anyio.wasi.tree import Dir
 from isola_anyio.wasi.volume import At, How, Permissions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Generator, Iterator
 
     from isola_anyio.wasi.memfs import MemoryVolume
 
@@ -30,9 +33,12 @@ _ALL: Final = Permissions(True, True, True, True)
 _LINKS: Final = 40
 
 
-def _raise(error: WasiError, path: str) -> None:
-    number = getattr(errno, "E" + error.errno.name, errno.EIO)
-    raise OSError(number, os.strerror(number), path) from None
+READ_BYTES_MAX: Final = 64 << 20
+"""Bytes of a file that is read unless told otherwise; a guess. A guest's file may say any size and cost it nothing."""
+
+
+def _host_error(number: int, path: str) -> OSError:
+    return OSError(number, os.strerror(number), path)
 
 
 class TreeAccess:
@@ -65,34 +71,37 @@ class TreeAccess:
         opened.base = -1
         return opened
 
-    def read(self, path: str) -> bytes:
-        """Return a file's bytes."""
+    @contextmanager
+    def _step(self, path: str) -> Generator[None]:
+        """Keep the guest out meanwhile, and say what is refused as the host does."""
         try:
-            with self._lock():
-                file = self._open(path, write=False)
-                try:
-                    data = bytearray(file.stat().size)
-                    n = file.read([memoryview(data)]) if data else 0
-                    return bytes(data[:n])
-                finally:
-                    file.close()
+            with self._volume.lock:
+                yield
         except WasiError as exc:
-            _raise(exc, path)
-            raise
+            raise _host_error(getattr(errno, "E" + exc.errno.name, errno.EIO), path) from None
+
+    def read(self, path: str, *, max_bytes: int = READ_BYTES_MAX) -> bytes:
+        """Return a file's bytes; ``OSError`` (``EFBIG``) when it says that it has more than ``max_bytes``."""
+        with self._step(path):
+            file = self._open(path, write=False)
+            try:
+                size = file.stat().size
+                if size > max_bytes:
+                    raise _host_error(errno.EFBIG, path)
+                return _read(file, size)
+            finally:
+                file.close()
 
     def write(self, path: str, data: bytes) -> None:
         """Make a file hold ``data``, and the directories on the way exist; ``OSError`` (``ENOSPC``) for too much."""
-        try:
-            with self._lock():
-                self._make_parents(self._at(path).names)
-                file = self._open(path, write=True)
-                try:
-                    if data and file.write([memoryview(data)]) < len(data):
-                        raise WasiError(Errno.NOSPC)
-                finally:
-                    file.close()
-        except WasiError as exc:
-            _raise(exc, path)
+        with self._step(path):
+            self._make_parents(self._at(path).names)
+            file = self._open(path, write=True)
+            try:
+                if data and file.write([memoryview(data)]) < len(data):
+                    raise WasiError(Errno.NOSPC)
+            finally:
+                file.close()
 
     def _make_parents(self, names: Names) -> None:
         for depth in range(1, len(names)):
@@ -103,43 +112,54 @@ class TreeAccess:
                     raise
 
     def list(self, path: str = "/") -> list[str]:
-        """Return the paths of all files and links below a directory, in order."""
-        try:
-            with self._lock():
-                return sorted(guest_text(names) for names in self._walk(self._at(path).names))
-        except WasiError as exc:
-            _raise(exc, path)
-            raise
+        """Return the paths of all files and links below a directory, in order.
 
-    def _walk(self, top: Names) -> Iterator[Names]:
-        todo = [top]
+        ``OSError`` (``EOVERFLOW``) when all paths together, of directories too, are longer than 64 MiB.
+        """
+        with self._step(path):
+            return sorted(self._walk(self._at(path).names))
+
+    def _walk(self, top: Names) -> Iterator[str]:
+        volume = self._volume
+        start = volume.dir_at(top)
+        if start.removed:
+            raise WasiError(Errno.NOENT)
+        room = LISTED_BYTES_MAX
+        todo = [(start, guest_text(top) if top else "")]
         while todo:
-            names = todo.pop()
-            at = self._volume.dir_at(names)
-            if at.removed:
-                raise WasiError(Errno.NOENT)
-            for name, _, filetype in self._volume.listing(at, 1 << 62):
-                if filetype is FileType.DIRECTORY:
-                    todo.append((*names, name))
-                else:
-                    yield (*names, name)
+            at, above = todo.pop()
+            for name, _, filetype in volume.listing(at, 1 << 62):
+                path = above + guest_text((name,))
+                room -= len(path)
+                if room < 0:
+                    raise WasiError(Errno.OVERFLOW)
+                if filetype is not FileType.DIRECTORY:
+                    yield path
+                elif isinstance(below := volume.child(at, name), Dir):
+                    todo.append((below, path))
 
     def remove(self, path: str) -> None:
         """Remove a file, or an empty directory."""
         at = self._at(path)
-        try:
-            with self._lock():
-                try:
-                    self._volume.unlink(at)
-                except WasiError as exc:
-                    if exc.errno is not Errno.ISDIR:
-                        raise
-                    self._volume.rmdir(at)
-        except WasiError as exc:
-            _raise(exc, path)
+        with self._step(path):
+            try:
+                self._volume.unlink(at)
+            except WasiError as exc:
+                if exc.errno is not Errno.ISDIR:
+                    raise
+                self._volume.rmdir(at)
 
-    def _lock(self) -> AbstractContextManager[object]:
-        return self._volume.lock
+
+def _read(file: Descriptor, size: int) -> bytes:
+    """Read from the start, up to ``size`` bytes, into what is returned: a large file is held once."""
+    buffer = io.BytesIO()
+    if size:
+        buffer.seek(size - 1)
+        buffer.write(b"\0")
+        with buffer.getbuffer() as whole:
+            n = file.read([whole])
+        buffer.truncate(n)
+    return buffer.getvalue()
 
 
 class MountView(TreeAccess):
@@ -158,5 +178,9 @@ class MountView(TreeAccess):
         self.guest = guest
 
     def changes(self) -> list[Change]:
-        """Return what an overlay's guest added, modified and deleted, by path; nothing for other mounts."""
-        return self._volume.changes() if isinstance(self._volume, OverlayVolume) else []
+        """Return what an overlay's guest added, modified and deleted, by path; nothing for other mounts.
+
+        ``OSError`` (``EOVERFLOW``) when the paths that are looked at are longer than 64 MiB together.
+        """
+        with self._step(self.guest):
+            return self._volume.changes() if isinstance(self._volume, OverlayVolume) else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["Lease"]
 
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,12 +42,13 @@ class Lease:
             self._holders += 1
 
     def release(self) -> None:
-        """Take a holder away; the last one closes the volumes."""
+        """Take a holder away; the last one closes the volumes, every one of them whatever another's closing raises."""
         with self._lock:
             self._holders -= 1
             if self._holders:
                 return
-        for volume in self.volumes:
-            volume.close()
-        if self._above is not None:
-            self._above.release()
+        with ExitStack() as last_first:
+            if self._above is not None:
+                last_first.callback(self._above.release)
+            for volume in reversed(self.volumes):
+                last_first.callback(volume.close)

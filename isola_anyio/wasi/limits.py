@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["FileLimits", "FileUsage"]
+__all__ = ["NEW_ENTRY_BYTES", "FileLimits", "FileUsage"]
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from isola_anyio.wasi.errno import Errno, WasiError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
+
+NEW_ENTRY_BYTES: Final = 4096
+"""Charged for each file, directory or link made on the host: a block of most disks, for what it takes before it holds
+a byte. An empty directory takes that, a small file too, an inode and a name less."""
 
 
 def _always(_delta_bytes: int) -> bool:
@@ -23,10 +28,13 @@ class FileLimits:
 
     Attributes:
         max_open_files: descriptors besides the four a guest starts with (``MFILE`` past it).
+        max_host_files: those of them that are host descriptors: files and directories open in mounts (``MFILE``). All
+            sandboxes together hold at most half of what the process may have open (``NFILE``).
         max_entries: files, directories and links in each in-memory tree (``NOSPC``); few enough that a garbage
             collection which comes upon them all stays short.
         max_memory_bytes: bytes held by in-memory files, with a small fixed cost for each (``NOSPC``).
-        max_written_bytes: bytes written to host files, counting growth by truncation (``DQUOT``); ``None``: no limit.
+        max_written_bytes: bytes written to host files, counting growth by truncation and ``NEW_ENTRY_BYTES`` for each
+            file, directory and link that is made (``DQUOT``); ``None``: no limit.
         max_listing: entries of one host directory that are listed (``OVERFLOW``).
         max_iovecs: entries of one scatter or gather list (``INVAL``); the value Linux has.
         max_transfer_bytes: bytes one call moves; a longer one comes back short.
@@ -34,6 +42,8 @@ class FileLimits:
         max_name_bytes: length of one component (``NAMETOOLONG``).
         max_depth: components of a path from its mount's root, also when it goes on from an open directory
             (``NAMETOOLONG``); what a path of ``max_path_bytes`` can have.
+        max_tree_depth: directories below one another in an in-memory tree, however they came there (``NAMETOOLONG``);
+            few enough that going through a tree costs little more than its size, and more than real trees have.
         max_symlinks: links followed while one path is resolved (``LOOP``).
         max_subscriptions: entries of one ``poll_oneoff`` (``INVAL``).
         charge: asked with a number of bytes before in-memory files grow (``False`` refuses) and told, with a negative
@@ -41,6 +51,7 @@ class FileLimits:
     """
 
     max_open_files: int = 256
+    max_host_files: int = 128
     max_entries: int = 32_768
     max_memory_bytes: int = 256 << 20
     max_written_bytes: int | None = 4 << 30
@@ -50,6 +61,7 @@ class FileLimits:
     max_path_bytes: int = 4096
     max_name_bytes: int = 255
     max_depth: int = 2048
+    max_tree_depth: int = 256
     max_symlinks: int = 40
     max_subscriptions: int = 1024
     charge: Callable[[int], bool] = field(default=_always, repr=False, compare=False)
@@ -62,14 +74,16 @@ class FileUsage:
         limits: the budgets.
         memory_bytes: bytes charged for in-memory files.
         written_bytes: bytes written to host files so far.
+        host_fds: host descriptors open.
     """
 
-    __slots__ = ("limits", "memory_bytes", "written_bytes")
+    __slots__ = ("host_fds", "limits", "memory_bytes", "written_bytes")
 
     def __init__(self, limits: FileLimits) -> None:
         self.limits = limits
         self.memory_bytes = 0
         self.written_bytes = 0
+        self.host_fds = 0
 
     def hold(self, delta_bytes: int) -> None:
         """Account for in-memory bytes taken (or, negative, given back); raise ``NOSPC`` when there is no room."""
@@ -86,3 +100,13 @@ class FileUsage:
         if limit is not None and self.written_bytes + n > limit:
             raise WasiError(Errno.DQUOT)
         self.written_bytes += n
+
+    @contextmanager
+    def making_entry(self) -> Generator[None]:
+        """Account for a new entry of a host directory, unless making it fails; raise ``DQUOT`` past the budget."""
+        self.write(NEW_ENTRY_BYTES)
+        try:
+            yield
+        except BaseException:
+            self.written_bytes -= NEW_ENTRY_BYTES
+            raise

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.memfile import MemoryFile
 from isola_anyio.wasi.memtree import Found, MemoryTree
+from isola_anyio.wasi.paths import levels_up
 from isola_anyio.wasi.tree import Dir, File, Link, Node
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class MemoryVolume(MemoryTree):
     def symlink(self, at: At, target: bytes) -> None:
         with self.lock:
             found = self.find_entry(at)
+            if levels_up(target) > found.holder.depth:
+                raise WasiError(Errno.PERM)
             if found.node is not None:
                 raise WasiError(Errno.EXIST)
             if at.slash:
@@ -156,6 +159,7 @@ class MemoryVolume(MemoryTree):
                         raise WasiError(Errno.NOTDIR)
                     if not self.is_empty(replaced):
                         raise WasiError(Errno.NOTEMPTY)
+                self.check_depth(target.holder, node)
             elif new.slash:
                 raise WasiError(Errno.NOTDIR)
             elif isinstance(replaced, Dir):

@@ -10,7 +10,7 @@ One lock covers a tree, because a memory mount may be shared by sandboxes on sev
 
 from __future__ import annotations
 
-__all__ = ["NODE_COST_BYTES", "Found", "MemoryTree"]
+__all__ = ["LISTED_BYTES_MAX", "NODE_COST_BYTES", "Found", "MemoryTree"]
 
 import threading
 import time
@@ -19,7 +19,19 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from isola_anyio.wasi.abi import FileType
 from isola_anyio.wasi.content import Content, NoContent
 from isola_anyio.wasi.errno import Errno, WasiError
-from isola_anyio.wasi.tree import Dir, File, Frozen, FrozenDir, FrozenFile, FrozenLink, Link, Node, Times, freeze_tree
+from isola_anyio.wasi.tree import (
+    Dir,
+    File,
+    Frozen,
+    FrozenDir,
+    FrozenFile,
+    FrozenLink,
+    Link,
+    Node,
+    Times,
+    freeze_tree,
+    levels_of,
+)
 from isola_anyio.wasi.volume import At, Crossing, Volume
 
 if TYPE_CHECKING:
@@ -31,6 +43,9 @@ if TYPE_CHECKING:
 
 NODE_COST_BYTES: Final = 512
 """Charged for each file, directory or link besides its bytes and its name: the objects that make it, rounded up."""
+
+LISTED_BYTES_MAX: Final = 64 << 20
+"""Bytes of paths that the host is told at once; a guess: two kilobytes for each of as many entries as there may be."""
 
 _ROOT_INO: Final = 1
 _NONE_COVERED: Final[frozenset[tuple[bytes, ...]]] = frozenset()
@@ -301,11 +316,22 @@ class MemoryTree(Volume):
         self.usage.hold(cost)
         node.cost = cost
 
+    def check_depth(self, holder: Dir, node: Dir) -> None:
+        """Refuse to put a directory, with all that is in it, where directories would nest too deeply.
+
+        Whoever goes through a tree pays for its depth times its size. Paths are bounded, but a guest that moves
+        directories into each other needs none that is long.
+        """
+        if holder.depth + levels_of(node) > self.usage.limits.max_tree_depth:
+            raise WasiError(Errno.NAMETOOLONG)
+
     def _insert(self, found: Found, node: Node) -> None:
         """Give a new node its entry."""
         holder = found.holder
         if holder.removed:
             raise WasiError(Errno.NOENT)
+        if isinstance(node, Dir):
+            self.check_depth(holder, node)
         self._admit(node, found.name)
         self._put(holder, found.name, node)
         self.count += 1

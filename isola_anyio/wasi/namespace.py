@@ -115,6 +115,9 @@ ENTRY_COST_BYTES: Final = 48
 _REMEMBERED: Final = 1024
 """Paths whose place is remembered; a guess. Guests import from one archive hundreds of times."""
 
+_REMEMBERED_PATH_BYTES: Final = 128
+"""Longest of them: twice what guests import from. Nobody is charged, and the names of a long path weigh far more."""
+
 
 class _Frame(NamedTuple):
     """A mount on the way, to come back to by ``..``; ``inner`` is without the name of the mount point left for."""
@@ -158,10 +161,8 @@ class Namespace:
         if is_root and b".." not in names:
             place = self._by_text(names, slash)
             if place is not None:
-                lexical = self.table.lexical
-                if len(lexical) >= _REMEMBERED:
-                    lexical.clear()
-                lexical[path] = place.mount.point, place.at, place.guest
+                if len(path) <= _REMEMBERED_PATH_BYTES:
+                    self._remember(path, place)
                 return place
         for _ in range(self.limits.max_symlinks):
             try:
@@ -173,6 +174,12 @@ class Namespace:
                 start = Directory((), mount.volume, (), None)
                 is_root = True
         raise WasiError(Errno.LOOP)
+
+    def _remember(self, path: bytes, place: Place) -> None:
+        lexical = self.table.lexical
+        if len(lexical) >= _REMEMBERED:
+            lexical.clear()
+        lexical[path] = place.mount.point, place.at, place.guest
 
     def _by_text(self, names: Names, slash: bool) -> Place | None:
         """Return where a path from the root leads if only its text decides that: into a mount with no other inside."""

@@ -13,17 +13,19 @@ from __future__ import annotations
 __all__ = ["Change", "OverlayVolume"]
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 from isola_anyio.wasi.abi import FileType, Stat
 from isola_anyio.wasi.content import NoContent
-from isola_anyio.wasi.errno import Errno, WasiError
-from isola_anyio.wasi.hostio import SharedFd
+from isola_anyio.wasi.errno import Errno, WasiError, errno_of
+from isola_anyio.wasi.hostio import GuestFd, SharedFd
 from isola_anyio.wasi.hostopen import HostFile
 from isola_anyio.wasi.limits import FileLimits, FileUsage
 from isola_anyio.wasi.memfs import MemoryVolume
+from isola_anyio.wasi.memtree import LISTED_BYTES_MAX
 from isola_anyio.wasi.paths import guest_text
 from isola_anyio.wasi.tree import Dir, File, FrozenDir, Link, Node
 from isola_anyio.wasi.volume import At
@@ -37,7 +39,24 @@ if TYPE_CHECKING:
     from isola_anyio.wasi.paths import Names
     from isola_anyio.wasi.volume import Volume
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _COPY_BYTES: Final = 1 << 20
+
+_ABSENT: Final = frozenset({Errno.NOENT, Errno.NOTDIR, Errno.LOOP, Errno.NAMETOOLONG})
+"""What a host says of a path at which it has nothing.
+
+A guest's own tree asks for such paths: through what is a link on the host (``LOOP``, as none is followed), and, once
+directories were moved into each other, longer than any host's may be.
+"""
+
+_HIDDEN: Final = _ABSENT | {Errno.ACCES, Errno.PERM}
+"""What a host says of a path at which there is nothing to be seen."""
+
+
+def _says(error: OSError | WasiError, answers: frozenset[Errno]) -> bool:
+    return (error.errno if isinstance(error, WasiError) else errno_of(error)) in answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +135,7 @@ class OverlayVolume(MemoryVolume):
         super().__init__(usage or FileUsage(FileLimits()), dev, frozen, next_ino)
         self._lower = lower
         self._closed = False
-        self._final: list[Change] | None = None
+        self._final: list[Change] | OSError | WasiError | None = None
         self._seen: WeakValueDictionary[Names, Dir] = WeakValueDictionary()
         if frozen is None:
             st = lower.stat_dir(None)
@@ -132,12 +151,15 @@ class OverlayVolume(MemoryVolume):
 
     def close(self) -> None:
         """Let go of the host's directory; what was changed, and the list of it, can still be read if it was viewed."""
-        with self.lock:
+        with self.lock, ExitStack() as last_first:
+            last_first.callback(super().close)
+            last_first.callback(self._lower.close)
             if self._viewed:
-                self._final = self.changes()
+                try:
+                    self._final = self.changes()
+                except (OSError, WasiError) as exc:
+                    self._final = exc.with_traceback(None)  # for whoever asks for the list
             self._closed = True
-            self._lower.close()
-            super().close()
 
     # Looking through
 
@@ -146,10 +168,8 @@ class OverlayVolume(MemoryVolume):
             return None
         try:
             return self._lower.stat(At(None, names, False, 0), False)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except WasiError as exc:
-            if exc.errno in (Errno.NOENT, Errno.NOTDIR):
+        except (OSError, WasiError) as exc:
+            if _says(exc, _ABSENT):
                 return None
             raise
 
@@ -206,7 +226,8 @@ class OverlayVolume(MemoryVolume):
         node = found.node
         if not isinstance(node, LowerFile):
             return super().opened(found, usage)
-        return LowerFileDescriptor(self, found, SharedFd(self._open_lower(node)), usage)
+        GuestFd.admit(usage)
+        return LowerFileDescriptor(self, found, GuestFd(self._open_lower(node), usage), usage)
 
     def _open_lower(self, node: LowerFile) -> int:
         return self._lower.open_to_read(node.lower)
@@ -285,29 +306,55 @@ class OverlayVolume(MemoryVolume):
     # What the host asks afterwards
 
     def changes(self) -> list[Change]:
-        """Return every difference from the host directory, by path; of a new directory, all that is in it."""
-        found: list[Change] = []
+        """Return every difference from the host directory, by path; of a new directory, all that is in it.
+
+        Raises:
+            WasiError: ``OVERFLOW`` when the paths are too many and too long to list.
+        """
         with self.lock:
-            if self._final is not None:
+            if isinstance(self._final, list):
                 return list(self._final)
-            todo: list[tuple[Dir, Names]] = [(self.root, ())]
-            while todo:
-                at, names = todo.pop()
-                shown = dict.fromkeys(self.entries_of(at))
-                if at.lower != names:  # moved here, or new: what shows through is new here too
-                    shown.update(dict.fromkeys(entry[0] for entry in self.listing(at, 1 << 62)))
-                for name in shown:
-                    node = self.child(at, name)
-                    path = (*names, name)
-                    below = self._lower_stat(path)
-                    if node is None:
-                        if below is not None:
-                            found.append(Change(guest_text(path), "deleted"))
+            if self._final is not None:
+                raise self._final.with_traceback(None)
+            return sorted(self._differences(), key=lambda change: change.path)
+
+    def _differences(self) -> Iterator[Change]:
+        room = LISTED_BYTES_MAX
+        todo: list[tuple[Dir, Names, bool]] = [(self.root, (), True)]
+        while todo:
+            at, names, is_below = todo.pop()
+            for name in self._own_and_new(at, names):
+                path = (*names, name)
+                text = guest_text(path)
+                room -= len(text)
+                if room < 0:
+                    raise WasiError(Errno.OVERFLOW)
+                node = self._seen_or_none(self.child, at, name)
+                below = self._seen_or_none(self._lower_stat, path) if is_below else None
+                if node is None:
+                    if below is not None:
+                        yield Change(text, "deleted")
+                    continue
+                if isinstance(node, Dir):
+                    todo.append((node, path, below is not None and below.filetype is FileType.DIRECTORY))
+                    if node.lower == path and below is not None:
                         continue
-                    if isinstance(node, Dir):
-                        todo.append((node, path))
-                        if node.lower == path and below is not None:
-                            continue
-                    kind: Literal["added", "modified"] = "added" if below is None else "modified"
-                    found.append(Change(guest_text(path), kind))
-        return sorted(found, key=lambda change: change.path)
+                yield Change(text, "added" if below is None else "modified")
+
+    def _own_and_new(self, at: Dir, names: Names) -> dict[bytes, None]:
+        """Return the names in a directory at ``names`` that may differ from what the host has there."""
+        shown = dict.fromkeys(self.entries_of(at))
+        if at.lower != names:  # moved here, or new: what shows through is new here too
+            through = self._seen_or_none(lambda: [entry[0] for entry in self.listing(at, 1 << 62)])
+            shown.update(dict.fromkeys(through or ()))
+        return shown
+
+    @staticmethod
+    def _seen_or_none(look: Callable[P, T | None], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Return what a look at the host gives, ``None`` where there is nothing to be seen."""
+        try:
+            return look(*args, **kwargs)
+        except (OSError, WasiError) as exc:
+            if _says(exc, _HIDDEN):
+                return None
+            raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Names", "guest_names", "guest_text", "split"]
+__all__ = ["Names", "guest_names", "guest_text", "levels_up", "split"]
 
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -36,6 +36,22 @@ def split(path: bytes, limits: FileLimits) -> tuple[Names, bool]:
     if names and max(map(len, names)) > limits.max_name_bytes:
         raise WasiError(Errno.NAMETOOLONG)
     return names, parts[-1] in (b"", b".")
+
+
+def levels_up(target: bytes) -> int:
+    """Return how many directories a symbolic link's target goes up before it goes down.
+
+    Raises:
+        WasiError: ``PERM`` for an absolute target, and for one with ``..`` after a name: where that leads is up to what
+            is at the name, which may be a link.
+    """
+    if target.startswith(b"/"):
+        raise WasiError(Errno.PERM)
+    parts = [part for part in target.split(b"/") if part and part != b"."]
+    up = parts.count(b"..")
+    if parts[:up] != [b".."] * up:
+        raise WasiError(Errno.PERM)
+    return up
 
 
 def guest_names(path: str) -> Names:

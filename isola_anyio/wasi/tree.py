@@ -8,7 +8,19 @@ first come upon them, so that a fork costs the same however much its template's 
 
 from __future__ import annotations
 
-__all__ = ["Dir", "File", "Frozen", "FrozenDir", "FrozenFile", "FrozenLink", "Link", "Node", "Times", "freeze_tree"]
+__all__ = [
+    "Dir",
+    "File",
+    "Frozen",
+    "FrozenDir",
+    "FrozenFile",
+    "FrozenLink",
+    "Link",
+    "Node",
+    "Times",
+    "freeze_tree",
+    "levels_of",
+]
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
@@ -173,6 +185,16 @@ class Dir(Node):
         self.pending = frozen
         self.lower: Names | None = None if frozen is None else frozen.lower
 
+    @property
+    def depth(self) -> int:
+        """How many directories this one is in."""
+        count = 0
+        at = self.parent
+        while at is not None:
+            count += 1
+            at = at.parent
+        return count
+
     def is_within(self, other: Dir) -> bool:
         """Tell whether this is ``other`` or below it."""
         at: Dir | None = self
@@ -181,6 +203,17 @@ class Dir(Node):
                 return True
             at = at.parent
         return False
+
+
+def levels_of(top: Dir) -> int:
+    """Return how many directories lie below one another at most, beginning with ``top``; thaws nothing."""
+    levels = 0
+    here: list[Dir | FrozenDir] = [top]
+    while here:
+        levels += 1
+        looked_at = [at.pending or at if isinstance(at, Dir) else at for at in here]
+        here = [node for at in looked_at for node in at.entries.values() if isinstance(node, Dir | FrozenDir)]
+    return levels
 
 
 def freeze_tree(root: Dir) -> FrozenDir:

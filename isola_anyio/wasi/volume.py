@@ -13,7 +13,7 @@ __all__ = ["At", "Crossing", "How", "Permissions", "Volume"]
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from isola_anyio.wasi.errno import Errno, WasiError
 
@@ -114,7 +114,12 @@ class Volume(ABC):
 
     Every operation raises ``WasiError``, or a host's ``OSError``, when it is refused. The base class is a volume in
     which nothing can be changed.
+
+    Attributes:
+        is_on_disk: what is made in it takes room on a disk of the host's.
     """
+
+    is_on_disk: ClassVar[bool] = False
 
     @abstractmethod
     def canonical(self, at: At, follow: bool, covered: AbstractSet[Names], prefix: Names) -> Names:
@@ -160,7 +165,7 @@ class Volume(ABC):
         raise WasiError(Errno.ROFS)
 
     def symlink(self, at: At, target: bytes) -> None:
-        """Create a symbolic link; the target is known to be relative and to stay beneath the root."""
+        """Create a symbolic link; ``PERM`` for a target that leads above the root from there."""
         raise WasiError(Errno.ROFS)
 
     def link(self, old: At, new: At, follow: bool) -> None:

@@ -119,6 +119,37 @@ ATTACKS = [
         mounts="rw",
     ),
     python(
+        "a link that leads the host out",
+        """
+        import os
+        def attack():
+            os.makedirs("/work/a/b/c")
+            os.symlink("../../..", "/work/a/b/c/top")
+            os.symlink("../../outside", "/work/a/b/later")
+            os.symlink(".", "/work/here")
+            made = []
+            for act, name in (
+                (lambda: os.symlink("../outside", "/work/a/b/c/top/one"), "one"),
+                (lambda: os.symlink("../../../outside", "/work/a/b/c/top/two"), "two"),
+                (lambda: os.symlink("here/../outside", "/work/three"), "three"),
+                (lambda: os.symlink("a/../../outside", "/work/four"), "four"),
+                (lambda: os.rename("/work/a/b/later", "/work/five"), "five"),
+                (lambda: os.link("/work/a/b/later", "/work/six", follow_symlinks=False), "six"),
+                (lambda: os.rename("/work/a/b", "/work/seven"), "seven"),
+                (lambda: os.rename("/work/a/b", "/work/a/b/c/top/eight"), "eight"),
+            ):
+                try:
+                    act()
+                except (OSError, NotImplementedError):
+                    pass
+                if os.path.lexists("/work/" + name):
+                    made.append(name)
+            return made
+        """,
+        gives([]),
+        mounts="rw",
+    ),
+    python(
         "a link that leads out once it is moved",
         """
         import os
@@ -476,6 +507,23 @@ ATTACKS = [
             return depth
         """,
         survives,
+    ),
+    python(
+        "directories moved into each other",
+        """
+        import os
+        def attack():
+            os.mkdir("/tmp/c")
+            for depth in range(3000):
+                os.mkdir("/tmp/n")
+                open("/tmp/n/f", "w").close()
+                try:
+                    os.rename("/tmp/c", "/tmp/n/" + "d" * 255)
+                except OSError:
+                    return depth
+                os.rename("/tmp/n", "/tmp/c")
+        """,
+        holds(lambda depth: depth < FileLimits().max_tree_depth, usable=True),
     ),
     python(
         "listings held open",

@@ -82,6 +82,46 @@ ATTACKS = [
         holds(lambda count: count < 128),
     ),
     python(
+        "files first, then memory",
+        """
+        held = []
+        def attack():
+            files = 0
+            try:
+                while True:
+                    with open(f"/tmp/{files}", "wb") as file:
+                        file.write(bytes(1 << 20))
+                    files += 1
+            except OSError:
+                pass
+            try:
+                while True:
+                    held.append(bytearray(1 << 20))
+            except MemoryError:
+                return files + len(held)
+        """,
+        holds(lambda mebibytes: mebibytes < 128, usable=True),
+    ),
+    python(
+        "memory again once files are gone",
+        """
+        import os
+        def attack():
+            with open("/tmp/large", "wb") as file:
+                try:
+                    while True:
+                        file.write(bytes(1 << 20))
+                except OSError:
+                    pass
+            try:
+                return len(bytearray(16 << 20))
+            except MemoryError:
+                os.unlink("/tmp/large")
+            return len(bytearray(16 << 20))
+        """,
+        holds(lambda length: length == 16 << 20, usable=True),
+    ),
+    python(
         "memory used up to the last byte",
         """
         held = []

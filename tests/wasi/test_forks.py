@@ -232,6 +232,37 @@ def test_a_fork_takes_its_own_mounts_and_closes_only_those(
         assert len(os.listdir("/proc/self/fd")) == fds
 
 
+@pytest.mark.parametrize("kind", ["direct", "overlay", "memory"])
+def test_a_directory_kept_open_where_the_fork_has_a_mount_of_its_own_is_not_open_in_it(
+    make_guest: Callable[..., Guest], shared: Path, kind: str
+) -> None:
+    (shared / "old").mkdir()
+    (shared / "sub").mkdir()
+    (shared / "sub/old").write_text("the template's")
+    mount = (
+        MountConfig.memory("/data", files={"sub/old": b"the template's"})
+        if kind == "memory"
+        else MountConfig(shared, "/data", mode="direct" if kind == "direct" else "overlay")
+    )
+    template = make_guest(mount, MountConfig(shared / "old", "/other"))
+    root, below, other = (template.open(path, directory=True) for path in ("data", "data/sub", "other"))
+    file = template.open("data/sub/old")
+    mine = shared.parent / "mine"
+    mine.mkdir()
+    child = template.files.fork([bind(MountConfig(mine, "/data", "read-write", "read-write"))])
+    g = make_guest(files=child)
+    for fd in (root, below):
+        refused(Errno.BADF, g.mkdir, "x", at=fd)
+        refused(Errno.BADF, g.listdir, ".", at=fd)
+    assert g.listdir(".", at=other) == []
+    assert g.read(file) == b"the template's"
+    g.mkdir("data/x")
+    assert os.listdir(mine) == ["x"]
+    assert sorted(os.listdir(shared)) == ["old", "sub"]
+    assert os.listdir(shared / "sub") == ["old"]
+    assert template.listdir("data", at=3) == (["sub"] if kind == "memory" else ["old", "sub"])
+
+
 def test_a_fork_outlives_its_template(
     template: Guest, make_guest: Callable[..., Guest], shared: Path, library_file: Path
 ) -> None:
@@ -281,7 +312,7 @@ def test_what_a_sandbox_held_is_free_when_it_is_closed(make_guest: Callable[...,
 
 
 def test_a_deep_tree_is_frozen_without_recursion(make_guest: Callable[..., Guest]) -> None:
-    g = make_guest()
+    g = make_guest(limits=FileLimits(max_tree_depth=10_000))
 
     def dig() -> int:
         at = g.open("tmp", directory=True)

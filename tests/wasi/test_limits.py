@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from isola_anyio.mounts import MountConfig
+from isola_anyio.wasi import hostio, hostside, overlay
 from isola_anyio.wasi.content import CHUNK_BYTES, CHUNK_COST_BYTES
 from isola_anyio.wasi.errno import Errno
-from isola_anyio.wasi.limits import FileLimits
+from isola_anyio.wasi.limits import NEW_ENTRY_BYTES, FileLimits
 from isola_anyio.wasi.memtree import NODE_COST_BYTES
 from tests.wasi.client import BUFFER_BYTES, OUT, PATH2, RW, Guest, W, WasiFailure
 from tests.wasi.test_files import refused
@@ -145,7 +150,8 @@ def test_a_memory_mount_has_its_own_budget(make_guest: Make) -> None:
 
 
 def test_writing_to_host_files_is_bounded(make_guest: Make, shared: Path) -> None:
-    g = make_guest(MountConfig(shared, "/data", "read-write", "read-write"), limits=FileLimits(max_written_bytes=1000))
+    limits = FileLimits(max_written_bytes=NEW_ENTRY_BYTES + 1000)
+    g = make_guest(MountConfig(shared, "/data", "read-write", "read-write"), limits=limits)
     with g.opened("data/f", RW, create=True) as fd:
         g.write(fd, b"x" * 600)
         refused(Errno.DQUOT, g.write, fd, b"x" * 401)
@@ -159,7 +165,61 @@ def test_writing_to_host_files_is_bounded(make_guest: Make, shared: Path) -> Non
     with g.opened("data/f", W, flags=1) as fd:
         refused(Errno.DQUOT, g.write, fd, b"x")
     assert (shared / "f").stat().st_size == 100
-    assert g.files.usage.written_bytes == 1000
+    assert g.files.usage.written_bytes == NEW_ENTRY_BYTES + 1000
+
+
+def test_what_is_made_on_the_host_counts_as_written(make_guest: Make, shared: Path, resolver: str) -> None:
+    limits = FileLimits(max_written_bytes=4 * NEW_ENTRY_BYTES)
+    g = make_guest(MountConfig(shared, "/data", "read-write", "read-write"), MountConfig.memory("/m"), limits=limits)
+    g.mkdir("m/free")
+    g.mkdir("data/d")
+    refused(Errno.EXIST, g.mkdir, "data/d")
+    refused(Errno.NOENT, g.mkdir, "data/none/x")
+    g.write_file("data/f")
+    g.write_file("data/f")
+    refused(Errno.EXIST, g.open, "data/f", W, create=True, exclusive=True)
+    g.symlink("f", "data/l")
+    refused(Errno.EXIST, g.symlink, "f", "data/l")
+    refused(Errno.PERM, g.symlink, "..", "data/x")
+    g.link("data/f", "data/hard")
+    refused(Errno.EXIST, g.link, "data/f", "data/hard")
+    assert g.files.usage.written_bytes == 4 * NEW_ENTRY_BYTES
+    for refuse in (
+        lambda: g.mkdir("data/x"),
+        lambda: g.open("data/x", W, create=True),
+        lambda: g.open("data/x", W, create=True, exclusive=True),
+        lambda: g.symlink("f", "data/x"),
+        lambda: g.link("data/f", "data/x"),
+    ):
+        refused(Errno.DQUOT, refuse)
+    assert sorted(os.listdir(shared)) == ["d", "f", "hard", "l"]
+    g.mkdir("m/still free")
+
+
+@pytest.mark.parametrize("mode", ["direct", "overlay"])
+def test_few_open_files_are_descriptors_of_the_hosts(
+    make_guest: Make, shared: Path, monkeypatch: pytest.MonkeyPatch, mode: Literal["direct", "overlay"]
+) -> None:
+    (shared / "f").write_text("")
+    limits = FileLimits(max_host_files=3)
+    mounts = [MountConfig(shared, "/data", "read-write", "read-write", mode=mode), MountConfig(shared / "f", "/one")]
+    g = make_guest(*mounts, limits=limits)
+    fds = [g.open("data/f") for _ in range(3)]
+    refused(Errno.MFILE, g.open, "data/f")
+    g.open("one")
+    g.open("tmp", directory=True)
+    g.close_fd(fds.pop())
+    monkeypatch.setattr(hostio, "_most_for_guests", lambda: 4)
+    g.open("data/f")
+    other = make_guest(*mounts, limits=limits)
+    other.open("data/f")
+    refused(Errno.NFILE, other.open, "data/f")
+    g.close_fd(fds.pop())
+    other.open("data/f")
+    for guest in (g, other):
+        guest.close()
+        assert guest.files.usage.host_fds == 0
+    make_guest(*mounts).open("data/f")
 
 
 def test_listing_a_host_directory_is_bounded(make_guest: Make, shared: Path) -> None:
@@ -208,6 +268,116 @@ def test_paths_names_and_links_are_bounded(make_guest: Make) -> None:
         g.symlink(f"l{i - 1}", f"tmp/l{i}")
     g.stat("tmp/l3")
     refused(Errno.LOOP, g.stat, "tmp/l4")
+
+
+def _nested(g: Guest, top: str, levels: int) -> str:
+    """Make ``levels`` directories below one another, beginning with ``top``; return the innermost one's path."""
+    for _ in range(levels):
+        g.mkdir(top)
+        top += "/d"
+    return top.removesuffix("/d")
+
+
+@pytest.mark.parametrize("mode", ["memory", "overlay"])
+def test_directories_nest_no_deeper_by_moving_them_than_by_making_them(
+    make_guest: Make, shared: Path, mode: str
+) -> None:
+    mount = MountConfig(shared, "/m", "read-write", "read-write", mode="overlay")
+    g = make_guest(MountConfig.memory("/m") if mode == "memory" else mount)
+    limit = FileLimits().max_tree_depth
+    innermost = _nested(g, "m/a", limit)
+    refused(Errno.NAMETOOLONG, g.mkdir, innermost + "/d")
+    g.write_file(innermost + "/f")
+    _nested(g, "m/b", 2)
+    outer, inner = innermost.removesuffix("/d"), innermost.removesuffix("/d/d")
+    refused(Errno.NAMETOOLONG, g.rename, "m/b", outer + "/b")
+    g.rename("m/b", inner + "/b")
+    g.rename("m/a/d", "m/c")
+    g.mkdir("m/a/e")
+    refused(Errno.NAMETOOLONG, g.rename, "m/a", "m/c" + "/d" * (limit - 2) + "/a")
+    g.rename("m/a", "m/c/a")
+    view = g.files.mount_view("/m")
+    assert view.list() == ["/c" + "/d" * (limit - 2) + "/f"]
+
+
+def test_a_fork_nests_directories_no_deeper_than_its_template(make_guest: Make) -> None:
+    template = make_guest(limits=FileLimits(max_tree_depth=10))
+    _nested(template, "tmp/a", 8)
+    _nested(template, "tmp/b", 3)
+    g = Guest(template.files.fork())
+    try:
+        refused(Errno.NAMETOOLONG, g.rename, "tmp/b", "tmp/a" + "/d" * 7 + "/b")
+        refused(Errno.NAMETOOLONG, g.rename, "tmp/a", "tmp/b/d/d/a")
+        g.rename("tmp/a", "tmp/b/d/a")
+    finally:
+        g.close()
+
+
+def test_what_the_host_lists_is_bounded(make_guest: Make, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hostside, "LISTED_BYTES_MAX", 1000)
+    monkeypatch.setattr(overlay, "LISTED_BYTES_MAX", 1000)
+    g = make_guest(MountConfig(shared, "/m", "read-write", "read-write", mode="overlay"))
+    view = g.files.mount_view("/m")
+    g.mkdir("m/" + "d" * 199)
+    for name in "abc":
+        g.write_file("m/" + "d" * 199 + f"/{name}")
+    assert len(view.list()) == 3
+    assert len(view.changes()) == 4
+    g.write_file("m/" + "d" * 199 + "/e")
+    for ask in (view.list, view.changes):
+        with pytest.raises(OSError, match="too large") as caught:
+            ask()
+        assert caught.value.errno == errno.EOVERFLOW
+
+
+def test_the_host_reads_no_more_than_it_wants_of_a_size_the_guest_made_up(make_guest: Make) -> None:
+    shared = MountConfig.memory("/m")
+    g = make_guest(shared)
+    view = g.files.mount_view("/m")
+    with g.opened("m/f", RW, create=True) as fd:
+        g.write(fd, b"data")
+        for size in (hostside.READ_BYTES_MAX + 1, 1 << 40, (1 << 63) - 1):
+            g.call("fd_filestat_set_size", fd, size)
+            for read in (view.read, shared.read):
+                with pytest.raises(OSError, match="too large") as caught:
+                    read("f")
+                assert caught.value.errno == errno.EFBIG
+        g.call("fd_filestat_set_size", fd, 10)
+    for read in (view.read, shared.read):
+        assert read("f", max_bytes=10) == b"data" + bytes(6)
+        with pytest.raises(OSError, match="too large"):
+            read("f", max_bytes=9)
+    shared.write("f", b"")
+    assert shared.read("f", max_bytes=0) == b""
+
+
+def test_what_the_host_reads_is_held_once(make_guest: Make) -> None:
+    g = make_guest()
+    view = g.files.mount_view("/tmp")
+    view.write("f", bytes(8 << 20))
+    tracemalloc.start()
+    try:
+        assert len(view.read("f")) == 8 << 20
+        assert tracemalloc.get_traced_memory()[1] < 9 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_paths_a_guest_asks_for_are_remembered_in_bounded_memory(make_guest: Make) -> None:
+    g = make_guest()
+    lexical = g.files.namespace.table.lexical
+    tracemalloc.start()
+    try:
+        for i in range(500):
+            for length in (39, 500):
+                g.exists(f"tmp/{i:04}" + "/zz" * length)
+        held = sum(trace.size for trace in tracemalloc.take_snapshot().traces)
+    finally:
+        tracemalloc.stop()
+    assert held < 4 << 20
+    assert len(lexical) >= 500
+    g.exists("tmp/short")
+    assert b"tmp/short" in lexical
 
 
 def test_one_call_moves_a_bounded_number_of_bytes(make_guest: Make) -> None:

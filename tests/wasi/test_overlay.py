@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from isola_anyio.errors import InvalidArgumentError
-from isola_anyio.mounts import MountConfig
+from isola_anyio.mounts import MountConfig, bind
+from isola_anyio.wasi import overlay
 from isola_anyio.wasi.errno import Errno
+from isola_anyio.wasi.hostopen import HostFile
 from isola_anyio.wasi.limits import FileLimits
 from tests.wasi.client import RW, Guest, R, W
 from tests.wasi.test_files import refused
@@ -204,3 +207,84 @@ def test_only_mounts_in_memory_have_a_view(over: Guest, tree: Path, make_guest: 
     assert view.changes() == []
     view.write("from/host", b"h")
     assert g.read_file("tmp/from/host") == b"h"
+
+
+def _nest(g: Guest, top: str, levels: int) -> str:
+    """Make directories with long names below one another; return the innermost one's path."""
+    path = top
+    g.mkdir(path)
+    for _ in range(levels):
+        path += "/" + "d" * 200
+        g.mkdir(path)
+    return path
+
+
+def test_a_directory_in_place_of_a_hosts_link_is_listed(over: Guest) -> None:
+    over.unlink("o/link")
+    over.mkdir("o/link")
+    over.write_file("o/link/x")
+    expected = [("/link", "modified"), ("/link/x", "added")]
+    assert _changes(over) == expected
+    view = over.files.mount_view("/o")
+    over.close()
+    assert [(change.path, change.kind) for change in view.changes()] == expected
+
+
+def test_directories_of_the_host_in_place_of_its_links_are_listed(over: Guest) -> None:
+    over.unlink("o/link")
+    over.rename("o/dir", "o/link")
+    over.unlink("o/link/a.txt")
+    assert _changes(over) == [
+        ("/dir", "deleted"),
+        ("/link", "modified"),
+        ("/link/sub", "added"),
+        ("/link/sub/b.txt", "added"),
+    ]
+
+
+def test_paths_longer_than_any_of_the_hosts_are_listed(over: Guest) -> None:
+    innermost = _nest(over, "o/A", 14)
+    _nest(over, "o/B", 14)
+    over.rename("o/B", innermost + "/B")
+    changes = _changes(over)
+    assert len(changes) == 30
+    assert max(len(path) for path, _ in changes) > 5000
+    view = over.files.mount_view("/o")
+    over.close()
+    assert [(change.path, change.kind) for change in view.changes()] == changes
+    assert view.list() == []
+
+
+def test_a_list_that_fails_as_the_sandbox_ends_fails_for_whoever_asks(
+    over: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over.write_file("o/new")
+    view = over.files.mount_view("/o")
+    monkeypatch.setattr(overlay, "LISTED_BYTES_MAX", 3)
+    over.close()
+    for _ in range(2):
+        with pytest.raises(OSError, match="too large") as caught:
+            view.changes()
+        assert caught.value.errno == errno.EOVERFLOW
+    assert view.read("new") == b""
+
+
+def test_every_volume_and_descriptor_is_closed_whatever_closing_another_raises(tree: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    mounts = [MountConfig(tree, f"/{name}", "read-write", "read-write", mode="overlay") for name in "abc"]
+    g = Guest(mounts=[bind(mount) for mount in mounts])
+    g.open("a/hard")
+    g.open("b/hard")
+    volume = g.files.namespace.table.by_point[b"a",].volume
+
+    def close() -> None:
+        type(volume).close(volume)
+        raise OSError(errno.EIO, "the disk is gone")
+
+    volume.close = close  # type: ignore[method-assign]
+    opened = next(d for fd, d in g.files.table if fd > 3)
+    assert isinstance(opened, HostFile)
+    os.close(opened._shared.fd)
+    with pytest.raises(OSError, match=r"the disk is gone|Bad file descriptor"):
+        g.close()
+    assert len(os.listdir("/proc/self/fd")) == before

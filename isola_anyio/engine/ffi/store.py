@@ -143,13 +143,15 @@ class Store:
         self.interrupted = False
         self.on_epoch: Callable[[], None] | None = None
         self.dead = False
+        self._applied_limit: int | None = None
         self._number = next(_store_numbers)
         if program.code.backing is not None:
             program.code.backing.check("compiled code")
         self._ptr: int | None = c_store_new(program.engine._ptr, None, None)  # noqa: SLF001 - same module
         self.context = c_void_p(c_store_context(self._ptr))
         try:
-            c_store_limiter(self._ptr, max_memory, MAX_TABLE_ELEMENTS, 1, -1, 1)
+            self._memory_limit = max_memory
+            self._apply_memory_limit()
             stores[self._number] = self
             c_set_epoch_callback(self._ptr, _epoch_callback_address, self._number, None)
             c_set_epoch_deadline(self.context, 1)
@@ -208,6 +210,24 @@ class Store:
         if error:
             raise MemoryError(take_error(error))
 
+    def limit_memory(self, size: int) -> None:
+        """Let the memory grow to no more than ``size`` bytes from here on; what it has it keeps.
+
+        On the thread that is inside the store, in a host function, this holds at once: the limiter is a few numbers in
+        the store's data, which wasmtime looks at while a memory grows and calls nothing meanwhile. A store is one
+        thread's, so what another says holds when the store is entered next.
+        """
+        # In whole pages: a file that grows byte by byte need not tell wasmtime each time. To it, negative is no limit.
+        self._memory_limit = max(size // PAGE_BYTES, 0) * PAGE_BYTES
+        if current.host is self:
+            self._apply_memory_limit()
+
+    def _apply_memory_limit(self) -> None:
+        limit = self._memory_limit
+        if limit != self._applied_limit and self._ptr:
+            c_store_limiter(self._ptr, limit, MAX_TABLE_ELEMENTS, 1, -1, 1)
+            self._applied_limit = limit
+
     def set_fuel(self, fuel: int) -> None:
         """Give the store this much fuel, instead of what it has."""
         error = c_set_fuel(self.context, fuel)
@@ -225,6 +245,7 @@ class Store:
     def enter(self) -> Host | None:
         """Make this the store whose guest runs on this thread; give the answer to :meth:`leave`."""
         previous, current.host = current.host, self
+        self._apply_memory_limit()
         return previous
 
     @staticmethod
