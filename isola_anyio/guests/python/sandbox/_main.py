@@ -24,8 +24,6 @@ _decode = _codec.decode
 _EncodeError = _codec.EncodeError
 _TooLarge = _codec.TooLarge
 _CancelledError = asyncio.CancelledError
-_all_tasks = asyncio.all_tasks
-_shutdown_asyncgens = _loop.PortLoop.shutdown_asyncgens
 _current_task = asyncio.current_task
 _compile = compile
 _collect = gc.collect
@@ -62,8 +60,7 @@ class Run:
         self.told = _MISSING
         self.cancelled = False
         self.deadlocked = False
-        self.leaving = None
-        self.leave_by = 0.0
+        self.leave_by = None
 
     # --- starting
 
@@ -281,30 +278,25 @@ class Run:
     # --- ending
 
     def _leave(self):
-        """Cancel what is left, then report; parks while leftovers unwind, for no longer than the grace."""
-        tasks = self.loop.tasks()
-        if self.leaving is None:
-            self.leaving = True
-            self.leave_by = self.loop.time() + GRACE_S
-            for task in tasks:
-                task.cancel()
-            if self.loop._asyncgens:
-                self.loop.create_task(self._close_generators())
-                tasks = self.loop.tasks()
-        if tasks:
-            delay = self.loop.pump()
-            tasks = self.loop.tasks()
-            left = self.leave_by - self.loop.time()
-            if tasks and left > 0 and (delay is not None or _operations.waiting):
+        """Cancel what is left, end its generators, then report; parks meanwhile, for no longer than the grace."""
+        loop = self.loop
+        while (tasks := loop.tasks()) or loop.has_generators():
+            now = loop.time()
+            if self.leave_by is None:
+                self.leave_by = now + GRACE_S
+                loop.cancel_tasks()
+            elif now >= self.leave_by:
+                break
+            if not tasks:  # not before: a task that unwinds may still be inside of one
+                loop.create_task(loop.end_generators())
+            delay = loop.pump()
+            if loop.tasks():
+                if delay is None and not _operations.waiting:
+                    break
+                left = self.leave_by - now
                 _port.park(self.number, left if delay is None else min(left, delay), False)
                 return
         self.finish()
-
-    async def _close_generators(self):
-        try:
-            await _shutdown_asyncgens(self.loop)
-        finally:
-            self.loop._asyncgens_shutdown_called = False
 
     def finish(self):
         for reader in self.streams:
@@ -345,11 +337,12 @@ class MainLoop(_loop.PortLoop):
         """Tasks that did not end when their run did; nothing waits for them again."""
 
     def tasks(self):
-        return _all_tasks(self) - set(self.given_up)
+        return super().tasks() - set(self.given_up)
 
     def clear(self):
         """Forget what is still scheduled: the run that scheduled it is over."""
         self._ready.clear()
+        self._dropped.clear()
         self._scheduled.clear()
         self._timer_cancelled_count = 0
 
@@ -521,6 +514,7 @@ def prelude(code, filename):
     result = Run(0).load(code, filename)
     if result is not None:
         loop.run_until_complete(result)
+        loop.wind_up()
         loop.clear()
 
 

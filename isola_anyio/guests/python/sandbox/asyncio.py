@@ -1,6 +1,5 @@
 """Async helpers of the sandbox: `hostcall`, `run`, `subscribe`."""
 
-import asyncio as _asyncio
 from asyncio.events import get_running_loop as _get_running_loop
 
 from . import _codec, _errors, _loop, _port
@@ -98,14 +97,8 @@ def _iterate(agen):
 
 
 def _finish(loop):
-    """Cancel what a private loop still has, let it unwind, and close it."""
-    tasks = _asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        loop.run_until_complete(_asyncio.gather(*tasks, return_exceptions=True))
-    if loop._asyncgens:
-        loop.run_until_complete(loop.shutdown_asyncgens())
+    """Let what a private loop still has unwind, and close it."""
+    loop.wind_up()
     loop.close()
 
 
