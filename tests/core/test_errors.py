@@ -230,3 +230,41 @@ def swallow(n):
                     async for _ in events:
                         pass
         assert await sandbox.run("give", 1) == "x"
+
+
+@pytest.mark.parametrize("max_payload", [600, 64 << 20])
+async def test_an_error_with_much_to_say_is_shortened_and_keeps_its_type(
+    template: SandboxTemplate, max_payload: int
+) -> None:
+    async with template.create(max_payload=max_payload) as sandbox:
+        await sandbox.load_script(r"""
+class Fails(Exception): pass
+def fails(): raise Fails(("begin" + "{}" * 100_000 + "end").format(*["x\ud800\0\U0001f600"] * 100_000))
+def fails_a_bit(): raise Fails("begin" + "x" * 20_000 + "end")
+def fails_by_name(): raise type("N" * 200_000, (Exception,), {})("begin end")
+""")
+        for name in ("fails", "fails_a_bit", "fails_by_name"):
+            with pytest.raises(GuestError) as caught:
+                await sandbox.run(name)
+            error = caught.value
+            assert error.type.startswith("N" if name == "fails_by_name" else "Fails")
+            assert error.message.startswith("begin")
+            assert error.message.endswith("end")
+            assert f", in {name}" in error.traceback
+
+
+async def test_a_log_over_max_payload_is_a_payload_limit_that_the_guest_may_catch(template: SandboxTemplate) -> None:
+    async with template.create(max_payload=1000) as sandbox:
+        await sandbox.load_script("""
+from sandbox.logging import info
+def says(n): info("x" * n)
+def catches(n):
+    try: says(n)
+    except ValueError as error: return str(error)
+""")
+        await sandbox.run("says", 1000)
+        for size in (1001, 5_000, 100_000):
+            with pytest.raises(PayloadLimitError, match="max_payload=1000"):
+                await sandbox.run("says", size)
+            assert await sandbox.run("catches", size) == f"the log's text: the value takes {size} bytes, over the limit of 1000"
+        assert not sandbox.broken

@@ -132,7 +132,7 @@ class PortLoop(base_events.BaseEventLoop):
         return future.result()
 
     def _asyncgen_finalizer_hook(self, agen):
-        # The base class calls `aclose()` here, and the coroutine is lost, with a warning, if the loop ends before it runs.
+        # The base class calls `aclose()` here; the coroutine is lost, with a warning, if the loop ends before it runs.
         self._asyncgens.discard(agen)
         if not self._closed:
             self._dropped.append(agen)

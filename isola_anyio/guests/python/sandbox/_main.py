@@ -405,13 +405,27 @@ def describe(error):
     name = _class_name(kind)
     if issubclass(kind, _EncodeError):
         name = "TypeError" if issubclass(kind, TypeError) else "ValueError"
-    fields = {"type": name, "message": message[:_TEXT], "traceback": text[-_TEXT:], "limit": limit}
-    return _encode(fields)
+    characters = _TEXT
+    while True:
+        fields = {"type": _shorten(name, characters), "message": _shorten(message, characters)}
+        frame = _encode(fields | {"traceback": _shorten(text, characters), "limit": limit})
+        if len(frame) <= _port.max_payload + _port.ROOM_BESIDE_PAYLOAD:
+            return frame
+        characters //= 2  # a character takes up to twelve bytes; counting them would cost more than a few rounds
+
+
+def _shorten(text, characters):
+    """Cut a long text's middle: what a traceback begins and ends with says most."""
+    if len(text) <= characters:
+        return text
+    mark = f" [... {len(text) - characters} characters left out ...] "
+    half = (characters - len(mark)) // 2
+    return text[:half] + mark + text[-half:]
 
 
 _class_name = type.__dict__["__name__"].__get__
 _TEXT = 1 << 16
-"""Characters of a message or traceback that cross."""
+"""Characters of a message or traceback that cross; the host reads no more."""
 _OUT_OF_MEMORY = _encode({"type": "MemoryError", "message": "", "traceback": "", "limit": "memory"})
 _CANCELLED = _encode({"type": "CancelledError", "message": "", "traceback": "", "limit": None})
 _MISSING = object()
