@@ -37,6 +37,7 @@ _MODULES: Final = (
     "logging",
     "_cbor",
     "serde",
+    "_pep723",
     "_stdio",
     "_main",
 )

@@ -16,7 +16,7 @@ import traceback
 import types
 import weakref
 
-from . import _codec, _loop, _port, _stdio
+from . import _codec, _loop, _pep723, _port, _stdio
 from . import asyncio as sandbox_asyncio
 
 _encode = _codec.encode
@@ -78,6 +78,7 @@ class Run:
         return function(*args, **kwargs)
 
     def load(self, code, filename):
+        _pep723.check(code)
         lines = code.splitlines(keepends=True)
         linecache.cache[filename] = (len(code), None, lines, filename)
         compiled = _compile(code, filename, "exec", _TOP_LEVEL_AWAIT, True)
