@@ -639,6 +639,7 @@ def install():
     turn.__code__ = port.__code__
     linecache._register_code = lambda *args: None
     _stdio.install()
+    os.environ.setdefault("HOME", "/tmp")  # else matplotlib, for one, complains at every import
     asyncio.events.new_event_loop = asyncio.new_event_loop = _loop.PortLoop
     for name in [name for name in user_names if not name.startswith("__")]:
         del user_names[name]
