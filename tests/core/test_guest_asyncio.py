@@ -315,15 +315,52 @@ async def main():
     assert await run(template, code) < 300
 
 
-async def test_threads_and_processes_are_refused_with_a_reason(template: SandboxTemplate) -> None:
-    code = """
-async def main():
-    try:
-        await asyncio.to_thread(print)
-    except RuntimeError as error:
-        return str(error)
+THREADS = """
+import contextvars
+var = contextvars.ContextVar("v", default=0)
+def block(x):
+    assert asyncio._get_running_loop() is None
+    return [x, var.get(), run(hostcall("echo", x)), asyncio.run(hostcall("echo", x))]
+def fails(): raise KeyError("missing")
+def stops(): raise StopIteration
+async def thread():
+    var.set(1)
+    task = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    result = await asyncio.to_thread(block, 5)
+    assert asyncio.current_task() is task and asyncio.get_running_loop() is loop
+    return result
+async def executor():
+    return await asyncio.get_running_loop().run_in_executor(None, block, 6)
+async def many():
+    return await asyncio.gather(*(asyncio.to_thread(run, hostcall("echo", i)) for i in range(5)))
+async def errors():
+    said = []
+    for function in (fails, stops):
+        try: await asyncio.to_thread(function)
+        except (KeyError, RuntimeError) as error: said.append(type(error).__name__)
+    await asyncio.sleep(0)
+    return said
 """
-    assert "threads" in await run(template, code)
+
+
+@pytest.mark.parametrize(
+    ("name", "result"),
+    [
+        ("thread", [5, 1, 5, 5]),
+        ("executor", [6, 0, 6, 6]),
+        ("many", [0, 1, 2, 3, 4]),
+        ("errors", ["KeyError", "RuntimeError"]),
+    ],
+)
+async def test_what_is_meant_for_a_thread_runs_at_once_as_if_it_were_in_one(
+    template: SandboxTemplate, name: str, result: Any
+) -> None:
+    async def echo(payload: Any) -> Any:
+        await anyio.sleep(0)
+        return payload
+
+    assert await run(template, THREADS, name, hostcalls={"echo": echo}) == result
 
 
 FINALISING = """
@@ -432,3 +469,27 @@ async def value(): await asyncio.sleep(0); return 5
             assert await sandbox.run("value") == 5
         assert anyio.current_time() - began < 0.8 * SLACK
         assert not sandbox.broken
+
+
+async def test_a_cancellation_inside_of_to_thread_unwinds_its_task_undisturbed(template: SandboxTemplate) -> None:
+    async def never(_: Any) -> None:
+        await anyio.sleep_forever()
+
+    async with template.create(hostcalls={"never": never}) as sandbox:
+        await sandbox.load_script("""
+import asyncio
+from sandbox.asyncio import hostcall, run
+log = []
+def look(): return log
+async def main():
+    try:
+        await asyncio.to_thread(run, hostcall("never"))
+    finally:
+        log.append("begun")
+        await asyncio.sleep(0.01)
+        log.append("ended")
+""")
+        with anyio.move_on_after(0.1) as scope:
+            await sandbox.run("main")
+        assert scope.cancelled_caught
+        assert await sandbox.run("look") == ["begun", "ended"]

@@ -16,6 +16,7 @@ _get_running_loop = events._get_running_loop
 _heappop = heapq.heappop
 _all_tasks = asyncio.all_tasks
 _gather = asyncio.gather
+_swap_current_task = asyncio.tasks._swap_current_task
 _get_asyncgen_hooks = sys.get_asyncgen_hooks
 _set_asyncgen_hooks = sys.set_asyncgen_hooks
 _shutdown_asyncgens = base_events.BaseEventLoop.shutdown_asyncgens
@@ -43,6 +44,8 @@ class PortLoop(base_events.BaseEventLoop):
         self.reports = []
         self._dropped = []
         self._closers = set()
+        self.blocked_task = None
+        """The task whose `run_in_executor` is under way."""
         self._hooks = (self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook)
 
     def _process_events(self, event_list):
@@ -191,4 +194,18 @@ class PortLoop(base_events.BaseEventLoop):
         pass
 
     def run_in_executor(self, executor, func, *args):
-        raise RuntimeError("there are no threads in a sandbox; call the function directly")
+        """There are no threads: `func` runs here and now, and sees no loop and no task, as it would in a thread."""
+        future = self.create_future()
+        task = self.blocked_task = _swap_current_task(self, None)
+        _set_running_loop(None)
+        try:
+            result = func(*args)
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        finally:
+            _set_running_loop(self)
+            _swap_current_task(self, task)
+            self.blocked_task = None
+        return future

@@ -440,7 +440,7 @@ _reserve = bytearray(1 << 16)
 def cancellation():
     """Make the exception for code that is told of the run's cancellation inside a turn; remember which task it is."""
     if current is not None:
-        current.told = _current_task(loop)
+        current.told = _current_task(loop) or loop.blocked_task
         current.cancelled = True
     return _CancelledError()
 
