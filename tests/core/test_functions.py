@@ -100,6 +100,24 @@ class Custom:
         if self.n > 2: raise StopAsyncIteration
         return self.n
 def gives_custom(): return Custom()
+class Numbers:
+    def __init__(self, n): self.n = n
+    def __iter__(self): return iter(range(self.n))
+class AsyncNumbers(Numbers):
+    __iter__ = None
+    def __aiter__(self): return async_generator(self.n)
+def gives_range(n): return range(n)
+def gives_iterable(n): return Numbers(n)
+def gives_async_iterable(n): return AsyncNumbers(n)
+async def awaits_to_range(n): return range(n)
+async def awaits_to_iterable(n): return Numbers(n)
+async def awaits_to_async_iterable(n): return AsyncNumbers(n)
+def drives_async_iterable(n):
+    from sandbox.asyncio import run
+    return list(run(AsyncNumbers(n)))
+def gives_subclass():
+    import collections
+    return collections.OrderedDict(b=1, a=collections.namedtuple("P", "x y")(1, 2))
 class Awaitable:
     def __await__(self):
         yield from asyncio.sleep(0).__await__()
@@ -136,6 +154,14 @@ async def test_plain_functions_take_positional_and_named_arguments(template: San
         ("awaits_to_generator", (2,), [0, 1], "done"),
         ("awaits_to_async_generator", (2,), [0, 1], None),
         ("gives_custom", (), [1, 2], None),
+        ("gives_range", (2,), [0, 1], None),
+        ("gives_iterable", (2,), [0, 1], None),
+        ("gives_async_iterable", (2,), [0, 1], None),
+        ("awaits_to_range", (2,), [0, 1], None),
+        ("awaits_to_iterable", (2,), [0, 1], None),
+        ("awaits_to_async_iterable", (2,), [0, 1], None),
+        ("drives_async_iterable", (2,), [], [0, 1]),
+        ("gives_subclass", (), [], {"b": 1, "a": [1, 2]}),
         ("gives_awaitable", (), [], "awaited"),
         ("nothing", (), [], None),
     ],
@@ -306,6 +332,17 @@ async def test_results_that_cannot_cross_are_type_errors_of_the_guest_and_break_
     async with template.create() as sandbox:
         await sandbox.load_script("""
 def gives_set(): return {1}
+def gives_keys(): return {1: 2}.keys()
+def gives_deque():
+    import collections
+    return collections.deque([1])
+def gives_class():
+    class Iterable:
+        def __iter__(self): return iter(())
+    return Iterable
+def gives_table():
+    import pandas
+    return pandas.DataFrame({"a": [1]})
 def gives_function(): return len
 def gives_cycle():
     a = []; a.append(a); return a
@@ -315,10 +352,14 @@ def yields_set():
     yield {1}
 def fine(): return "fine"
 """)
-        for name in ("gives_set", "gives_function", "gives_cycle", "gives_key", "yields_set"):
+        for name in (
+            *("gives_set", "gives_keys", "gives_deque", "gives_class", "gives_table"),
+            *("gives_function", "gives_cycle", "gives_key", "yields_set"),
+        ):
             with pytest.raises(GuestError) as caught:
                 await sandbox.run(name)
             assert caught.value.type in ("TypeError", "ValueError"), name
+            assert caught.value.traceback.splitlines()[-1] == f"{caught.value.type}: {caught.value.message}"
             assert not sandbox.broken
         assert await sandbox.run("fine") == "fine"
 

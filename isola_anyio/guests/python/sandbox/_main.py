@@ -114,32 +114,35 @@ class Run:
         kind = type(result)
         if kind in _PLAIN_RESULTS:
             self.outcome = (True, result)
-        elif isinstance(result, types.CoroutineType) or hasattr(result, "__await__"):
+        elif kind is types.CoroutineType or hasattr(kind, "__await__"):
             self._run_task(self._awaited(result))
-        elif hasattr(result, "__anext__"):
+        elif hasattr(kind, "__aiter__"):
             self._run_task(self._stream(result))
-        elif hasattr(result, "__next__"):
-            self.generator = result
         else:
-            self.outcome = (True, result)
+            self.generator = _plain_iterator(result)
+            if self.generator is None:
+                self.outcome = (True, result)
 
     async def _awaited(self, awaitable):
         """Await what an async function gave; an iterator that it returns is streamed, as a plain one's is."""
         result = await awaitable
-        if type(result) not in _PLAIN_RESULTS:
-            if hasattr(result, "__anext__"):
+        kind = type(result)
+        if kind not in _PLAIN_RESULTS:
+            if hasattr(kind, "__aiter__"):
                 return await self._stream(result)
-            if hasattr(result, "__next__"):
-                return await self._stream_plain(result)
+            iterator = _plain_iterator(result)
+            if iterator is not None:
+                return await self._stream_plain(iterator)
         return result
 
     def _run_task(self, coroutine):
         self.task = self.loop.create_task(coroutine)
         self.task._log_destroy_pending = False
 
-    async def _stream(self, iterator):
-        """Emit what an async iterator gives."""
+    async def _stream(self, iterable):
+        """Emit what an async iterable gives."""
         emit = _port.emit
+        iterator = aiter(iterable)
         try:
             async for item in iterator:
                 if not emit(self.number, _encode(item, max_bytes=_port.max_payload)):
@@ -320,6 +323,19 @@ class Run:
             _port.fail(self.number, _CANCELLED)  # nobody reads it; formatting a traceback takes a millisecond
         else:
             _port.fail(self.number, describe(value))
+
+
+def _plain_iterator(value):
+    """-> the iterator to stream `value` through, None if it is to cross as a whole.
+
+    What has a length is a collection: one that cannot cross is an error, not a stream of its keys or columns.
+    """
+    kind = type(value)
+    if hasattr(kind, "__next__"):
+        return value
+    if kind is range or (hasattr(kind, "__iter__") and not hasattr(kind, "__len__")):
+        return iter(value)
+    return None
 
 
 def _restore_file(before):

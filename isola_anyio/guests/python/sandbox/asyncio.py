@@ -70,9 +70,9 @@ async def hostcall(name, payload=None):
 
 
 def run(main):
-    """Drive a coroutine, or an async generator, to its end from plain code; a generator gives a plain one back."""
-    if hasattr(main, "__anext__"):
-        return _iterate(main)
+    """Drive an awaitable to its end from plain code and return its result; an async iterable gives a generator back."""
+    if hasattr(type(main), "__aiter__"):
+        return _iterate(aiter(main))
     loop = _loop.PortLoop()
     try:
         return loop.run_until_complete(main)
