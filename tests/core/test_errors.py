@@ -266,5 +266,32 @@ def catches(n):
         for size in (1001, 5_000, 100_000):
             with pytest.raises(PayloadLimitError, match="max_payload=1000"):
                 await sandbox.run("says", size)
-            assert await sandbox.run("catches", size) == f"the log's text: the value takes {size} bytes, over the limit of 1000"
+            assert (
+                await sandbox.run("catches", size)
+                == f"the log's text: the value takes {size} bytes, over the limit of 1000"
+            )
         assert not sandbox.broken
+
+
+async def test_errors_of_this_library_go_by_the_names_that_guests_import(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script("""
+from sandbox import HostcallError
+from sandbox.asyncio import hostcall
+async def call(): await hostcall("nowhere")
+""")
+        with pytest.raises(GuestError) as caught:
+            await sandbox.run("call")
+        assert caught.value.type == "HostcallError"
+        assert caught.value.traceback.splitlines()[-1].startswith("sandbox.HostcallError: nowhere: ")
+
+
+async def test_source_nested_too_deeply_for_the_parser_is_no_memory_limit(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script("def deep(): return eval('[' * 190 + ']' * 190)\ndef big(): return len('x' * 10**9)")
+        with pytest.raises(GuestError, match="too complex to parse") as caught:
+            await sandbox.run("deep")
+        assert not isinstance(caught.value, MemoryLimitError)
+        assert caught.value.type == "MemoryError"
+        with pytest.raises(MemoryLimitError):
+            await sandbox.run("big")

@@ -404,24 +404,26 @@ def _format(error):
 def describe(error):
     """The body of FAIL for an exception; survives exceptions whose own methods fail."""
     kind = type(error)  # `isinstance` would ask the exception, which may answer by raising
-    limit = None
-    if issubclass(kind, _TooLarge):
-        limit = "payload"
-    elif issubclass(kind, MemoryError):
-        limit = "memory"
     try:
         message = str(error)
     except BaseException:
         message = "<its __str__ failed>"
     if issubclass(kind, SystemExit):
         message = message or "0"
+    limit = None
+    if issubclass(kind, _TooLarge):
+        limit = "payload"
+    elif issubclass(kind, MemoryError) and not message.startswith(_NOT_OF_MEMORY):
+        limit = "memory"
+    shown = kind
     try:
+        if issubclass(kind, _EncodeError):  # a class of this package's own, which the guest need not know of
+            shown = TypeError if issubclass(kind, TypeError) else ValueError
+            error = shown(message).with_traceback(error.__traceback__)
         text = _format(error)
     except BaseException:
         text = ""
-    name = _class_name(kind)
-    if issubclass(kind, _EncodeError):
-        name = "TypeError" if issubclass(kind, TypeError) else "ValueError"
+    name = _class_name(shown)
     characters = _TEXT
     while True:
         fields = {"type": _shorten(name, characters), "message": _shorten(message, characters)}
@@ -440,6 +442,8 @@ def _shorten(text, characters):
     return text[:half] + mark + text[-half:]
 
 
+_NOT_OF_MEMORY = "Parser stack overflowed"
+"""So begins CPython's MemoryError for source that is nested too deeply."""
 _class_name = type.__dict__["__name__"].__get__
 _TEXT = 1 << 16
 """Characters of a message or traceback that cross; the host reads no more."""
