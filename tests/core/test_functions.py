@@ -425,3 +425,28 @@ async def test_a_script_whose_metadata_is_satisfied_loads(template: SandboxTempl
     async with template.create() as sandbox:
         await sandbox.load_script(script + "\ndef look(): return loaded")
         assert await sandbox.run("look") is True
+
+
+async def test_a_guests_numpy_scalars_arrive_as_the_numbers_they_are(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script("""
+import numpy as np
+def numbers():
+    return [np.int64(-3), np.uint64(2**64 - 1), np.int8(5), np.float32(0.1), np.float16(0.1), np.float64(0.1), np.bool_(True)]
+def one(): return np.arange(10).sum()
+def many():
+    for x in np.array([1.5, -0.0]): yield {"x": x}
+def date(): return np.datetime64("2024-01-01")
+def complex_(): return np.complex64(1j)
+def long(): return np.longdouble(1)
+""")
+        numbers: Any = await sandbox.run("numbers")
+        assert numbers == [-3, 2**64 - 1, 5, 0.10000000149011612, 0.0999755859375, 0.1, True]
+        assert [type(number) for number in numbers] == [int, int, int, float, float, float, bool]
+        assert await sandbox.run("one") == 45
+        async with sandbox.run_stream("many") as events:
+            assert [repr(event.data) async for event in events] == ["{'x': 1.5}", "{'x': -0.0}", "None"]
+        for name in ("date", "complex_", "long"):
+            with pytest.raises(GuestError) as caught:
+                await sandbox.run(name)
+            assert caught.value.type == "TypeError"
