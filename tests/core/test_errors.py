@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
 from isola_anyio import GuestError, MemoryLimitError, PayloadLimitError
@@ -295,3 +296,42 @@ async def test_source_nested_too_deeply_for_the_parser_is_no_memory_limit(templa
         assert caught.value.type == "MemoryError"
         with pytest.raises(MemoryLimitError):
             await sandbox.run("big")
+
+
+async def test_a_stream_left_while_the_guest_describes_its_failure_leaves_the_sandbox_whole(
+    template: SandboxTemplate,
+) -> None:
+    broken = 0
+    for moment in range(20):
+        async with template.create() as sandbox:
+            await sandbox.load_script(
+                "def down0(): 1/0\n"
+                + "".join(f"def down{i + 1}(): return [down{i}()]\n" for i in range(150))
+                + "def generate():\n    yield 1\n    down150()\n"
+            )
+            async with sandbox.run_stream("generate") as events:
+                await events.receive()
+                await anyio.sleep(moment / 1000)
+            broken += sandbox.broken
+    assert broken <= 5  # on a busy machine one may be slow to come where it can be told
+
+
+async def test_a_recursion_is_described_place_by_place_and_not_frame_by_frame(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script("""
+import traceback
+formatted = []
+original = traceback.StackSummary.format_frame_summary
+def counting(self, frame, **options):
+    formatted.append(frame)
+    return original(self, frame, **options)
+traceback.StackSummary.format_frame_summary = counting
+def down(n):
+    return down(n - 1) if n else 1 / 0
+def count(): return len(formatted)
+""")
+        with pytest.raises(GuestError) as caught:
+            await sandbox.run("down", 500)
+        assert caught.value.traceback.count("in down") == 3
+        assert "[Previous line repeated 498 more times]" in caught.value.traceback
+        assert await sandbox.run("count") == 2

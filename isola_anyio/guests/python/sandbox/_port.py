@@ -139,3 +139,9 @@ def wait(delay):
         return False
     operations.settle(reply[1:])
     return True
+
+
+def listen():
+    """Come where the host can tell of a cancellation, without waiting for anything."""
+    if not wait(0.0):
+        raise cancellation()
