@@ -332,6 +332,12 @@ async def thread():
     return result
 async def executor():
     return await asyncio.get_running_loop().run_in_executor(None, block, 6)
+def outside():
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(loop.run_in_executor(None, block, 7))
+    finally:
+        loop.close()
 async def many():
     return await asyncio.gather(*(asyncio.to_thread(run, hostcall("echo", i)) for i in range(5)))
 async def errors():
@@ -349,6 +355,7 @@ async def errors():
     [
         ("thread", [5, 1, 5, 5]),
         ("executor", [6, 0, 6, 6]),
+        ("outside", [7, 0, 7, 7]),
         ("many", [0, 1, 2, 3, 4]),
         ("errors", ["KeyError", "RuntimeError"]),
     ],

@@ -196,8 +196,10 @@ class PortLoop(base_events.BaseEventLoop):
     def run_in_executor(self, executor, func, *args):
         """There are no threads: `func` runs here and now, and sees no loop and no task, as it would in a thread."""
         future = self.create_future()
-        task = self.blocked_task = _swap_current_task(self, None)
-        _set_running_loop(None)
+        running = _get_running_loop()
+        if running is not None:
+            running.blocked_task = _swap_current_task(running, None)
+            _set_running_loop(None)
         try:
             result = func(*args)
         except Exception as error:
@@ -205,7 +207,8 @@ class PortLoop(base_events.BaseEventLoop):
         else:
             future.set_result(result)
         finally:
-            _set_running_loop(self)
-            _swap_current_task(self, task)
-            self.blocked_task = None
+            if running is not None:
+                _set_running_loop(running)
+                _swap_current_task(running, running.blocked_task)
+                running.blocked_task = None
         return future
