@@ -32,6 +32,7 @@ _MODULES: Final = (
     "_codec",
     "_errors",
     "_port",
+    "_failures",
     "_loop",
     "asyncio",
     "logging",

@@ -12,28 +12,24 @@ import linecache
 import os
 import random
 import sys
-import traceback
 import types
 import weakref
 
-from . import _codec, _loop, _pep723, _port, _stdio
+from . import _codec, _failures, _loop, _pep723, _port, _stdio
 from . import asyncio as sandbox_asyncio
 
 _encode = _codec.encode
 _decode = _codec.decode
-_EncodeError = _codec.EncodeError
-_TooLarge = _codec.TooLarge
+_describe = _failures.describe
+_report = _failures.report
 _CancelledError = asyncio.CancelledError
 _current_task = asyncio.current_task
 _compile = compile
 _collect = gc.collect
-_TracebackException = traceback.TracebackException
 _operations = _port.operations
 
 LARGE = 1 << 16
 """A longer message is taken apart where it lies instead of being copied first."""
-OWN_FILES = "<isola>/"
-"""File names of this package start so; its frames are left out of tracebacks."""
 GRACE_S = 0.9
 """How long what a finished run left behind may take to unwind; below the host's own grace."""
 _TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -41,10 +37,6 @@ _CO_COROUTINE = 0x80 | 0x200
 
 main_module = sys.modules["__main__"]
 user_names = main_module.__dict__
-
-
-class Failure(Exception):
-    """A run's end that is not the guest's own exception: (type, message, limit)."""
 
 
 class Run:
@@ -236,7 +228,7 @@ class Run:
                 try:
                     close()
                 except BaseException as second:
-                    report("a generator failed while it was being closed", second)
+                    _report("a generator failed while it was being closed", second)
 
     def _take_task(self):
         task, self.task = self.task, None
@@ -320,9 +312,9 @@ class Run:
         if ok:
             _port.done(self.number, frame)
         elif self.cancelled:
-            _port.fail(self.number, _CANCELLED)  # nobody reads it; formatting a traceback takes a millisecond
+            _port.fail(self.number, _failures.CANCELLED)  # nobody reads it; formatting a traceback takes a millisecond
         else:
-            _port.fail(self.number, describe(value))
+            _port.fail(self.number, _describe(value))
 
 
 def _plain_iterator(value):
@@ -366,109 +358,9 @@ class MainLoop(_loop.PortLoop):
     def show_reports(self):
         reports, self.reports = self.reports, []
         for context in reports:
-            report(context.get("message", "unhandled exception in the event loop"), context.get("exception"))
+            _report(context.get("message", "unhandled exception in the event loop"), context.get("exception"))
 
 
-def report(message, error):
-    """Tell of a failure nobody waits for, on stderr."""
-    try:
-        print(message, file=sys.stderr)
-        if error is not None:
-            print(_format(error), file=sys.stderr, end="")
-    except _CancelledError:
-        pass
-
-
-class _Stack(traceback.StackSummary):
-    """Frames that are formatted once for each place in the source: a recursion has few, and each takes 0.2 ms.
-
-    In between, the host may tell of a cancellation, so that one which comes now does not interrupt a computation.
-    """
-
-    def __init__(self, frames):
-        super().__init__(frames)
-        self._known = {}
-
-    def format_frame_summary(self, frame, **options):
-        place = (frame.filename, frame.name, frame.lineno, frame.colno, frame.end_lineno, frame.end_colno)
-        text = self._known.get(place)
-        if text is None:
-            _port.listen()
-            text = self._known[place] = super().format_frame_summary(frame, **options)
-        return text
-
-
-def _own_frame(frame):
-    return frame.filename.startswith(OWN_FILES)
-
-
-def _clean(formatted):
-    """Take this package's frames out of a TracebackException and of those it came from."""
-    seen = set()
-    left = [formatted]
-    while left:
-        formatted = left.pop()
-        if formatted is not None and id(formatted) not in seen:
-            seen.add(id(formatted))
-            formatted.stack = _Stack(frame for frame in formatted.stack if not _own_frame(frame))
-            left += (formatted.__cause__, formatted.__context__, *(formatted.exceptions or ()))
-
-
-def _format(error):
-    _port.listen()
-    formatted = _TracebackException.from_exception(error)
-    _clean(formatted)
-    return "".join(formatted.format())
-
-
-def describe(error):
-    """The body of FAIL for an exception; survives exceptions whose own methods fail."""
-    kind = type(error)  # `isinstance` would ask the exception, which may answer by raising
-    try:
-        message = str(error)
-    except BaseException:
-        message = "<its __str__ failed>"
-    if issubclass(kind, SystemExit):
-        message = message or "0"
-    limit = None
-    if issubclass(kind, _TooLarge):
-        limit = "payload"
-    elif issubclass(kind, MemoryError) and not message.startswith(_NOT_OF_MEMORY):
-        limit = "memory"
-    shown = kind
-    try:
-        if issubclass(kind, _EncodeError):  # a class of this package's own, which the guest need not know of
-            shown = TypeError if issubclass(kind, TypeError) else ValueError
-            error = shown(message).with_traceback(error.__traceback__)
-        text = _format(error)
-    except BaseException:
-        text = ""
-    name = _class_name(shown)
-    characters = _TEXT
-    while True:
-        fields = {"type": _shorten(name, characters), "message": _shorten(message, characters)}
-        frame = _encode(fields | {"traceback": _shorten(text, characters), "limit": limit})
-        if len(frame) <= _port.max_payload + _port.ROOM_BESIDE_PAYLOAD:
-            return frame
-        characters //= 2  # a character takes up to twelve bytes; counting them would cost more than a few rounds
-
-
-def _shorten(text, characters):
-    """Cut a long text's middle: what a traceback begins and ends with says most."""
-    if len(text) <= characters:
-        return text
-    mark = f" [... {len(text) - characters} characters left out ...] "
-    half = (characters - len(mark)) // 2
-    return text[:half] + mark + text[-half:]
-
-
-_NOT_OF_MEMORY = "Parser stack overflowed"
-"""So begins CPython's MemoryError for source that is nested too deeply."""
-_class_name = type.__dict__["__name__"].__get__
-_TEXT = 1 << 16
-"""Characters of a message or traceback that cross; the host reads no more."""
-_OUT_OF_MEMORY = _encode({"type": "MemoryError", "message": "", "traceback": "", "limit": "memory"})
-_CANCELLED = _encode({"type": "CancelledError", "message": "", "traceback": "", "limit": None})
 _MISSING = object()
 _PLAIN_RESULTS = frozenset((type(None), bool, int, float, str, list, dict, tuple, bytes))
 
@@ -535,7 +427,7 @@ def rehearse():
         try:
             user_names["_r_fails"](None)
         except ZeroDivisionError as error:
-            describe(error)  # not as a message: its FAIL would be the build's
+            _describe(error)  # not as a message: its FAIL would be the build's
     setup({"env": {}, "seed": "0" * 64, "max_payload": _port.max_payload})
     linecache.cache.pop("<script>", None)
     for name in [name for name in user_names if name.startswith("_r_")]:
@@ -633,7 +525,7 @@ def dispatch(message):
             try:
                 prelude(*_decode(body))
             except BaseException as error:
-                _port.fail(0, describe(error))
+                _port.fail(0, _describe(error))
             else:
                 _port.done(0, b"null")
         elif kind == _port.FREEZE:
@@ -659,9 +551,9 @@ def dispatch(message):
             if issubclass(type(second), MemoryError):
                 run.outcome = second = None
                 _collect()  # what was let go of may be a web of objects that hold each other
-                _port.fail(run.number, _OUT_OF_MEMORY)
+                _port.fail(run.number, _failures.OUT_OF_MEMORY)
             else:
-                _port.fail(run.number, describe(second))
+                _port.fail(run.number, _describe(second))
         run = None
         try:
             _reserve = bytearray(1 << 16)
