@@ -214,7 +214,7 @@ class DoorKeeper(Turns):
         delay, _ = protocol.split_park(untrusted_body)
         end = math.inf if delay is None else time.monotonic() + delay
         while True:
-            if self._stop is Stop.CANCELLED and not self._told:
+            if self._must_tell:
                 self._told = True
                 return b"\1"
             records = self._collect()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from isola_anyio import GuestError
+from isola_anyio import GuestError, LogEvent
 
 if TYPE_CHECKING:
     from isola_anyio import SandboxTemplate
@@ -35,9 +35,55 @@ PYTHON: dict[str, tuple[str, Any]] = {
         "from sandbox.serde import dumps, loads\n x = {'a': [b'x', 2**70, -5]}\n return loads(dumps(x, 'cbor'), 'cbor') == x",
         True,
     ),
+    "cbor without lengths": (
+        "from sandbox.serde import loads\n return loads(b'\\x9f\\x01\\xbf\\x61a\\x9f\\xff\\xff\\x7f\\x61b\\x61c\\xff\\xff', 'cbor')",
+        [1, {"a": []}, "bc"],
+    ),
     "no such format": (
         "from sandbox.serde import dumps, loads\n try: dumps(1, 'xml')\n except ValueError as e: return 'xml' in str(e)",
         True,
+    ),
+    "yaml as it was written": (
+        "from sandbox.serde import dumps\n return dumps({'b': 1, 'a': 'é😀'}, 'yaml')",
+        "b: 1\na: é😀\n",
+    ),
+    "ValueError for what has no form": (
+        """
+ from sandbox.serde import dumps
+ said = []
+ for format in ('json', 'yaml', 'cbor'):
+  for bad in (object(), {'a': 1j}, dumps):
+   try: said.append(dumps(bad, format))
+   except ValueError as error: said.append(str(error) > '')
+ return said""",
+        [True] * 9,
+    ),
+    "ValueError for what is not of the format": (
+        """
+ from sandbox.serde import loads
+ said = []
+ bad = {
+  'json': ('{', '', '[' * 100000, b'\\xff'),
+  'yaml': ('a: [', '!!timestamp x', '!!int', '[' * 2000, '!!python/object:os.x {}', b'\\xff\\xff'),
+  'cbor': (b'', b'\\xff', b'\\x81', b'\\xa1\\x80\\x01', b'\\xbf\\x80\\x01\\xff', b'\\x61\\xff', b'\\x81' * 1000, b'\\x81\\xff', b'\\x9f\\x01'),
+ }
+ for format, values in bad.items():
+  for value in values:
+   try: said.append(loads(value, format))
+   except ValueError: pass
+ for format, value in (('json', 5), ('yaml', 5), ('cbor', 5), ('cbor', 'text')):
+  try: said.append(loads(value, format))
+  except TypeError: pass
+ return said""",
+        [],
+    ),
+    "to_thread, which runs the function at once": (
+        "import contextvars\n v = contextvars.ContextVar('v', default=0); v.set(1)\n return await asyncio.to_thread(lambda a, b: [a, b, v.get()], 2, b=3)",
+        [2, 3, 1],
+    ),
+    "a home": (
+        "import os, pathlib\n home = pathlib.Path.home(); (home / 'f').write_text('x')\n return [str(home), os.path.expanduser('~/f')]",
+        ["/tmp", "/tmp/f"],
     ),
     "logging": (
         "import sandbox.logging as log\n return [callable(getattr(log, n)) for n in ('debug', 'info', 'warning', 'error')]",
@@ -148,6 +194,30 @@ async def items():
 def plain(): return [run(hostcall("echo", 5)), list(run(items())), asyncio.run(hostcall("echo", 6))]
 """)
         assert await sandbox.run("plain") == [5, [0, 1, 2], 6]
+
+
+async def test_pythons_logs_take_arguments_as_format_does_and_fields_by_name(python: SandboxTemplate) -> None:
+    async with python.create() as sandbox:
+        await sandbox.load_script("""
+import sandbox.logging as log
+def main():
+    log.debug("{} of {}", 1, "two")
+    log.info("%s of %d%%", "one", 2)
+    log.warning("100%")
+    log.error("failed", user="Ann", message=lambda: 2 + 2)
+    log.info(5)
+    log.info("{}", "{}", n=None)
+""")
+        async with sandbox.run_stream("main") as events:
+            logs = [(event.level, event.data) async for event in events if isinstance(event, LogEvent)]
+    assert logs == [
+        ("debug", "1 of two"),
+        ("info", "one of 2%"),
+        ("warning", "100%"),
+        ("error", "failed user='Ann' message=4"),
+        ("info", "5"),
+        ("info", "{} n=None"),
+    ]
 
 
 async def test_typescript_runs_and_its_errors_have_its_lines(javascript: SandboxTemplate) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
 from isola_anyio import GuestError, MemoryLimitError, PayloadLimitError
@@ -230,3 +231,107 @@ def swallow(n):
                     async for _ in events:
                         pass
         assert await sandbox.run("give", 1) == "x"
+
+
+@pytest.mark.parametrize("max_payload", [600, 64 << 20])
+async def test_an_error_with_much_to_say_is_shortened_and_keeps_its_type(
+    template: SandboxTemplate, max_payload: int
+) -> None:
+    async with template.create(max_payload=max_payload) as sandbox:
+        await sandbox.load_script(r"""
+class Fails(Exception): pass
+def fails(): raise Fails(("begin" + "{}" * 100_000 + "end").format(*["x\ud800\0\U0001f600"] * 100_000))
+def fails_a_bit(): raise Fails("begin" + "x" * 20_000 + "end")
+def fails_by_name(): raise type("N" * 200_000, (Exception,), {})("begin end")
+""")
+        for name in ("fails", "fails_a_bit", "fails_by_name"):
+            with pytest.raises(GuestError) as caught:
+                await sandbox.run(name)
+            error = caught.value
+            assert error.type.startswith("N" if name == "fails_by_name" else "Fails")
+            assert error.message.startswith("begin")
+            assert error.message.endswith("end")
+            assert f", in {name}" in error.traceback
+
+
+async def test_a_log_over_max_payload_is_a_payload_limit_that_the_guest_may_catch(template: SandboxTemplate) -> None:
+    async with template.create(max_payload=1000) as sandbox:
+        await sandbox.load_script("""
+from sandbox.logging import info
+def says(n): info("x" * n)
+def catches(n):
+    try: says(n)
+    except ValueError as error: return str(error)
+""")
+        await sandbox.run("says", 1000)
+        for size in (1001, 5_000, 100_000):
+            with pytest.raises(PayloadLimitError, match="max_payload=1000"):
+                await sandbox.run("says", size)
+            assert (
+                await sandbox.run("catches", size)
+                == f"the log's text: the value takes {size} bytes, over the limit of 1000"
+            )
+        assert not sandbox.broken
+
+
+async def test_errors_of_this_library_go_by_the_names_that_guests_import(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script("""
+from sandbox import HostcallError
+from sandbox.asyncio import hostcall
+async def call(): await hostcall("nowhere")
+""")
+        with pytest.raises(GuestError) as caught:
+            await sandbox.run("call")
+        assert caught.value.type == "HostcallError"
+        assert caught.value.traceback.splitlines()[-1].startswith("sandbox.HostcallError: nowhere: ")
+
+
+async def test_source_nested_too_deeply_for_the_parser_is_no_memory_limit(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script("def deep(): return eval('[' * 190 + ']' * 190)\ndef big(): return len('x' * 10**9)")
+        with pytest.raises(GuestError, match="too complex to parse") as caught:
+            await sandbox.run("deep")
+        assert not isinstance(caught.value, MemoryLimitError)
+        assert caught.value.type == "MemoryError"
+        with pytest.raises(MemoryLimitError):
+            await sandbox.run("big")
+
+
+async def test_a_stream_left_while_the_guest_describes_its_failure_leaves_the_sandbox_whole(
+    template: SandboxTemplate,
+) -> None:
+    broken = 0
+    for moment in range(20):
+        async with template.create() as sandbox:
+            await sandbox.load_script(
+                "def down0(): 1/0\n"
+                + "".join(f"def down{i + 1}(): return [down{i}()]\n" for i in range(150))
+                + "def generate():\n    yield 1\n    down150()\n"
+            )
+            async with sandbox.run_stream("generate") as events:
+                await events.receive()
+                await anyio.sleep(moment / 1000)
+            broken += sandbox.broken
+    assert broken <= 5  # on a busy machine one may be slow to come where it can be told
+
+
+async def test_a_recursion_is_described_place_by_place_and_not_frame_by_frame(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script("""
+import traceback
+formatted = []
+original = traceback.StackSummary.format_frame_summary
+def counting(self, frame, **options):
+    formatted.append(frame)
+    return original(self, frame, **options)
+traceback.StackSummary.format_frame_summary = counting
+def down(n):
+    return down(n - 1) if n else 1 / 0
+def count(): return len(formatted)
+""")
+        with pytest.raises(GuestError) as caught:
+            await sandbox.run("down", 500)
+        assert caught.value.traceback.count("in down") == 3
+        assert "[Previous line repeated 498 more times]" in caught.value.traceback
+        assert await sandbox.run("count") == 2

@@ -100,6 +100,24 @@ class Custom:
         if self.n > 2: raise StopAsyncIteration
         return self.n
 def gives_custom(): return Custom()
+class Numbers:
+    def __init__(self, n): self.n = n
+    def __iter__(self): return iter(range(self.n))
+class AsyncNumbers(Numbers):
+    __iter__ = None
+    def __aiter__(self): return async_generator(self.n)
+def gives_range(n): return range(n)
+def gives_iterable(n): return Numbers(n)
+def gives_async_iterable(n): return AsyncNumbers(n)
+async def awaits_to_range(n): return range(n)
+async def awaits_to_iterable(n): return Numbers(n)
+async def awaits_to_async_iterable(n): return AsyncNumbers(n)
+def drives_async_iterable(n):
+    from sandbox.asyncio import run
+    return list(run(AsyncNumbers(n)))
+def gives_subclass():
+    import collections
+    return collections.OrderedDict(b=1, a=collections.namedtuple("P", "x y")(1, 2))
 class Awaitable:
     def __await__(self):
         yield from asyncio.sleep(0).__await__()
@@ -136,6 +154,14 @@ async def test_plain_functions_take_positional_and_named_arguments(template: San
         ("awaits_to_generator", (2,), [0, 1], "done"),
         ("awaits_to_async_generator", (2,), [0, 1], None),
         ("gives_custom", (), [1, 2], None),
+        ("gives_range", (2,), [0, 1], None),
+        ("gives_iterable", (2,), [0, 1], None),
+        ("gives_async_iterable", (2,), [0, 1], None),
+        ("awaits_to_range", (2,), [0, 1], None),
+        ("awaits_to_iterable", (2,), [0, 1], None),
+        ("awaits_to_async_iterable", (2,), [0, 1], None),
+        ("drives_async_iterable", (2,), [], [0, 1]),
+        ("gives_subclass", (), [], {"b": 1, "a": [1, 2]}),
         ("gives_awaitable", (), [], "awaited"),
         ("nothing", (), [], None),
     ],
@@ -306,6 +332,17 @@ async def test_results_that_cannot_cross_are_type_errors_of_the_guest_and_break_
     async with template.create() as sandbox:
         await sandbox.load_script("""
 def gives_set(): return {1}
+def gives_keys(): return {1: 2}.keys()
+def gives_deque():
+    import collections
+    return collections.deque([1])
+def gives_class():
+    class Iterable:
+        def __iter__(self): return iter(())
+    return Iterable
+def gives_table():
+    import pandas
+    return pandas.DataFrame({"a": [1]})
 def gives_function(): return len
 def gives_cycle():
     a = []; a.append(a); return a
@@ -315,10 +352,14 @@ def yields_set():
     yield {1}
 def fine(): return "fine"
 """)
-        for name in ("gives_set", "gives_function", "gives_cycle", "gives_key", "yields_set"):
+        for name in (
+            *("gives_set", "gives_keys", "gives_deque", "gives_class", "gives_table"),
+            *("gives_function", "gives_cycle", "gives_key", "yields_set"),
+        ):
             with pytest.raises(GuestError) as caught:
                 await sandbox.run(name)
             assert caught.value.type in ("TypeError", "ValueError"), name
+            assert caught.value.traceback.splitlines()[-1] == f"{caught.value.type}: {caught.value.message}"
             assert not sandbox.broken
         assert await sandbox.run("fine") == "fine"
 
@@ -331,3 +372,81 @@ async def test_arguments_that_cannot_cross_are_named_before_anything_runs(templa
             await sandbox.run("f", 1, key=object())
         with pytest.raises(InvalidArgumentError, match=r"rows\[1\]"):
             await sandbox.run("f", {"rows": [1, print]})
+
+
+def metadata(*lines: str) -> str:
+    return "\n".join(["# /// script", *(f"# {line}" if line else "#" for line in lines), "# ///", "loaded = True"])
+
+
+@pytest.mark.parametrize(
+    ("script", "type_name", "said"),
+    [
+        (
+            metadata('dependencies = ["numpy", "foo @ https://host.test/foo.zip"]'),
+            "ImportError",
+            "'foo @ https.*no HTTP",
+        ),
+        (metadata("dependencies = [", '  "nowhere<3",', '  "other",', "]"), "ImportError", "'nowhere<3'.*no HTTP"),
+        (metadata('dependencies = ["numpy<1"]'), "ImportError", "'numpy<1'.*version [0-9]"),
+        (metadata("dependencies = ["), "ValueError", "not TOML"),
+        (metadata("dependencies = 5"), "ValueError", "list of str, not 5"),
+        (metadata("dependencies = [5]"), "ValueError", "no requirement: 5"),
+        (metadata('dependencies = ["a b"]'), "ValueError", "no requirement: 'a b'"),
+        (metadata("requires-python = '<3'"), "RuntimeError", "requires Python <3; this sandbox has 3"),
+        (metadata("requires-python = 3"), "ValueError", "no version specifier: 3"),
+        (metadata("requires-python = 'new'"), "ValueError", "no version specifier: 'new'"),
+        (metadata("") + "\n" + metadata(""), "ValueError", "one block"),
+    ],
+)
+async def test_a_script_whose_metadata_asks_for_what_is_not_there_is_refused(
+    template: SandboxTemplate, script: str, type_name: str, said: str
+) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script("loaded = False\ndef look(): return loaded")
+        for code in (script, script.replace("\n", "\r\n")):
+            with pytest.raises(GuestError, match=said) as caught:
+                await sandbox.load_script(code)
+            assert caught.value.type == type_name
+        assert await sandbox.run("look") is False
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        metadata("requires-python = '>=3.11'"),
+        metadata('dependencies = ["numpy>=1.0", "Pillow"]', "", "[tool.x]", "y = 1"),
+        metadata("dependencies = [\"gone; sys_platform == 'win32'\"]"),
+        "# /// script\n# dependencies = ['gone']\nloaded = True",
+        metadata('dependencies = ["gone"]').replace("/// script", "/// other"),
+        "text = '''\n  # /// script\n  # dependencies = ['gone']\n  # ///\n'''\nloaded = True",
+    ],
+)
+async def test_a_script_whose_metadata_is_satisfied_loads(template: SandboxTemplate, script: str) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(script + "\ndef look(): return loaded")
+        assert await sandbox.run("look") is True
+
+
+async def test_a_guests_numpy_scalars_arrive_as_the_numbers_they_are(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script("""
+import numpy as np
+def numbers():
+    return [np.int64(-3), np.uint64(2**64 - 1), np.int8(5), np.float32(0.1), np.float16(0.1), np.float64(0.1), np.bool_(True)]
+def one(): return np.arange(10).sum()
+def many():
+    for x in np.array([1.5, -0.0]): yield {"x": x}
+def date(): return np.datetime64("2024-01-01")
+def complex_(): return np.complex64(1j)
+def long(): return np.longdouble(1)
+""")
+        numbers: Any = await sandbox.run("numbers")
+        assert numbers == [-3, 2**64 - 1, 5, 0.10000000149011612, 0.0999755859375, 0.1, True]
+        assert [type(number) for number in numbers] == [int, int, int, float, float, float, bool]
+        assert await sandbox.run("one") == 45
+        async with sandbox.run_stream("many") as events:
+            assert [repr(event.data) async for event in events] == ["{'x': 1.5}", "{'x': -0.0}", "None"]
+        for name in ("date", "complex_", "long"):
+            with pytest.raises(GuestError) as caught:
+                await sandbox.run(name)
+            assert caught.value.type == "TypeError"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from isola_anyio import GuestError
+from isola_anyio import GuestError, build_template
+from tests.timing import SLACK
 
 if TYPE_CHECKING:
     from isola_anyio import SandboxTemplate
@@ -314,12 +315,188 @@ async def main():
     assert await run(template, code) < 300
 
 
-async def test_threads_and_processes_are_refused_with_a_reason(template: SandboxTemplate) -> None:
-    code = """
+THREADS = """
+import contextvars
+var = contextvars.ContextVar("v", default=0)
+def block(x):
+    assert asyncio._get_running_loop() is None
+    return [x, var.get(), run(hostcall("echo", x)), asyncio.run(hostcall("echo", x))]
+def fails(): raise KeyError("missing")
+def stops(): raise StopIteration
+async def thread():
+    var.set(1)
+    task = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    result = await asyncio.to_thread(block, 5)
+    assert asyncio.current_task() is task and asyncio.get_running_loop() is loop
+    return result
+async def executor():
+    return await asyncio.get_running_loop().run_in_executor(None, block, 6)
+def outside():
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(loop.run_in_executor(None, block, 7))
+    finally:
+        loop.close()
+async def many():
+    return await asyncio.gather(*(asyncio.to_thread(run, hostcall("echo", i)) for i in range(5)))
+async def errors():
+    said = []
+    for function in (fails, stops):
+        try: await asyncio.to_thread(function)
+        except (KeyError, RuntimeError) as error: said.append(type(error).__name__)
+    await asyncio.sleep(0)
+    return said
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "result"),
+    [
+        ("thread", [5, 1, 5, 5]),
+        ("executor", [6, 0, 6, 6]),
+        ("outside", [7, 0, 7, 7]),
+        ("many", [0, 1, 2, 3, 4]),
+        ("errors", ["KeyError", "RuntimeError"]),
+    ],
+)
+async def test_what_is_meant_for_a_thread_runs_at_once_as_if_it_were_in_one(
+    template: SandboxTemplate, name: str, result: Any
+) -> None:
+    async def echo(payload: Any) -> Any:
+        await anyio.sleep(0)
+        return payload
+
+    assert await run(template, THREADS, name, hostcalls={"echo": echo}) == result
+
+
+FINALISING = """
+import asyncio
+from sandbox.asyncio import run
+seen = []
+def look():
+    found = list(seen)
+    seen.clear()
+    return found
+async def counting():
+    try:
+        for i in range(5): yield i
+    finally:
+        seen.append("begun")
+        await asyncio.sleep(0.01)
+        seen.append("ended")
+async def breaks():
+    async for i in counting():
+        if i == 2: break
+    return i
+def breaks_in_run(): return run(breaks())
+def breaks_in_asyncio_run(): return asyncio.run(breaks())
+kept = []
+async def keeps():
+    kept.append(counting())
+    return await anext(kept[-1]) + 2
+async def dropped_by_a_callback():
+    kept.append(counting())
+    await anext(kept[-1])
+    asyncio.get_running_loop().call_soon(kept.clear)
+    return 2
+async def held_by_a_task():
+    async def read():
+        async for i in counting():
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                seen.append("reader")
+                await asyncio.sleep(0.01)
+    asyncio.create_task(read())
+    await asyncio.sleep(0)
+    return 2
+async def callback():
+    asyncio.get_running_loop().call_soon(seen.append, "ran")
+    return 2
+async def done_callback():
+    asyncio.current_task().add_done_callback(lambda task: seen.append("ran"))
+    return 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("breaks", ["begun", "ended"]),
+        ("breaks_in_run", ["begun", "ended"]),
+        ("breaks_in_asyncio_run", ["begun", "ended"]),
+        ("keeps", ["begun", "ended"]),
+        ("dropped_by_a_callback", ["begun", "ended"]),
+        ("held_by_a_task", ["reader", "begun", "ended"]),
+        ("callback", ["ran"]),
+        ("done_callback", ["ran"]),
+    ],
+)
+async def test_generators_left_and_callbacks_of_the_last_turn_are_finished_before_the_run_ends(
+    template: SandboxTemplate, name: str, seen: list[str]
+) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(FINALISING)
+        for _ in range(2):
+            async with sandbox.run_stream(name) as events:
+                ended = [(event.type, event.data) async for event in events]
+            assert ended == [("end", 2)]  # and nothing on stderr
+            assert await sandbox.run("look") == seen
+
+
+async def test_what_a_prelude_left_is_finished_before_the_image_is_taken() -> None:
+    template = await build_template("python", prelude=FINALISING + "await breaks()\nawait callback()\nawait keeps()\n")
+    try:
+        async with template.create() as sandbox:
+            found: Any = await sandbox.run("look")
+            assert sorted(found) == ["begun", "begun", "ended", "ended", "ran"]
+    finally:
+        template.close()
+
+
+async def test_a_generator_that_does_not_end_delays_its_own_run_only(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script("""
+import asyncio
+async def stubborn():
+    try:
+        yield 1
+    finally:
+        await asyncio.sleep(3600)
+async def main():
+    async for _ in stubborn(): break
+    return "done"
+async def value(): await asyncio.sleep(0); return 5
+""")
+        with anyio.fail_after(5 * SLACK):
+            assert await sandbox.run("main") == "done"
+        began = anyio.current_time()
+        for _ in range(10):
+            assert await sandbox.run("value") == 5
+        assert anyio.current_time() - began < 0.8 * SLACK
+        assert not sandbox.broken
+
+
+async def test_a_cancellation_inside_of_to_thread_unwinds_its_task_undisturbed(template: SandboxTemplate) -> None:
+    async def never(_: Any) -> None:
+        await anyio.sleep_forever()
+
+    async with template.create(hostcalls={"never": never}) as sandbox:
+        await sandbox.load_script("""
+import asyncio
+from sandbox.asyncio import hostcall, run
+log = []
+def look(): return log
 async def main():
     try:
-        await asyncio.to_thread(print)
-    except RuntimeError as error:
-        return str(error)
-"""
-    assert "threads" in await run(template, code)
+        await asyncio.to_thread(run, hostcall("never"))
+    finally:
+        log.append("begun")
+        await asyncio.sleep(0.01)
+        log.append("ended")
+""")
+        with anyio.move_on_after(0.1) as scope:
+            await sandbox.run("main")
+        assert scope.cancelled_caught
+        assert await sandbox.run("look") == ["begun", "ended"]

@@ -13,11 +13,11 @@ def _second_is_clean(outcome: Outcome) -> None:
 MARK = {"twin": True}
 
 ATTACKS = [
-    python("the host's environment", "import os\ndef attack(): return dict(os.environ)\n", gives({})),
+    python("the host's environment", "import os\ndef attack(): return dict(os.environ)\n", gives({"HOME": "/tmp"})),
     python(
         "its own environment only",
         "import os\ndef attack(): return dict(os.environ)\n",
-        gives({"MINE": "1"}),
+        gives({"HOME": "/tmp", "MINE": "1"}),
         options={"env": {"MINE": "1"}},
     ),
     python(

@@ -53,7 +53,12 @@ ATTACKS = [
     knocking(
         "a wait of centuries", "knock(0x16, struct.pack('<dB', 1e308, 0))", stopped(within_s=1.5), cancel_after=0.1
     ),
-    knocking("waits without end", "while True: knock(0x16, struct.pack('<dB', 0, 0))", stopped(), cancel_after=0.2),
+    knocking(  # it is told, ignores it, and is stopped when the grace is over
+        "waits without end",
+        "while True: knock(0x16, struct.pack('<dB', 0, 0))",
+        stopped(within_s=1.5),
+        cancel_after=0.2,
+    ),
     knocking(
         "a park until the end of time",
         "async def never(): pass\nknock(0x15, struct.pack('<dB', 1e308, 0))",

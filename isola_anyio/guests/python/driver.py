@@ -32,11 +32,13 @@ _MODULES: Final = (
     "_codec",
     "_errors",
     "_port",
+    "_failures",
     "_loop",
     "asyncio",
     "logging",
     "_cbor",
     "serde",
+    "_pep723",
     "_stdio",
     "_main",
 )

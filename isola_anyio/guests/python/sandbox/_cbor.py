@@ -78,7 +78,8 @@ def loads(data):
     return value
 
 
-_STOP = object()
+_BREAK = b"\xff"
+"""Ends what began without a length; anywhere else it is no value."""
 
 
 def _read(data, at, depth):
@@ -146,18 +147,15 @@ def _read_simple(data, at, info):
         return struct.unpack(">f", _cut(data, at, 4))[0], at + 4
     if info == 27:
         return struct.unpack(">d", _cut(data, at, 8))[0], at + 8
-    if info == 31:
-        return _STOP, at
     raise ValueError(f"simple value {info} is not supported")
 
 
 def _read_indefinite(data, at, major, depth):
     parts = []
-    while True:
+    while data[at : at + 1] != _BREAK:
         part, at = _read(data, at, depth + 1)
-        if part is _STOP:
-            break
         parts.append(part)
+    at += 1
     if major == 4:
         return parts, at
     if major == 5:

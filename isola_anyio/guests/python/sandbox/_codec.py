@@ -348,6 +348,9 @@ class _Rewriter:
             return self._escape(self._segment("J" if number < 0 else "I", data))
         if isinstance(item, (bytes, bytearray)):
             return self._escape(self._segment("b", item))
+        number = _number(item)
+        if number is not None:
+            return number
         try:
             found = _describe(item)
         except _Unsupported as exc:
@@ -433,6 +436,14 @@ _BUFFER_REMEDIES = {
 
 class _Unsupported(Exception):
     """The reason why a buffer cannot cross."""
+
+
+def _number(value):
+    """Return the Python number that a numpy scalar is exactly, or ``None``: sums and counts are such scalars."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, numpy.generic):
+        return None
+    return value.item() if value.dtype.kind in "biuf" and value.dtype.itemsize <= 8 else None
 
 
 def _describe(value):

@@ -4,6 +4,8 @@
 class HostcallError(Exception):
     """A hostcall failed: `name` of the call, the host exception's `type` and its `message`."""
 
+    __module__ = "sandbox"  # where guest code finds it; tracebacks say so
+
     def __init__(self, name, type, message):
         super().__init__(f"{name}: {type}: {message}" if message else f"{name}: {type}")
         self.name = name
@@ -13,6 +15,8 @@ class HostcallError(Exception):
 
 class StreamError(Exception):
     """The producer of a stream argument failed: its `type` and its `message`."""
+
+    __module__ = "sandbox"
 
     def __init__(self, type, message):
         super().__init__(f"{type}: {message}" if message else type)

@@ -14,9 +14,12 @@ from . import _port
 _set_running_loop = events._set_running_loop
 _get_running_loop = events._get_running_loop
 _heappop = heapq.heappop
-_CancelledError = asyncio.CancelledError
+_all_tasks = asyncio.all_tasks
+_gather = asyncio.gather
+_swap_current_task = asyncio.tasks._swap_current_task
 _get_asyncgen_hooks = sys.get_asyncgen_hooks
 _set_asyncgen_hooks = sys.set_asyncgen_hooks
+_shutdown_asyncgens = base_events.BaseEventLoop.shutdown_asyncgens
 
 
 DEADLOCK = "deadlock: the coroutine waits for something that nothing will bring about"
@@ -39,6 +42,10 @@ class PortLoop(base_events.BaseEventLoop):
         super().__init__()
         self._selector = _NoSelector()
         self.reports = []
+        self._dropped = []
+        self._closers = set()
+        self.blocked_task = None
+        """The task whose `run_in_executor` is under way."""
         self._hooks = (self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook)
 
     def _process_events(self, event_list):
@@ -69,9 +76,12 @@ class PortLoop(base_events.BaseEventLoop):
         _set_running_loop(self)
         _set_asyncgen_hooks(*self._hooks)
         left = BATCHES
+        last = False
         try:
-            while left and (until is None or not until.done()):
+            while left and not last:
                 left -= 1
+                # What its last turn scheduled still runs, once, as it would in `asyncio.run`.
+                last = until is not None and until.done()
                 scheduled = self._scheduled
                 if scheduled:
                     while scheduled and scheduled[0]._cancelled:
@@ -124,6 +134,52 @@ class PortLoop(base_events.BaseEventLoop):
             raise cancellation
         return future.result()
 
+    def _asyncgen_finalizer_hook(self, agen):
+        # The base class calls `aclose()` here; the coroutine is lost, with a warning, if the loop ends before it runs.
+        self._asyncgens.discard(agen)
+        if not self._closed:
+            self._dropped.append(agen)
+            self.call_soon(self._close_dropped)
+
+    def _close_dropped(self):
+        while self._dropped:
+            closer = self.create_task(self._dropped.pop().aclose())
+            self._closers.add(closer)
+            closer.add_done_callback(self._closers.discard)
+
+    async def shutdown_asyncgens(self):
+        self._close_dropped()
+        await _shutdown_asyncgens(self)
+        if self._closers:
+            await _gather(*self._closers, return_exceptions=True)
+
+    def tasks(self):
+        """The tasks that have not ended."""
+        return _all_tasks(self)
+
+    def has_generators(self):
+        """Whether there are async generators that were begun and neither ended nor are being ended."""
+        return bool(self._asyncgens or self._dropped)
+
+    def cancel_tasks(self):
+        """Cancel what runs, apart from generators that are being ended: they were left, not interrupted."""
+        for task in self.tasks() - self._closers:
+            task.cancel()
+
+    async def end_generators(self):
+        """`shutdown_asyncgens` for a loop that goes on afterwards."""
+        try:
+            await self.shutdown_asyncgens()
+        finally:
+            self._asyncgens_shutdown_called = False
+
+    def wind_up(self):
+        """From plain code: cancel what is left and let it unwind, then end the generators."""
+        self.cancel_tasks()
+        while (tasks := self.tasks()) or self.has_generators():
+            left = _gather(*tasks, return_exceptions=True) if tasks else self.end_generators()
+            self.run_until_complete(left)
+
     def run_forever(self):
         raise RuntimeError("run_forever() would never return in a sandbox; use run() or run_until_complete()")
 
@@ -138,4 +194,21 @@ class PortLoop(base_events.BaseEventLoop):
         pass
 
     def run_in_executor(self, executor, func, *args):
-        raise RuntimeError("there are no threads in a sandbox; call the function directly")
+        """There are no threads: `func` runs here and now, and sees no loop and no task, as it would in a thread."""
+        future = self.create_future()
+        running = _get_running_loop()
+        if running is not None:
+            running.blocked_task = _swap_current_task(running, None)
+            _set_running_loop(None)
+        try:
+            result = func(*args)
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        finally:
+            if running is not None:
+                _set_running_loop(running)
+                _swap_current_task(running, running.blocked_task)
+                running.blocked_task = None
+        return future

@@ -12,30 +12,24 @@ import linecache
 import os
 import random
 import sys
-import traceback
 import types
 import weakref
 
-from . import _codec, _loop, _port, _stdio
+from . import _codec, _failures, _loop, _pep723, _port, _stdio
 from . import asyncio as sandbox_asyncio
 
 _encode = _codec.encode
 _decode = _codec.decode
-_EncodeError = _codec.EncodeError
-_TooLarge = _codec.TooLarge
+_describe = _failures.describe
+_report = _failures.report
 _CancelledError = asyncio.CancelledError
-_all_tasks = asyncio.all_tasks
-_shutdown_asyncgens = _loop.PortLoop.shutdown_asyncgens
 _current_task = asyncio.current_task
 _compile = compile
 _collect = gc.collect
-_TracebackException = traceback.TracebackException
 _operations = _port.operations
 
 LARGE = 1 << 16
 """A longer message is taken apart where it lies instead of being copied first."""
-OWN_FILES = "<isola>/"
-"""File names of this package start so; its frames are left out of tracebacks."""
 GRACE_S = 0.9
 """How long what a finished run left behind may take to unwind; below the host's own grace."""
 _TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -43,10 +37,6 @@ _CO_COROUTINE = 0x80 | 0x200
 
 main_module = sys.modules["__main__"]
 user_names = main_module.__dict__
-
-
-class Failure(Exception):
-    """A run's end that is not the guest's own exception: (type, message, limit)."""
 
 
 class Run:
@@ -62,8 +52,7 @@ class Run:
         self.told = _MISSING
         self.cancelled = False
         self.deadlocked = False
-        self.leaving = None
-        self.leave_by = 0.0
+        self.leave_by = None
 
     # --- starting
 
@@ -81,6 +70,7 @@ class Run:
         return function(*args, **kwargs)
 
     def load(self, code, filename):
+        _pep723.check(code)
         lines = code.splitlines(keepends=True)
         linecache.cache[filename] = (len(code), None, lines, filename)
         compiled = _compile(code, filename, "exec", _TOP_LEVEL_AWAIT, True)
@@ -116,32 +106,35 @@ class Run:
         kind = type(result)
         if kind in _PLAIN_RESULTS:
             self.outcome = (True, result)
-        elif isinstance(result, types.CoroutineType) or hasattr(result, "__await__"):
+        elif kind is types.CoroutineType or hasattr(kind, "__await__"):
             self._run_task(self._awaited(result))
-        elif hasattr(result, "__anext__"):
+        elif hasattr(kind, "__aiter__"):
             self._run_task(self._stream(result))
-        elif hasattr(result, "__next__"):
-            self.generator = result
         else:
-            self.outcome = (True, result)
+            self.generator = _plain_iterator(result)
+            if self.generator is None:
+                self.outcome = (True, result)
 
     async def _awaited(self, awaitable):
         """Await what an async function gave; an iterator that it returns is streamed, as a plain one's is."""
         result = await awaitable
-        if type(result) not in _PLAIN_RESULTS:
-            if hasattr(result, "__anext__"):
+        kind = type(result)
+        if kind not in _PLAIN_RESULTS:
+            if hasattr(kind, "__aiter__"):
                 return await self._stream(result)
-            if hasattr(result, "__next__"):
-                return await self._stream_plain(result)
+            iterator = _plain_iterator(result)
+            if iterator is not None:
+                return await self._stream_plain(iterator)
         return result
 
     def _run_task(self, coroutine):
         self.task = self.loop.create_task(coroutine)
         self.task._log_destroy_pending = False
 
-    async def _stream(self, iterator):
-        """Emit what an async iterator gives."""
+    async def _stream(self, iterable):
+        """Emit what an async iterable gives."""
         emit = _port.emit
+        iterator = aiter(iterable)
         try:
             async for item in iterator:
                 if not emit(self.number, _encode(item, max_bytes=_port.max_payload)):
@@ -235,7 +228,7 @@ class Run:
                 try:
                     close()
                 except BaseException as second:
-                    report("a generator failed while it was being closed", second)
+                    _report("a generator failed while it was being closed", second)
 
     def _take_task(self):
         task, self.task = self.task, None
@@ -281,30 +274,25 @@ class Run:
     # --- ending
 
     def _leave(self):
-        """Cancel what is left, then report; parks while leftovers unwind, for no longer than the grace."""
-        tasks = self.loop.tasks()
-        if self.leaving is None:
-            self.leaving = True
-            self.leave_by = self.loop.time() + GRACE_S
-            for task in tasks:
-                task.cancel()
-            if self.loop._asyncgens:
-                self.loop.create_task(self._close_generators())
-                tasks = self.loop.tasks()
-        if tasks:
-            delay = self.loop.pump()
-            tasks = self.loop.tasks()
-            left = self.leave_by - self.loop.time()
-            if tasks and left > 0 and (delay is not None or _operations.waiting):
+        """Cancel what is left, end its generators, then report; parks meanwhile, for no longer than the grace."""
+        loop = self.loop
+        while (tasks := loop.tasks()) or loop.has_generators():
+            now = loop.time()
+            if self.leave_by is None:
+                self.leave_by = now + GRACE_S
+                loop.cancel_tasks()
+            elif now >= self.leave_by:
+                break
+            if not tasks:  # not before: a task that unwinds may still be inside of one
+                loop.create_task(loop.end_generators())
+            delay = loop.pump()
+            if loop.tasks():
+                if delay is None and not _operations.waiting:
+                    break
+                left = self.leave_by - now
                 _port.park(self.number, left if delay is None else min(left, delay), False)
                 return
         self.finish()
-
-    async def _close_generators(self):
-        try:
-            await _shutdown_asyncgens(self.loop)
-        finally:
-            self.loop._asyncgens_shutdown_called = False
 
     def finish(self):
         for reader in self.streams:
@@ -324,9 +312,22 @@ class Run:
         if ok:
             _port.done(self.number, frame)
         elif self.cancelled:
-            _port.fail(self.number, _CANCELLED)  # nobody reads it; formatting a traceback takes a millisecond
+            _port.fail(self.number, _failures.CANCELLED)  # nobody reads it; formatting a traceback takes a millisecond
         else:
-            _port.fail(self.number, describe(value))
+            _port.fail(self.number, _describe(value))
+
+
+def _plain_iterator(value):
+    """-> the iterator to stream `value` through, None if it is to cross as a whole.
+
+    What has a length is a collection: one that cannot cross is an error, not a stream of its keys or columns.
+    """
+    kind = type(value)
+    if hasattr(kind, "__next__"):
+        return value
+    if kind is range or (hasattr(kind, "__iter__") and not hasattr(kind, "__len__")):
+        return iter(value)
+    return None
 
 
 def _restore_file(before):
@@ -345,82 +346,21 @@ class MainLoop(_loop.PortLoop):
         """Tasks that did not end when their run did; nothing waits for them again."""
 
     def tasks(self):
-        return _all_tasks(self) - set(self.given_up)
+        return super().tasks() - set(self.given_up)
 
     def clear(self):
         """Forget what is still scheduled: the run that scheduled it is over."""
         self._ready.clear()
+        self._dropped.clear()
         self._scheduled.clear()
         self._timer_cancelled_count = 0
 
     def show_reports(self):
         reports, self.reports = self.reports, []
         for context in reports:
-            report(context.get("message", "unhandled exception in the event loop"), context.get("exception"))
+            _report(context.get("message", "unhandled exception in the event loop"), context.get("exception"))
 
 
-def report(message, error):
-    """Tell of a failure nobody waits for, on stderr."""
-    try:
-        print(message, file=sys.stderr)
-        if error is not None:
-            print(_format(error), file=sys.stderr, end="")
-    except _CancelledError:
-        pass
-
-
-def _own_frame(frame):
-    return frame.filename.startswith(OWN_FILES)
-
-
-def _clean(formatted):
-    """Take this package's frames out of a TracebackException and of those it came from."""
-    seen = set()
-    left = [formatted]
-    while left:
-        formatted = left.pop()
-        if formatted is not None and id(formatted) not in seen:
-            seen.add(id(formatted))
-            formatted.stack[:] = [frame for frame in formatted.stack if not _own_frame(frame)]
-            left += (formatted.__cause__, formatted.__context__, *(formatted.exceptions or ()))
-
-
-def _format(error):
-    formatted = _TracebackException.from_exception(error)
-    _clean(formatted)
-    return "".join(formatted.format())
-
-
-def describe(error):
-    """The body of FAIL for an exception; survives exceptions whose own methods fail."""
-    kind = type(error)  # `isinstance` would ask the exception, which may answer by raising
-    limit = None
-    if issubclass(kind, _TooLarge):
-        limit = "payload"
-    elif issubclass(kind, MemoryError):
-        limit = "memory"
-    try:
-        message = str(error)
-    except BaseException:
-        message = "<its __str__ failed>"
-    if issubclass(kind, SystemExit):
-        message = message or "0"
-    try:
-        text = _format(error)
-    except BaseException:
-        text = ""
-    name = _class_name(kind)
-    if issubclass(kind, _EncodeError):
-        name = "TypeError" if issubclass(kind, TypeError) else "ValueError"
-    fields = {"type": name, "message": message[:_TEXT], "traceback": text[-_TEXT:], "limit": limit}
-    return _encode(fields)
-
-
-_class_name = type.__dict__["__name__"].__get__
-_TEXT = 1 << 16
-"""Characters of a message or traceback that cross."""
-_OUT_OF_MEMORY = _encode({"type": "MemoryError", "message": "", "traceback": "", "limit": "memory"})
-_CANCELLED = _encode({"type": "CancelledError", "message": "", "traceback": "", "limit": None})
 _MISSING = object()
 _PLAIN_RESULTS = frozenset((type(None), bool, int, float, str, list, dict, tuple, bytes))
 
@@ -432,7 +372,7 @@ _reserve = bytearray(1 << 16)
 def cancellation():
     """Make the exception for code that is told of the run's cancellation inside a turn; remember which task it is."""
     if current is not None:
-        current.told = _current_task(loop)
+        current.told = _current_task(loop) or loop.blocked_task
         current.cancelled = True
     return _CancelledError()
 
@@ -470,7 +410,10 @@ def rehearse():
     """Walk every common path once more before the image is taken."""
     user_names.update({function.__name__: function for function in (_r_plain, _r_async, _r_hostcall, _r_generator)})
     setup({"env": {}, "seed": "0" * 64, "max_payload": _port.max_payload})
-    script = "def _r_script(a):\n    return a\nawait __import__('asyncio').sleep(0)\n"
+    script = (
+        "def _r_script(a):\n    return a\nawait __import__('asyncio').sleep(0)\n"
+        "def _r_fails(a):\n    try:\n        return a['b'] + 1\n    except TypeError:\n        return 1 / 0\n"
+    )
     for _ in range(REHEARSALS):
         for name in ("_r_plain", "_r_async", "_r_generator"):
             _rehearse_message(_port.CALL, [name, [1, "two"], {"c": 3.0}, []])
@@ -481,6 +424,10 @@ def rehearse():
         dispatch(b"\0" + bytes((_port.RESUME, 0, 0, 0, 0)) + completion)
         _rehearse_message(_port.LOAD, [script, "<script>"])
         _rehearse_message(_port.CALL, ["_r_script", [None], {}, []])
+        try:
+            user_names["_r_fails"](None)
+        except ZeroDivisionError as error:
+            _describe(error)  # not as a message: its FAIL would be the build's
     setup({"env": {}, "seed": "0" * 64, "max_payload": _port.max_payload})
     linecache.cache.pop("<script>", None)
     for name in [name for name in user_names if name.startswith("_r_")]:
@@ -521,6 +468,7 @@ def prelude(code, filename):
     result = Run(0).load(code, filename)
     if result is not None:
         loop.run_until_complete(result)
+        loop.wind_up()
         loop.clear()
 
 
@@ -577,7 +525,7 @@ def dispatch(message):
             try:
                 prelude(*_decode(body))
             except BaseException as error:
-                _port.fail(0, describe(error))
+                _port.fail(0, _describe(error))
             else:
                 _port.done(0, b"null")
         elif kind == _port.FREEZE:
@@ -603,9 +551,9 @@ def dispatch(message):
             if issubclass(type(second), MemoryError):
                 run.outcome = second = None
                 _collect()  # what was let go of may be a web of objects that hold each other
-                _port.fail(run.number, _OUT_OF_MEMORY)
+                _port.fail(run.number, _failures.OUT_OF_MEMORY)
             else:
-                _port.fail(run.number, describe(second))
+                _port.fail(run.number, _describe(second))
         run = None
         try:
             _reserve = bytearray(1 << 16)
@@ -630,6 +578,7 @@ def install():
     turn.__code__ = port.__code__
     linecache._register_code = lambda *args: None
     _stdio.install()
+    os.environ.setdefault("HOME", "/tmp")  # else matplotlib, for one, complains at every import
     asyncio.events.new_event_loop = asyncio.new_event_loop = _loop.PortLoop
     for name in [name for name in user_names if not name.startswith("__")]:
         del user_names[name]

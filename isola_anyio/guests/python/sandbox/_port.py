@@ -9,6 +9,9 @@ import struct
 
 import _host
 
+from . import _codec
+
+_TooLarge = _codec.TooLarge
 call_host = _host.call
 
 SETUP, LOAD, LOAD_FILE, CALL, RESUME, CANCEL, PRELUDE, FREEZE = range(0x01, 0x09)
@@ -81,6 +84,8 @@ def stop_stream(number):
 
 max_payload = 64 << 20
 """Bytes of any one value; SETUP brings the real number."""
+ROOM_BESIDE_PAYLOAD = (1 << 16) - 64
+"""Bytes that a frame may have beside the largest value, with something to spare for its head."""
 
 
 def flush():
@@ -95,7 +100,10 @@ def emit(run, value):
 
 def log(run, level, text):
     flush()
-    if call_host(_head(LOG, run) + bytes((level,)) + text.encode("utf-8", "replace")) == b"\2":
+    raw = text.encode("utf-8", "replace")
+    if len(raw) > max_payload:
+        raise _TooLarge("the log's text", len(raw), max_payload)
+    if call_host(_head(LOG, run) + bytes((level,)) + raw) == b"\2":
         raise cancellation()
 
 
@@ -131,3 +139,9 @@ def wait(delay):
         return False
     operations.settle(reply[1:])
     return True
+
+
+def listen():
+    """Come where the host can tell of a cancellation, without waiting for anything."""
+    if not wait(0.0):
+        raise cancellation()

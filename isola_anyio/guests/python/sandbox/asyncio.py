@@ -1,6 +1,5 @@
 """Async helpers of the sandbox: `hostcall`, `run`, `subscribe`."""
 
-import asyncio as _asyncio
 from asyncio.events import get_running_loop as _get_running_loop
 
 from . import _codec, _errors, _loop, _port
@@ -71,9 +70,9 @@ async def hostcall(name, payload=None):
 
 
 def run(main):
-    """Drive a coroutine, or an async generator, to its end from plain code; a generator gives a plain one back."""
-    if hasattr(main, "__anext__"):
-        return _iterate(main)
+    """Drive an awaitable to its end from plain code and return its result; an async iterable gives a generator back."""
+    if hasattr(type(main), "__aiter__"):
+        return _iterate(aiter(main))
     loop = _loop.PortLoop()
     try:
         return loop.run_until_complete(main)
@@ -98,14 +97,8 @@ def _iterate(agen):
 
 
 def _finish(loop):
-    """Cancel what a private loop still has, let it unwind, and close it."""
-    tasks = _asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        loop.run_until_complete(_asyncio.gather(*tasks, return_exceptions=True))
-    if loop._asyncgens:
-        loop.run_until_complete(loop.shutdown_asyncgens())
+    """Let what a private loop still has unwind, and close it."""
+    loop.wind_up()
     loop.close()
 
 

@@ -4,34 +4,54 @@ import json as _json
 
 __all__ = ["dumps", "loads"]
 
-_FORMATS = '"json", "yaml" or "cbor"'
-
 
 def dumps(value, format):
-    """Serialise `value`: text for "json" and "yaml", bytes for "cbor"."""
-    if format == "json":
-        return _json.dumps(value)
-    if format == "yaml":
-        import yaml
+    """Serialise `value`: text for "json" and "yaml", bytes for "cbor"; keys keep their order.
 
-        return yaml.safe_dump(value)
-    if format == "cbor":
-        from . import _cbor
-
-        return _cbor.dumps(value)
-    raise ValueError(f"format is {_FORMATS}, not {format!r}")
+    Raises `ValueError` for what the format cannot say.
+    """
+    write = _codec(format)[0]
+    try:
+        return write(value)
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"the value has no form in {format}: {error}") from error
 
 
 def loads(value, format):
-    """Read what `dumps` wrote."""
+    """Read what `dumps` wrote.
+
+    Raises `ValueError` for what is not of the format, `TypeError` for a `value` that is neither text nor bytes.
+    """
+    _, read, kinds = _codec(format)
+    if not isinstance(value, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"{format} is read from {expected}, not {type(value).__name__}")
+    try:
+        return read(value)
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:  # a YAML tag on a value that it does not fit may raise anything
+        raise ValueError(f"this is no {format}: {error}") from error
+
+
+def _codec(format):
+    """-> how to write it, how to read it, and the types it is read from."""
     if format == "json":
-        return _json.loads(value)
+        return _json.dumps, _json.loads, (str, bytes, bytearray)
     if format == "yaml":
         import yaml
 
-        return yaml.safe_load(value)
+        return _dump_yaml, yaml.safe_load, (str, bytes)
     if format == "cbor":
         from . import _cbor
 
-        return _cbor.loads(value)
-    raise ValueError(f"format is {_FORMATS}, not {format!r}")
+        return _cbor.dumps, _cbor.loads, (bytes, bytearray, memoryview)
+    raise ValueError(f'format is "json", "yaml" or "cbor", not {format!r}')
+
+
+def _dump_yaml(value):
+    import yaml
+
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
