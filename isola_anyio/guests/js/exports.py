@@ -252,6 +252,10 @@ class Js:
         """Tell whether an error says that it is one: source that does not compile."""
         return self._text_of(error, "name") == b"SyntaxError"
 
+    def message_of(self, error: int) -> str:
+        """Tell what an error says."""
+        return self._text_of(error, "message").decode("utf-8", "replace")
+
     def line_of(self, error: int) -> int:
         """Tell the line on which an error was thrown; 0 when it does not say."""
         found = _PLACE.search(self._text_of(error, "stack").partition(b"\n")[0])

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Final
 from isola_anyio.guests.js.exports import JsError
 from isola_anyio.guests.js.loader import SourceError, is_module, may_be_module
 from isola_anyio.guests.js.sdk import source_name
-from isola_anyio.guests.js.typescript import TypeScriptError, is_typescript, reads_as_typescript
+from isola_anyio.guests.js.typescript import (
+    TypeScriptError,
+    UnreadTypeScriptError,
+    is_javascript,
+    is_typescript,
+    reads_as_typescript,
+)
 from isola_anyio.wasi.errno import WasiError
 
 if TYPE_CHECKING:
@@ -81,6 +87,12 @@ class Sources:
         line = self._js.line_of(failure.handle)
         try:
             stripped = self._loader.strip(code, name)
+        except UnreadTypeScriptError as exc:
+            if is_javascript(name):
+                return failure
+            message = f"{self._js.message_of(failure.handle)}; and {exc}"
+            self._js.free_value(failure.handle)
+            return self._syntax_error(message, name, max(1, line))
         except TypeScriptError as exc:
             found = self._loader.locate(exc, code, name, beyond=line)
             if found is None:

@@ -9,7 +9,14 @@ character behind them that is never right: if it is that which is complained of,
 
 from __future__ import annotations
 
-__all__ = ["Stripper", "TypeScriptError", "is_typescript", "reads_as_typescript"]
+__all__ = [
+    "Stripper",
+    "TypeScriptError",
+    "UnreadTypeScriptError",
+    "is_javascript",
+    "is_typescript",
+    "reads_as_typescript",
+]
 
 import hashlib
 import re
@@ -51,6 +58,8 @@ _MAX_LAYOUT_CHARS: Final = 512 << 10
 """Up to which length stripped source gets its lines back, which takes up to 10 microseconds of CPU a character."""
 _MAX_PRINTED_CHARS: Final = 4 * _MAX_LAYOUT_CHARS
 """The same for what is left, which has a line for each item of a long list, and more tokens only where enums are."""
+_MAX_SEARCHED_CHARS: Final = 256 << 10
+"""Up to which length source is searched for calls with types: ten milliseconds, in which the GIL is held."""
 _MAX_LOCATED_CHARS: Final = 256 << 10
 """Up to which length of source the line of a fault is looked for, which takes up to 18 readings."""
 _SOURCE_TS: Final = 1 << 0
@@ -72,7 +81,6 @@ _AT_THE_END: Final = ("`EOF`", "Unexpected token")
 """What is complained of when the source ends too early; other complaints that no line brings about are of the whole."""
 _TRAILER: Final = "export {};\n"
 """Left where only types were imported or exported: what remains is no module."""
-_JAVASCRIPT_ENDINGS: Final = (".js", ".mjs", ".cjs", ".jsx")
 _TYPE: Final = r"(?:any|bigint|boolean|never|number|object|string|symbol|unknown|void)(?:\[\])?"
 _TYPED_CALL: Final = re.compile(rf"[\w$]<{_TYPE}(?:, ?{_TYPE}){{0,4}}>\(")
 """``f<string>(x)`` is JavaScript too, where it compares; nobody compares so. Looks at a few characters a place."""
@@ -82,16 +90,25 @@ class TypeScriptError(Exception):
     """The source is no TypeScript either, or cannot be stripped; the text says why."""
 
 
+class UnreadTypeScriptError(TypeScriptError):
+    """It may be TypeScript, and takes more than there is to read it."""
+
+
 def is_typescript(filename: str) -> bool:
     """Tell whether the name says so."""
     return filename.endswith((".ts", ".mts", ".cts", ".tsx"))
+
+
+def is_javascript(filename: str) -> bool:
+    """Tell whether the name says so."""
+    return filename.endswith((".js", ".mjs", ".cjs", ".jsx"))
 
 
 def reads_as_typescript(filename: str, code: str) -> bool:
     """Tell whether source is to be read as TypeScript though it may compile as JavaScript."""
     if is_typescript(filename):
         return True
-    if filename.endswith(_JAVASCRIPT_ENDINGS) or len(code) > _MAX_SOURCE_BYTES:
+    if is_javascript(filename) or len(code) > _MAX_SEARCHED_CHARS:
         return False
     return _TYPED_CALL.search(code) is not None
 
@@ -131,7 +148,8 @@ class Stripper:
         Source that is long keeps the layout it is printed in. What is a module for its types alone becomes a script.
 
         Raises:
-            TypeScriptError: it does not parse as TypeScript, or is too long.
+            TypeScriptError: it does not parse as TypeScript.
+            UnreadTypeScriptError: it is too long, or takes too much memory.
             DigestMismatchError, RuntimeUnavailableError: the module is not the one that was checked, or not usable.
             ffi.StoreInterrupted: the guest is being stopped.
         """
@@ -173,7 +191,7 @@ class Stripper:
         """Use the module once; ``None`` when there is nothing to strip."""
         source = code.encode("utf-8", "replace")
         if len(source) > _MAX_SOURCE_BYTES:
-            raise TypeScriptError(
+            raise UnreadTypeScriptError(
                 f"{filename} is too long to be read as TypeScript: {len(source)} bytes; at most {_MAX_SOURCE_BYTES} are"
             )
         if self._program is None:
@@ -191,7 +209,7 @@ class Stripper:
         except (ffi.GuestTrap, WasiError) as exc:
             is_full = store.memory_size() > max_memory // 4  # it is doubled when it is full
             reason = f"that takes more memory than the guest's max_memory of {instance.max_memory}" if is_full else exc
-            raise TypeScriptError(f"the TypeScript of {filename} could not be read: {reason}") from None
+            raise UnreadTypeScriptError(f"the TypeScript of {filename} could not be read: {reason}") from None
         finally:
             store.close()
 
@@ -270,7 +288,7 @@ class _Transform:
         if status == _OK:
             length = export("qjst_result_len", ">i")()
             if length > _MAX_STRIPPED_BYTES:
-                raise TypeScriptError(f"{filename} is nested too deeply to be read as TypeScript")
+                raise UnreadTypeScriptError(f"{filename} is nested too deeply to be read as TypeScript")
             return self._memory.read(export("qjst_result_ptr", ">i")(), length).decode("utf-8", "replace")
         length = min(export("qjst_error_len", ">i")(), _MAX_MESSAGE_BYTES)
         message = self._memory.read(export("qjst_error_ptr", ">i")(), length).decode("utf-8", "replace")
@@ -279,7 +297,7 @@ class _Transform:
     def _put(self, data: bytes) -> int:
         pointer = self._store.export("qjst_alloc", "i>i")(len(data))
         if pointer == 0 and data:
-            raise TypeScriptError(f"a source of {len(data)} bytes is too long to be read as TypeScript")
+            raise UnreadTypeScriptError(f"a source of {len(data)} bytes is too long to be read as TypeScript")
         self._memory.write(pointer, data)
         return pointer
 

@@ -83,9 +83,9 @@ async def test_a_comparison_compares_if_it_names_no_type_of_the_language(templat
 async def test_a_long_source_without_types_is_looked_through_once(template: SandboxTemplate) -> None:
     async with template.create() as sandbox:
         start = time.monotonic()
-        await sandbox.load_script("// " + "a<" * 400_000 + "\nconst f = () => 1")
+        await sandbox.load_script("// " + "a<" * 120_000 + "\nconst f = () => 1")
         assert await sandbox.run("f") == 1
-        assert time.monotonic() - start < 2 * SLACK  # looked through once for each `<`, it takes minutes
+        assert time.monotonic() - start < SLACK  # looked through once for each `<`, it takes a quarter of a minute
 
 
 async def test_what_is_neither_is_a_syntax_error_with_its_line(template: SandboxTemplate) -> None:

@@ -175,8 +175,11 @@ async def test_source_that_is_too_long_is_refused(template: SandboxTemplate) -> 
             await sandbox.load_script("let a: number = 1;" + " " * (2 << 20), filename="long.ts")
         assert caught.value.type == "SyntaxError"
         await sandbox.load_script("let a = 1;" + " " * (2 << 20), filename="long.js")
-        with pytest.raises(GuestError, match="expecting ';'"):
+        with pytest.raises(GuestError, match=r"expecting ';'\n"):
             await sandbox.load_script("let b = 1 2;" + " " * (2 << 20), filename="long.js")
+        with pytest.raises(GuestError, match="expecting ';'; and <script> is too long") as caught:
+            await sandbox.load_script("let c = 1;\nlet b: number = 1;" + " " * (2 << 20))
+        assert caught.value.traceback.startswith("    at <script>:2:")
 
 
 async def test_long_source_runs_without_its_lines(template: SandboxTemplate) -> None:
