@@ -260,6 +260,48 @@ ATTACKS = [
         either(stopped_after_grace, stopped(within_s=1.5)),
         **SOON,
     ),
+    js(
+        "source full of what might be type arguments",
+        "// " + "a<" * 200_000 + "\nfunction attack() { return 1 }",
+        gives(1),
+    ),
+    js(
+        "typed source whose regular expressions look like comments",
+        "let x: number = 1; let s = `${[" + "/[/*]/," * 20_000 + "1]}`;\nfunction attack() { return 1 }",
+        gives(1),
+    ),
+    js(
+        "typed source of many templates in templates",
+        "let x: number = 1; let s = " + "`${" * 100 + "1" + "}`" * 100 + ";\nfunction attack() { return 1 }",
+        gives(1),
+    ),
+    js(
+        "typed source of more tokens than there is time for",
+        "let x: number = 1; let s = [" + "1," * 200_000 + "1];\nfunction attack() { for (;;); }",
+        stopped(),
+        **SOON,
+    ),
+    js(
+        "typed source of more tokens than there is a budget for",
+        "let x: number = 1; let s = [" + "1," * 200_000 + "1];\nfunction attack() { return 1 }",
+        used_up,
+        **BUDGET,
+    ),
+    js(
+        "modules whose names go on and on",
+        "async function attack() { for (let n = 0; n < 20; n++) await import('./' + 'a/'.repeat(1e6)).catch(() => {}); return 1 }",
+        gives(1),
+    ),
+    js(
+        "hosts whose names go on and on",
+        "function attack() { let s = ''; for (let i = 0; i < 8000; i++) s += String.fromCharCode(0x4e00 + i); try { new URL('https://' + s) } catch { return 1 } }",
+        gives(1),
+    ),
+    js(
+        "hostcalls whose names go on and on",
+        "async function attack() { await hostcall('['.repeat(5e6), 1).catch(() => {}); return 1 }",
+        gives(1),
+    ),
     js("a budget of seconds", "function attack() { for (;;); }", used_up, **BUDGET),
     js(
         "a budget used up in small turns",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ["EXPORTS", "Js", "JsError"]
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio.errors import InternalError
@@ -45,6 +46,7 @@ EXPORTS: Final[Mapping[str, str]] = {
     "qjs_result_free": ">",
     "run_gc": ">",
     "set_max_stack_size": "i>",
+    "set_prop": "iiii>i",
 }
 """These run for as long as the guest likes; the others for microseconds, with the GIL kept."""
 _OK: Final = 0
@@ -53,6 +55,9 @@ _PROBED_BYTES: Final = 1 << 16
 """Less than this fits, or nothing does; a guess."""
 _KEEP_RESULT_BYTES: Final = 1 << 16
 """A result buffer up to this size is left to be overwritten; freeing it costs a call."""
+_MAX_STACK_BYTES: Final = 1 << 16
+_PLACE: Final = re.compile(rb":(\d{1,9}):\d{1,9}\)?$")
+"""What a line of a stack ends with: line and column."""
 _OUT_BYTES: Final = 16
 _ARGV_BYTES: Final = 16
 
@@ -242,6 +247,51 @@ class Js:
             return self._checked(self.get_prop(handle, pointer, len(raw), self.out))
         finally:
             self.release(pointer, len(raw))
+
+    def is_syntax_error(self, error: int) -> bool:
+        """Tell whether an error says that it is one: source that does not compile."""
+        return self._text_of(error, "name") == b"SyntaxError"
+
+    def message_of(self, error: int) -> str:
+        """Tell what an error says."""
+        return self._text_of(error, "message").decode("utf-8", "replace")
+
+    def line_of(self, error: int) -> int:
+        """Tell the line on which an error was thrown; 0 when it does not say."""
+        found = _PLACE.search(self._text_of(error, "stack").partition(b"\n")[0])
+        return int(found[1]) if found else 0
+
+    def _text_of(self, error: int, name: str) -> bytes:
+        """Read a property of an error, which is a guest's; nothing if it is no short text."""
+        try:
+            value = self.get(error, name)
+        except JsError as exc:
+            self.free_value(exc.handle)
+            return b""
+        text = self.read_text(value, _MAX_STACK_BYTES)
+        self.free_value(value)
+        return text or b""
+
+    def syntax_error(self, message: str, line: int) -> int:
+        """Make a ``SyntaxError`` on a line of the script that was named last: a handle."""
+        try:
+            promise = self.evaluate(b"\n" * (line - 1) + b")")
+        except JsError as exc:
+            self._set(exc.handle, "message", message)
+            return exc.handle
+        self.free_value(promise)
+        raise InternalError("QuickJS took what is no JavaScript")
+
+    def _set(self, handle: int, name: str, text: str) -> None:
+        """Make a string a property; a failure leaves what was there."""
+        value = self.string(text.encode("utf-8", "replace"))
+        raw = name.encode()
+        pointer = self.put(raw)
+        try:
+            self.set_prop(handle, pointer, len(raw), value)
+        finally:
+            self.release(pointer, len(raw))
+            self.free_value(value)
 
     def drain(self) -> None:
         """Run the microtasks until there are none; the export stops after some ten thousands and tells how many."""

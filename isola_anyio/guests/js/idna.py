@@ -2,7 +2,7 @@
 
 The guest asks only for names that are not plain ASCII, because the tables (UTS 46) would be larger than the rest of
 its SDK. The mapping is that of the ``idna`` package, which anyio brings along; the checks are
-the standard's: hyphens anywhere, any length, bidirectional and joiner rules in force.
+the standard's: hyphens anywhere, labels of any length, bidirectional and joiner rules in force.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Final
 import idna
 
 _DOTS: Final = ("\u3002", "\uff0e", "\uff61")
-_MAX_CHARS: Final = 64 << 10
-"""A guess: no domain is longer than 253, and the mapping takes a microsecond a character."""
+_MAX_CHARS: Final = 1024
+"""No domain is longer than 253; the rest is for characters that are mapped to nothing. A guess, and a bound on work:
+what is asked of a label costs the square of its length."""
 _JOINERS: Final = ("\u200c", "\u200d")
 
 

@@ -1,4 +1,4 @@
-"""Find the guest's own source files: what an import names, what is in the file, and whether it is a module.
+"""Find the guest's own source files: what an import names, what is in the file, and what its name says of it.
 
 Names are absolute guest paths. Imports reach the guest's files and nothing else; a bare name ("lodash") is refused,
 because there is no place it could come from.
@@ -6,10 +6,9 @@ because there is no place it could come from.
 
 from __future__ import annotations
 
-__all__ = ["Loader", "SourceError", "is_module", "resolve"]
+__all__ = ["Loader", "SourceError", "is_module", "may_be_module", "resolve"]
 
 import posixpath
-import re
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio.guests.js.typescript import TypeScriptError, is_typescript
@@ -28,7 +27,6 @@ _MAX_SOURCE_BYTES: Final = 64 << 20
 """A guess: more source than the engine's default memory could hold compiled."""
 _ENDINGS: Final = ("", ".js", ".mjs", ".ts", ".mts")
 """What is tried behind a name that leads nowhere, in this order."""
-_MODULE_LINE: Final = re.compile(r"^[ \t]*(?:import(?:\s*[{*\"']|\s+[\w$])|export(?:\s*[{*]|\s+[\w$]))", re.MULTILINE)
 _ERRORS: Final = {
     Errno.NOENT: ("FileNotFoundError", "no such file"),
     Errno.ACCES: ("PermissionError", "permission denied"),
@@ -47,11 +45,17 @@ class SourceError(Exception):
         self.message = message
 
 
-def is_module(path: str, code: str) -> bool:
-    """Tell whether a file is an ES module: by its name, or because it imports or exports."""
-    if path.endswith((".mjs", ".mts")):
-        return True
-    return not path.endswith((".cjs", ".cts")) and _MODULE_LINE.search(code) is not None
+def is_module(path: str) -> bool:
+    """Tell whether a file is an ES module by its name."""
+    return path.endswith((".mjs", ".mts"))
+
+
+def may_be_module(filename: str, code: str) -> bool:
+    """Tell whether source that does not compile as a script may be a module.
+
+    The engine decides, by compiling it; nothing else can tell an ``export`` from one in a comment or a template.
+    """
+    return not filename.endswith((".cjs", ".cts")) and ("export" in code or "import" in code)
 
 
 def resolve(base: str, specifier: str) -> str | None:
@@ -102,6 +106,12 @@ class Loader:
             raise TypeScriptError("TypeScript cannot be stripped: the runtime has no _transform.wasm")
         return self._stripper.strip(code, filename, self._instance)
 
+    def locate(self, error: TypeScriptError, code: str, filename: str, *, beyond: int = 0) -> int | None:
+        """Say on which line ``strip`` failed, if that can be found and is ``beyond`` a line."""
+        if self._stripper is None:
+            return None
+        return self._stripper.locate(error, code, filename, self._instance, beyond=beyond)
+
     def read(self, path: str) -> str:
         """Return a file's text.
 
@@ -124,7 +134,7 @@ class Loader:
         return SourceError(kind, f"{text}: {path!r}")
 
     def _open(self, path: str) -> Descriptor:
-        relative = path.lstrip("/").encode("utf-8", "surrogateescape")
+        relative = path.lstrip("/").encode("utf-8", "surrogateescape") or b"."
         root = self._files.table.get(_ROOT_FD)
         return self._files.open(root, relative, True, 0, int(Rights.FD_READ), 0, 0)
 

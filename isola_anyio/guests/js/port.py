@@ -54,6 +54,7 @@ _HEAD_BYTES: Final = 16
 """A kind, a number of 32 bits and a blank fit; so does any other number that the dispatcher sends."""
 _TOLD: Final = 2
 """LOG's reply to a guest that talks on after it was cancelled; to JavaScript it is undefined."""
+_MAX_NAME_BYTES: Final = 0xFFFF
 _MAX_RANDOM_BYTES: Final = 65536
 _NO_MEMORY: Final = codec.encode(
     {"type": "InternalError", "message": "out of memory", "traceback": "", "limit": "memory"}
@@ -330,7 +331,9 @@ def _body(kind: int, text: bytes, extra: bytes | None) -> bytes:
         name, field, value = text.partition(_FIELD)
         if not field:
             raise ProtocolError("a hostcall without a name")
-        called = str(json.loads(name)).encode("utf-8", "surrogatepass")[:0xFFFF]
+        # Nobody answers to a longer name: it is not worth a parser's time, which nothing could interrupt.
+        called = name if len(name) > _MAX_NAME_BYTES else str(json.loads(name)).encode("utf-8", "surrogatepass")
+        called = called[:_MAX_NAME_BYTES]
         return len(called).to_bytes(2, "little") + called + (value if extra is None else extra)
     if kind == Door.LOG:
         return bytes((text[0] - 0x30 if text else 1,)) + text[1:]

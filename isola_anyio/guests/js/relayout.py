@@ -8,149 +8,79 @@ The alignment starts from the tokens that occur once in each text, as patience d
 token is the first of its kind that is left, unless that is far and what follows it differs. A token that is aligned
 too early stands on an earlier line, which the next one mends. Line ends are put only between tokens, and never where
 JavaScript would take one for the end of a statement.
+
+The text is a stranger's and may be long: the work grows with its length, a token is a few numbers in arrays, and
+``pause`` is called now and then to let other threads run, or to stop it all by raising.
 """
 
 from __future__ import annotations
 
 __all__ = ["relayout"]
 
-import re
+from array import array
 from bisect import bisect_left
-from collections import Counter
-from typing import Final, NamedTuple
+from io import StringIO
+from typing import TYPE_CHECKING, Final
 
-_TOKEN: Final = re.compile(
-    r"""
-      (?P<space>\s+)
-    | (?P<comment>//[^\n\r]*|/\*.*?\*/|\A\#![^\n\r]*)
-    | (?P<word>\#?[^\W\d][\w$]*|\$[\w$]*|\#\$[\w$]*)
-    | (?P<number>(?:0[xXbBoO][\da-fA-F_]+|\d[\d_]*\.?[\d_]*(?:[eE][+-]?[\d_]+)?|\.\d[\d_]*(?:[eE][+-]?[\d_]+)?)n?)
-    | (?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
-    | (?P<mark>>>>=|\.\.\.|===|!==|\*\*=|<<=|>>=|>>>|&&=|\|\|=|\?\?=|=>|==|!=|<=|>=|&&|\|\||\?\?|\?\.(?!\d)|\+\+|--
-        |[-+*%&|^]=|\*\*|<<|>>|.)
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_REGEX: Final = re.compile(r"/(?:[^/\\\[\n]|\\.|\[(?:[^\]\\\n]|\\.)*\])+/[a-z]*")
-_VALUE_ENDS: Final = frozenset({")", "]", "}", "++", "--"})
-_WORDS_BEFORE_REGEX: Final = frozenset(
-    {
-        *("return", "typeof", "instanceof", "in", "of", "new", "delete", "void", "throw"),
-        *("case", "do", "else", "yield", "await", "extends", "default"),
-    }
-)
+from isola_anyio.guests.js.tokens import paced, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _NO_BREAK_AFTER: Final = frozenset(
     {"return", "throw", "break", "continue", "yield", "async", "let", "static", "get", "set"}
 )
+_NO_BREAK_BEFORE: Final = frozenset({"++", "--", "=>", "(", "["})
 _NEAR: Final = 8
 _CANDIDATES: Final = 8
 _LOOKAHEAD: Final = 16
 """How far is far, and how much is looked at then; guesses that hold for the sources tried."""
-_NO_BREAK_BEFORE: Final = frozenset({"++", "--", "=>", "(", "[", "`"})
+_NUMBERS: Final = "I"
+"""The arrays' type: 32 bits."""
 
 
-class _Token(NamedTuple):
-    text: str
-    line: int
-    glued: bool  # nothing stands between it and the token before
-
-
-def relayout(source: str, stripped: str) -> str:
+def relayout(source: str, stripped: str, pause: Callable[[], object] = lambda: None) -> str:
     """Return ``stripped`` with its tokens on the lines they have in ``source``."""
-    given = _tokens(source)
-    left = _tokens(stripped)
-    lines = _align([_plain(one.text) for one in given], [_plain(one.text) for one in left])
-    out: list[str] = []
+    kinds: dict[str, int] = {}
+    given = _Text(source, kinds, pause)
+    left = _Text(stripped, kinds, pause)
+    places = _Alignment(given, left, kinds, pause).places
+    out = StringIO()
     current = 1
     before = ""
-    for token, at in zip(left, lines, strict=True):
-        line = None if at is None else given[at].line
-        may_break = before not in _NO_BREAK_AFTER and token.text not in _NO_BREAK_BEFORE
-        if line is not None and line > current and may_break:
-            out.append("\n" * (line - current))
+    end = 0
+    for index, place in enumerate(paced(places, pause)):
+        start = left.starts[index]
+        gap = stripped[end:start]
+        end = left.ends[index]
+        text = stripped[start:end]
+        line = given.lines[place] if place < len(given.lines) else 0
+        if line > current and before not in _NO_BREAK_AFTER and text not in _NO_BREAK_BEFORE and text[0] != "`":
+            out.write("\n" * (line - current))
             current = line
-        elif not token.glued:
-            out.append(" ")
-        out.append(token.text)
-        current += token.text.count("\n")
-        before = token.text
-    return "".join(out).lstrip(" ") + "\n"
+        elif gap and before:
+            # As it is where possible: should this be within a regular expression that was not seen as one, it counts.
+            out.write(gap if gap.isspace() and "\n" not in gap else " ")
+        out.write(text)
+        current += text.count("\n")
+        before = text
+    return out.getvalue() + "\n"
 
 
-def _align(given: list[str], left: list[str]) -> list[int | None]:
-    """Say for each token of ``left`` which of ``given`` it is; ``None`` for one that was added."""
-    found: list[int | None] = [None] * len(left)
-    places: dict[str, list[int]] = {}
-    for at, text in enumerate(given):
-        places.setdefault(text, []).append(at)
-    anchors = [*_anchors(places, left), (len(given), len(left))]
-    start_given = start_left = 0
-    for at_given, at_left in anchors:
-        _fill(given, left, places, found, range(start_given, at_given), range(start_left, at_left))
-        if at_left < len(left):
-            found[at_left] = at_given
-        start_given, start_left = at_given + 1, at_left + 1
-    return found
+class _Text:
+    """The tokens of a text: their kinds, where they are, and on which line."""
 
-
-def _anchors(places: dict[str, list[int]], left: list[str]) -> list[tuple[int, int]]:
-    """Pair the tokens that occur once in each text: the longest series that rises in both."""
-    counts = Counter(left)
-    alone = {text for text, count in counts.items() if count == 1 and len(places.get(text, ())) == 1}
-    pairs = [(places[text][0], at) for at, text in enumerate(left) if text in alone]
-    tails: list[int] = []
-    chain: list[tuple[int, int]] = []  # index into `tails` and into `pairs` of the one before
-    ends: list[int] = []
-    for index, (place, _) in enumerate(pairs):
-        slot = bisect_left(tails, place)
-        if slot == len(tails):
-            tails.append(place)
-            ends.append(index)
-        else:
-            tails[slot] = place
-            ends[slot] = index
-        chain.append((slot, ends[slot - 1] if slot else -1))
-    series: list[tuple[int, int]] = []
-    at = ends[-1] if ends else -1
-    while at >= 0:
-        series.append(pairs[at])
-        at = chain[at][1]
-    return series[::-1]
-
-
-def _fill(
-    given: list[str],
-    left: list[str],
-    places: dict[str, list[int]],
-    found: list[int | None],
-    range_given: range,
-    range_left: range,
-) -> None:
-    """Align what is between two anchors."""
-    at = range_given.start
-    for index in range_left:
-        text = left[index]
-        if text == ";":  # printed everywhere, written by few
-            place = at if at < range_given.stop and given[at] == ";" else None
-        else:
-            place = _first(given, left[index + 1 : index + 4], places.get(text, []), at, range_given.stop)
-        if place is not None:
-            found[index] = place
-            at = place + 1
-
-
-def _first(given: list[str], following: list[str], places: list[int], start: int, stop: int) -> int | None:
-    """Find the first place that is near, or after which the same follows."""
-    first = bisect_left(places, start)
-    for place in places[first : first + _CANDIDATES]:
-        if place >= stop:
-            break
-        if place - start <= _NEAR:
-            return place
-        rest = iter(given[place + 1 : place + 1 + _LOOKAHEAD])
-        if sum(text in rest for text in following if text != ";") >= min(2, len(following)):
-            return place
-    return None
+    def __init__(self, code: str, kinds: dict[str, int], pause: Callable[[], object]) -> None:
+        """``kinds`` numbers the tokens that are alike; new ones are added."""
+        self.kinds = array(_NUMBERS)
+        self.starts = array(_NUMBERS)
+        self.ends = array(_NUMBERS)
+        self.lines = array(_NUMBERS)
+        for token in scan(code, pause):
+            self.kinds.append(kinds.setdefault(_plain(token.text), len(kinds)))
+            self.starts.append(token.start)
+            self.ends.append(token.start + len(token.text))
+            self.lines.append(token.line)
 
 
 def _plain(text: str) -> str:
@@ -158,75 +88,86 @@ def _plain(text: str) -> str:
     return text[1:-1] if text[0] in "\"'" else text
 
 
-def _tokens(code: str) -> list[_Token]:
-    tokens: list[_Token] = []
-    at = 0
-    line = 1
-    glued = True
-    while at < len(code):
-        if code[at] == "`":
-            end = _template_end(code, at)
-        elif _regex_may_start(code, at, tokens):
-            found = _REGEX.match(code, at)
-            end = at + 1 if found is None else found.end()
-        else:
-            match = _TOKEN.match(code, at)
-            assert match is not None  # the last alternative takes any character
-            end = match.end()
-            if match.lastgroup in ("space", "comment"):
-                line += code.count("\n", at, end)
-                at = end
-                glued = False
+class _Alignment:
+    """Which token of ``given`` each of ``left`` is: its place, or the number of all places for one that was added."""
+
+    def __init__(self, given: _Text, left: _Text, kinds: dict[str, int], pause: Callable[[], object]) -> None:
+        self._given = given.kinds
+        self._left = left.kinds
+        self._pause = pause
+        self._none = len(given.kinds)
+        self._semicolon = kinds.get(";", -1)
+        # For each kind the first place that is still ahead, and for each place the next of the same kind.
+        self._next = array(_NUMBERS, [self._none]) * len(kinds)
+        self._after = array(_NUMBERS, [self._none]) * len(given.kinds)
+        for place in paced(range(self._none - 1, -1, -1), pause):
+            kind = self._given[place]
+            self._after[place] = self._next[kind]
+            self._next[kind] = place
+        self.places = array(_NUMBERS, [self._none]) * len(left.kinds)
+        anchor_places, anchor_indices = self._anchors()
+        begin = index_begin = 0
+        for stop, index_stop in zip(anchor_places, anchor_indices, strict=True):
+            self._fill(begin, stop, range(index_begin, index_stop))
+            self.places[index_stop] = stop
+            begin, index_begin = stop + 1, index_stop + 1
+        self._fill(begin, self._none, range(index_begin, len(left.kinds)))
+
+    def _anchors(self) -> tuple[array[int], array[int]]:
+        """Pair the tokens that occur once in each text: the longest series that rises in both."""
+        counts = array(_NUMBERS, [0]) * len(self._next)
+        for kind in paced(self._left, self._pause):
+            counts[kind] += 1
+        places, indices, earlier = array(_NUMBERS), array(_NUMBERS), array("i")
+        tails, ends = array(_NUMBERS), array(_NUMBERS)  # of the best series of each length: last place, and pair
+        for index, kind in enumerate(paced(self._left, self._pause)):
+            place = self._next[kind]
+            if counts[kind] != 1 or place == self._none or self._after[place] != self._none:
                 continue
-        tokens.append(_Token(code[at:end], line, glued))
-        line += code.count("\n", at, end)
-        at = end
-        glued = True
-    return tokens
+            length = bisect_left(tails, place)
+            if length == len(tails):
+                tails.append(place)
+                ends.append(len(places))
+            else:
+                tails[length] = place
+                ends[length] = len(places)
+            earlier.append(ends[length - 1] if length else -1)
+            places.append(place)
+            indices.append(index)
+        series = array(_NUMBERS)
+        pair = ends[-1] if ends else -1
+        while pair >= 0:
+            series.append(pair)
+            pair = earlier[pair]
+        series.reverse()
+        return array(_NUMBERS, (places[pair] for pair in series)), array(_NUMBERS, (indices[pair] for pair in series))
 
+    def _fill(self, begin: int, stop: int, indices: range) -> None:
+        """Align what is between two anchors."""
+        at = begin
+        for index in paced(indices, self._pause):
+            kind = self._left[index]
+            if kind == self._semicolon:  # printed everywhere, written by few
+                place = at if at < stop and self._given[at] == kind else self._none
+            else:
+                place = self._first(kind, self._left[index + 1 : index + 4], at, stop)
+            if place != self._none:
+                self.places[index] = place
+                at = place + 1
 
-def _regex_may_start(code: str, at: int, before: list[_Token]) -> bool:
-    if code[at] != "/" or code[at + 1 : at + 2] in "/*":
-        return False
-    return not before or _regex_may_follow(before[-1].text)
-
-
-def _regex_may_follow(before: str) -> bool:
-    if before in _WORDS_BEFORE_REGEX:
-        return True
-    last = before[-1]
-    return before not in _VALUE_ENDS and not (last.isalnum() or last in "_$\"'`/")
-
-
-def _template_end(code: str, start: int) -> int:
-    """Return where the template that begins at ``start`` ends, with all that is in its ``${...}``."""
-    at = start + 1
-    while at < len(code):
-        if code[at] == "\\":
-            at += 2
-        elif code[at] == "`":
-            return at + 1
-        elif code.startswith("${", at):
-            at = _substitution_end(code, at + 2)
-        else:
-            at += 1
-    return len(code)
-
-
-def _substitution_end(code: str, start: int) -> int:
-    depth = 1
-    at = start
-    while at < len(code):
-        if code[at] == "`":
-            at = _template_end(code, at)
-            continue
-        match = _TOKEN.match(code, at)
-        assert match is not None
-        at = match.end()
-        if match.group() == "{":
-            depth += 1
-        elif match.group() == "}":
-            depth -= 1
-            if depth == 0:
-                return at
-    return len(code)
+    def _first(self, kind: int, following: array[int], start: int, stop: int) -> int:
+        """Find the first place that is near, or after which the same follows. ``start`` never goes back."""
+        place = self._next[kind]
+        while place < start:
+            place = self._after[place]
+        self._next[kind] = place
+        for _ in range(_CANDIDATES):
+            if place >= stop:
+                break
+            if place - start <= _NEAR:
+                return place
+            rest = iter(self._given[place + 1 : place + 1 + _LOOKAHEAD])
+            if sum(one in rest for one in following if one != self._semicolon) >= min(2, len(following)):
+                return place
+            place = self._after[place]
+        return self._none

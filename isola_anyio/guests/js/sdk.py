@@ -6,7 +6,7 @@ linkers leave alone so that null points to nothing: it is in the image, and a fo
 
 from __future__ import annotations
 
-__all__ = ["Sdk"]
+__all__ = ["Sdk", "source_name"]
 
 import struct
 from typing import TYPE_CHECKING, Final
@@ -78,10 +78,15 @@ class Sdk:
         finally:
             self._js.free_value(exc.handle)
 
-    def name_script(self, filename: str) -> None:
-        """Say what the next script is called."""
+    def name_script(self, name: str) -> None:
+        """Say what the next script is called, in a name of :func:`source_name`."""
         if self.name_buffer:
-            if filename.startswith("isola:"):  # such names are the SDK's, which may import the SDK
-                filename = "./" + filename
-            name = filename.encode("utf-8", "replace").replace(b"\0", b"")[: NAME_BYTES - 1]
-            self._js.memory.write(self.name_buffer, name.decode("utf-8", "ignore").encode() + b"\0")
+            self._js.memory.write(self.name_buffer, name.encode() + b"\0")
+
+
+def source_name(filename: str) -> str:
+    """Return the name that a source gets in the guest: one that the engine has room for, and none of the SDK's."""
+    if filename.startswith("isola:"):  # a source called so might import the SDK
+        filename = "./" + filename
+    name = filename.encode("utf-8", "replace").replace(b"\0", b"")[: NAME_BYTES - 1]
+    return name.decode("utf-8", "ignore")

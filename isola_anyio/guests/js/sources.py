@@ -7,8 +7,15 @@ __all__ = ["Sources"]
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio.guests.js.exports import JsError
-from isola_anyio.guests.js.loader import SourceError, is_module
-from isola_anyio.guests.js.typescript import TypeScriptError, is_typescript, may_be_typescript
+from isola_anyio.guests.js.loader import SourceError, is_module, may_be_module
+from isola_anyio.guests.js.sdk import source_name
+from isola_anyio.guests.js.typescript import (
+    TypeScriptError,
+    UnreadTypeScriptError,
+    is_javascript,
+    is_typescript,
+    reads_as_typescript,
+)
 from isola_anyio.wasi.errno import WasiError
 
 if TYPE_CHECKING:
@@ -20,6 +27,8 @@ if TYPE_CHECKING:
 
 _SCOPE: Final = "\n;globalThis[Symbol.for('isola.scope')]?.((n)=>{try{return eval(n)}catch{}});"
 """Put behind a module: lets its names be looked up after it has run."""
+_MAX_SPECIFIER_BYTES: Final = 4096
+"""The longest path that systems know; a longer one names no file, and is not worth looking at."""
 
 
 class Sources:
@@ -41,88 +50,106 @@ class Sources:
         self._loaded.clear()
 
     def load(self, code: str, filename: str) -> None:
-        """Start a script."""
-        try:
-            if may_be_typescript(filename, code):
-                code = self._strip(code, filename)
-            self._evaluate(code, filename)
-        except SourceError as exc:
-            self._refuse(exc)
+        """Start a script, or a module of that name."""
+        self._start(code, source_name(filename))
 
     def load_file(self, path: str) -> None:
         """Start a file that the guest can see, as a script or a module."""
         full = "/" + path.lstrip("/")
         try:
             code = self._loader.read(full)
-            if may_be_typescript(full, code):
-                code = self._strip(code, full)
-            if is_module(full, code):
-                self._evaluate_module(code, full)
-            else:
-                self._evaluate(code, full)
         except SourceError as exc:
             self._refuse(exc)
+            return
+        self._start(code, full, as_module=is_module(full))
 
-    def _strip(self, code: str, filename: str) -> str:
-        """Strip a source that may be TypeScript; one that only looks like it stays as it is."""
-        try:
-            return self._loader.strip(code, filename)
-        except TypeScriptError as exc:
-            if is_typescript(filename):
-                raise SourceError("SyntaxError", str(exc)) from None
-            return code
-
-    def _evaluate(self, code: str, filename: str) -> None:
-        """Start a script; when it does not compile, what is left of it without types."""
+    def _start(self, code: str, name: str, *, as_module: bool = False) -> None:
+        """Start source as what it first compiles as: JavaScript, then TypeScript; a script, then a module."""
         if "\0" in code:
-            raise SourceError("SyntaxError", f"{filename} contains a NUL character")
-        self._sdk.name_script(filename)
-        js = self._js
-        try:
-            promise = js.evaluate(code.encode("utf-8", "replace"))
-        except JsError as exc:
-            promise = self._evaluate_stripped(code, filename, exc)
-            if promise == 0:
-                return
-        self._sdk.call("adopt", promise)
-        js.free_value(promise)
-
-    def _evaluate_stripped(self, code: str, filename: str, failure: JsError) -> int:
-        """Try without types; a handle of the promise, or 0 when the guest has been told of the failure."""
-        js = self._js
-        for stripped in self._other_readings(code, filename):
+            self._refuse(SourceError("SyntaxError", f"{name} contains a NUL character"))
+            return
+        if reads_as_typescript(name, code):
             try:
-                promise = js.evaluate(stripped.encode("utf-8", "replace"))
-            except JsError as exc:
-                js.free_value(exc.handle)
-                continue
-            js.free_value(failure.handle)
-            return promise
-        self._sdk.call("refuse", failure.handle)
-        js.free_value(failure.handle)
-        return 0
+                code = self._loader.strip(code, name)
+            except TypeScriptError as exc:
+                if is_typescript(name):
+                    self._refuse_syntax(str(exc), name, self._loader.locate(exc, code, name))
+                    return
+        failure = self._begin(code, name, as_module=as_module)
+        if failure is not None and not is_typescript(name) and self._js.is_syntax_error(failure.handle):
+            failure = self._begin_stripped(code, name, failure, as_module=as_module)
+        if failure is not None:
+            self._sdk.call("refuse", failure.handle)
+            self._js.free_value(failure.handle)
 
-    def _other_readings(self, code: str, filename: str) -> list[str]:
+    def _begin_stripped(self, code: str, name: str, failure: JsError, *, as_module: bool) -> JsError | None:
+        """Begin with what is left without types; what failed in the reading that came further, or ``None``."""
+        line = self._js.line_of(failure.handle)
         try:
-            stripped = self._loader.strip(code, filename)
-        except TypeScriptError:
-            return []
-        return [] if stripped == code else [stripped]
+            stripped = self._loader.strip(code, name)
+        except UnreadTypeScriptError as exc:
+            if is_javascript(name):
+                return failure
+            message = f"{self._js.message_of(failure.handle)}; and {exc}"
+            self._js.free_value(failure.handle)
+            return self._syntax_error(message, name, max(1, line))
+        except TypeScriptError as exc:
+            found = self._loader.locate(exc, code, name, beyond=line)
+            if found is None:
+                return failure
+            self._js.free_value(failure.handle)
+            return self._syntax_error(str(exc), name, found)
+        if stripped == code:
+            return failure
+        second = self._begin(stripped, name, as_module=as_module)
+        if second is not None and self._js.is_syntax_error(second.handle) and self._js.line_of(second.handle) <= line:
+            second, failure = failure, second
+        self._js.free_value(failure.handle)
+        return second
 
-    def _evaluate_module(self, code: str, path: str) -> None:
+    def _begin(self, code: str, name: str, *, as_module: bool) -> JsError | None:
+        """Begin with a script, or with the module that it is instead; why it is neither, or ``None``.
+
+        Nothing of it has run when it is neither: the engine compiles, and links, all of a source before.
+        """
         js = self._js
-        name = path if path not in self._loaded else f"{path}?{len(self._loaded)}"
-        self._loaded.add(name)
+        if not as_module:
+            self._sdk.name_script(name)
+            try:
+                promise = js.evaluate(code.encode("utf-8", "replace"))
+            except JsError as exc:
+                if not (may_be_module(name, code) and js.is_syntax_error(exc.handle)):
+                    return exc
+                js.free_value(exc.handle)
+            else:
+                self._sdk.call("adopt", promise)
+                js.free_value(promise)
+                return None
+        if name in self._loaded:
+            name = f"{name}?{len(self._loaded)}"
         try:
             promise = js.evaluate_module((code + _SCOPE).encode("utf-8", "replace"), name)
         except JsError as exc:
-            self._sdk.call("refuse", exc.handle)
-            js.free_value(exc.handle)
-            return
+            return exc
+        self._loaded.add(name)
         handle = js.string(name.encode("utf-8", "replace"))
         self._sdk.call("adoptModule", promise, handle)
         js.free_value(handle)
         js.free_value(promise)
+        return None
+
+    def _refuse_syntax(self, message: str, name: str, line: int | None) -> None:
+        """Report a syntax error that is not the engine's own, with its line if that is known."""
+        if line is None:
+            self._refuse(SourceError("SyntaxError", message))
+            return
+        failure = self._syntax_error(message, name, line)
+        self._sdk.call("refuse", failure.handle)
+        self._js.free_value(failure.handle)
+
+    def _syntax_error(self, message: str, name: str, line: int) -> JsError:
+        self._sdk.name_script(name)
+        return JsError(self._js.syntax_error(message, line))
 
     def _refuse(self, error: SourceError) -> None:
         js = self._js
@@ -135,6 +162,8 @@ class Sources:
 
     def normalize(self, base: int, base_length: int, specifier: int, length: int, out_length: int) -> int:
         """Answer ``host_module_normalize``: name the module that an import means, 0 for none."""
+        if max(base_length, length) > _MAX_SPECIFIER_BYTES:
+            return 0
         read = self._js.memory.read
         try:
             name = read(specifier, length).decode("utf-8", "replace")
@@ -158,6 +187,7 @@ class Sources:
         if wanted.startswith("isola:"):
             source = None if self.own is None else self.own.get(wanted[6:])
             return self._give(None if source is None else source.encode(), out_length)
+        self._loaded.add(wanted)
         return self._give(self._loader.module(wanted), out_length)
 
     def _give(self, data: bytes | None, out_length: int) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 
 from isola_anyio import GuestError, SandboxContext, SandboxTemplate
+from isola_anyio.guests.js import port
 from isola_anyio.guests.js.driver import JsDriver
 from isola_anyio.guests.kinds import drivers
 
@@ -30,7 +33,8 @@ FRAMES = [
     "'\\x13777 1'",
     "'\\x101 no field'",
     "'\\x101 [\\x1f1'",
-    "'\\x101 ' + '['.repeat(100000) + '\\x1f1'",
+    "'\\x101 ' + '['.repeat(30000) + '\\x1f1'",
+    "'\\x101 ' + '['.repeat(1e6) + '\\x1f1'",
     "'\\x121 \\u20acx'",
     "'\\x121 '",
     "'\\x151 soon 1'",
@@ -120,3 +124,20 @@ async def test_random_bytes_through_the_door_are_harmless(traitor: SandboxTempla
                     await sandbox.run("f")
                 if sandbox.broken:
                     break
+
+
+async def test_a_name_longer_than_any_is_an_unknown_one_and_is_not_parsed(
+    template: SandboxTemplate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[int] = []
+
+    def spy(text: bytes) -> object:
+        parsed.append(len(text))
+        return json.loads(text)
+
+    monkeypatch.setattr(port, "json", SimpleNamespace(loads=spy))
+    async with template.create() as sandbox:
+        await sandbox.load_script("const f = (n) => hostcall('x'.repeat(n), 1).catch((e) => e.name)")
+        assert await sandbox.run("f", 100) == "HostcallError"
+        assert await sandbox.run("f", 1_000_000) == "HostcallError"
+    assert parsed == [102]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from isola_anyio import GuestError, RuntimeUnavailableError, SandboxContext
+from isola_anyio import CpuLimitError, GuestError, RuntimeUnavailableError, SandboxContext
+from isola_anyio.engine import ffi
 from isola_anyio.engine.compiler import compile_module
 from isola_anyio.guests.js import typescript
+from isola_anyio.guests.js.relayout import relayout
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from isola_anyio import SandboxTemplate
 
@@ -127,3 +130,68 @@ async def test_a_machine_that_cannot_compile_it_says_so(
             await sandbox.load_script(SCRIPT)
         await sandbox.load_script("const still = () => 'usable'")
         assert await sandbox.run("still") == "usable"
+
+
+TOKENS = "let x: number = 1;\nlet s = [" + "1," * 200_000 + "1];"
+
+
+async def test_a_run_that_waits_for_its_lines_can_be_cancelled(
+    template: SandboxTemplate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+    stopped: list[BaseException] = []
+
+    def spy(source: str, stripped: str, pause: Callable[[], object]) -> str:
+        begun.set()
+        try:
+            return relayout(source, stripped, pause)
+        except BaseException as exc:
+            stopped.append(exc)
+            raise
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(typescript, "relayout", spy)
+    async with template.create() as sandbox, anyio.create_task_group() as group:
+        group.start_soon(sandbox.load_script, TOKENS)
+        while not begun.is_set():
+            await anyio.sleep(0.001)
+        group.cancel_scope.cancel()
+    assert ended.is_set()
+    assert [type(exc) for exc in stopped] == [ffi.StoreInterrupted]
+
+
+async def test_the_work_of_it_is_the_guests(template: SandboxTemplate) -> None:
+    async with template.create(max_cpu=0.3) as sandbox:
+        with pytest.raises(CpuLimitError):
+            await sandbox.load_script(TOKENS)
+
+
+async def test_source_that_is_too_long_is_refused(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        with pytest.raises(
+            GuestError, match=r"too long to be read as TypeScript: \d+ bytes; at most 2097152"
+        ) as caught:
+            await sandbox.load_script("let a: number = 1;" + " " * (2 << 20), filename="long.ts")
+        assert caught.value.type == "SyntaxError"
+        await sandbox.load_script("let a = 1;" + " " * (2 << 20), filename="long.js")
+        with pytest.raises(GuestError, match=r"expecting ';'\n"):
+            await sandbox.load_script("let b = 1 2;" + " " * (2 << 20), filename="long.js")
+        with pytest.raises(GuestError, match="expecting ';'; and <script> is too long") as caught:
+            await sandbox.load_script("let c = 1;\nlet b: number = 1;" + " " * (2 << 20))
+        assert caught.value.traceback.startswith("    at <script>:2:")
+
+
+async def test_long_source_runs_without_its_lines(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script("type A =\n  number;\n//" + "a" * (1 << 20) + "\nconst f = (a: A): A => 2 * a;")
+        assert await sandbox.run("f", 21) == 42
+
+
+async def test_it_takes_no_more_memory_than_a_guest_may(template: SandboxTemplate) -> None:
+    async with template.create(max_memory=8 << 20) as sandbox:
+        with pytest.raises(GuestError, match="more memory than the guest's max_memory of 8388608") as caught:
+            await sandbox.load_script(TOKENS, filename="x.ts")
+        assert caught.value.type == "SyntaxError"
+        await sandbox.load_script(SCRIPT)
+        assert await sandbox.run("twice", 21) == 42
