@@ -1,25 +1,26 @@
-"""Keep the interpreter from standing still over a large value: put full collections off, and let go in pieces.
+"""Keep the interpreter from standing still over a large value: put full collections off, and let it go in pieces.
 
 CPython collects everything whenever the number of containers has grown by a quarter, and holds the interpreter's lock
 while it does: 16 MiB of empty lists, decoded in pieces of 20 ms, stood still for 300 ms at a time, and took three times
 as long. What is being decoded has no cycles, so nothing is lost by waiting until it is there.
 
-The collector is the whole process's. Guests that take turns at decoding could keep full collections off for ever, and
-with them the program's own cycles; so after `LONGEST_S` of that, however many they are, one is let through.
+The collector is the whole process's. Guests that decode one over the other could keep full collections off for ever,
+and what the program's own cycles hold; so after `LONGEST_S` of that, however many they are, one is let through before
+the next begins. One that is under way is spared, for then its value is what would be looked through, to no avail.
 """
 
 from __future__ import annotations
 
-__all__ = ["LONGEST_S", "FullCollections", "let_go"]
+__all__ = ["LONGEST_S", "let_go", "no_full_collections"]
 
 import gc
 import time
+from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
+    from collections.abc import Generator
 
 LONGEST_S: Final = 1.0
 """How long full collections may be put off in all before one is let through, and how long that one has to come."""
@@ -39,25 +40,16 @@ _spent_s = 0.0
 _seen = 0
 
 
-class FullCollections:
-    """While one is open, only young objects are collected, in the whole process, for `LONGEST_S` at a stretch."""
-
-    def __enter__(self) -> Self:
-        global _users  # noqa: PLW0603 - the collector is the process's, and so is this
-        with _lock:
-            _users += 1
-            _put_off()
-        return self
-
-    def look(self) -> None:
-        """Let them be, or put them off again, if it is time to."""
-        with _lock:
-            _put_off()
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        global _users  # noqa: PLW0603
+@contextmanager
+def no_full_collections() -> Generator[None, None, None]:
+    """Collect only young objects for a while, in the whole process, unless that was so for `LONGEST_S` already."""
+    global _users  # noqa: PLW0603 - the collector is the process's, and so is this
+    with _lock:
+        _users += 1
+        _put_off()
+    try:
+        yield
+    finally:
         with _lock:
             _users -= 1
             if not _users:
@@ -89,9 +81,11 @@ def _restore() -> None:
 
 
 def let_go(value: Any) -> None:
-    """Empty a large value that nobody else has: freed in one go, its containers would hold the interpreter."""
+    """Empty a large value that nobody else has: freed in one go, its containers would hold the interpreter.
+
+    Between two pieces the interpreter is given away to whoever has waited for it.
+    """
     left: list[Any] = [value]
-    freed = 0
     while left:
         found = left[-1]
         some: list[Any]
@@ -104,9 +98,5 @@ def let_go(value: Any) -> None:
             some = []
         if not some:
             left.pop()
-            continue
-        left.extend([item for item in some if item and isinstance(item, (_LIST, _DICT))])
-        freed += len(some)
-        if freed >= _PIECE:
-            freed = 0
-            time.sleep(0)
+        elif any(some):  # what is empty needs no emptying
+            left.extend([item for item in some if item and isinstance(item, (_LIST, _DICT))])

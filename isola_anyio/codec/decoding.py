@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from isola_anyio.codec import buffers
-from isola_anyio.codec.collector import FullCollections, let_go
+from isola_anyio.codec.collector import let_go, no_full_collections
 from isola_anyio.codec.cutting import PART_BYTES, Part, character_start, cut, graft
 from isola_anyio.codec.errors import CodecError, TooLarge
 from isola_anyio.codec.frame import MAGIC, NO_SEGMENTS, SEGMENT_KEYS, Frame, unpack
@@ -112,7 +112,7 @@ class _Decoder:
         # A key that no guest can know, so that none of its strings is taken for a hole.
         hole = f"\x7f{secrets.token_hex(8)}"
         value: Any = None
-        with FullCollections() as collections:
+        with no_full_collections():
             try:
                 for part in cut(text, hole, depth, self._pause):
                     scan_part = scan_once
@@ -124,7 +124,6 @@ class _Decoder:
                         graft(value, found, part.spine, hole)
                     else:
                         value = found
-                    collections.look()
                     self._pause()
             except BaseException as exc:
                 let_go(value)
