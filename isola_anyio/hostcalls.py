@@ -40,6 +40,8 @@ memory with calls it never waits for. One payload may always be in flight, whate
 CALL_BYTES: Final = 4096
 """What a waiting hostcall counts besides its payload. It takes an eighth of that; counted so, no more than 16,384 wait,
 which the garbage collector looks through in a few milliseconds while the event loop stands still."""
+LARGE_ANSWER_BYTES: Final = PENDING_BYTES // 8
+"""What an answer counts that is too large to be encoded on the event loop, until the guest's thread has done that."""
 
 SLICE: Final = 64
 """Handlers started, or drops looked at, before the event loop may do something else: about a millisecond's worth."""
@@ -97,8 +99,16 @@ class _Request(NamedTuple):
     size: int
 
 
+class _Answer(NamedTuple):
+    size: int
+    completion: Callable[[], bytes]
+
+
 class HostcallDesk:
     """The hostcalls of one run.
+
+    What an async handler returns is encoded at once, so that what happens to it afterwards changes nothing; unless it
+    is so large that the event loop would notice, then by the guest's thread, when the guest takes it.
 
     ``request``, ``drop`` and ``take_completions`` are called on the guest's thread or between its turns; ``start`` in
     the run's own task. Numbers of ops are the guest's: each is checked to be new.
@@ -134,7 +144,7 @@ class HostcallDesk:
         self._open: set[int] = set()
         self._pending_bytes = 0
         self._answer_bytes = 0
-        self.completions: deque[bytes] = deque()
+        self.completions: deque[_Answer] = deque()
         self.count = 0
 
     @property
@@ -225,38 +235,57 @@ class HostcallDesk:
             self._on_request()
 
     async def _serve(self, request: _Request, scope: anyio.CancelScope) -> None:
-        answer = completion(request.op, Status.FAILED, failure_of(request.name, "CancelledError", "it was cancelled"))
+        answer = self._failed(request, failure_of(request.name, "CancelledError", "it was cancelled"))
         try:
             with scope:
                 try:
-                    result = await request.work()
-                    answer = completion(request.op, Status.OK, self._encode(request.name, result))
+                    answer = self._answer(request, await request.work())
                 except Exception as exc:
                     # Whatever the handler raises is the guest's to see.
                     if scope.cancel_called:
                         _logger.warning("hostcall %r failed while it was being cancelled", request.name, exc_info=exc)
-                    answer = completion(request.op, Status.FAILED, failure(request.name, exc))
+                    answer = self._failed(request, failure(request.name, exc))
                 except self._cancelled_class as exc:
                     # Of the handler's own making, such as awaiting a future that somebody else cancelled: a failure
                     # like others. Let through, it would cancel the run that nobody cancelled.
                     if being_cancelled():
                         raise
-                    answer = completion(request.op, Status.FAILED, failure(request.name, exc))
+                    answer = self._failed(request, failure(request.name, exc))
         finally:
             del self._scopes[request.op]
             self._end(request)
             with self._lock:
-                self._answer_bytes += len(answer)
+                self._answer_bytes += answer.size
             self.completions.append(answer)
             self._on_news()
 
+    def _answer(self, request: _Request, result: JsonValue) -> _Answer:
+        if not codec.is_small(result):
+            return _Answer(LARGE_ANSWER_BYTES, partial(self._large_completion, request, result))
+        body = self._encode(request.name, result)
+        return _Answer(len(body), partial(completion, request.op, Status.OK, body))
+
+    @staticmethod
+    def _failed(request: _Request, body: bytes) -> _Answer:
+        return _Answer(len(body), partial(completion, request.op, Status.FAILED, body))
+
+    def _large_completion(self, request: _Request, result: JsonValue) -> bytes:
+        try:
+            return completion(request.op, Status.OK, self._encode(request.name, result))
+        except Exception as exc:  # noqa: BLE001 - it cannot cross, or the handler went on changing it
+            return completion(request.op, Status.FAILED, failure(request.name, exc))
+
     def take_completions(self) -> list[bytes]:
-        """Take the answers that have come; on the guest's thread."""
-        completions = self.completions
-        records = [completions.popleft() for _ in range(len(completions))]
-        if records:
+        """Take the answers that have come, about as many as may wait; on the guest's thread."""
+        records: list[bytes] = []
+        size = 0
+        while self.completions and size <= PENDING_BYTES:
+            answer = self.completions.popleft()
+            records.append(answer.completion())
+            size += len(records[-1])
             with self._lock:
-                self._answer_bytes -= sum(map(len, records))
+                self._answer_bytes -= answer.size
+        if records:
             self._on_request()  # handlers may have been held back
         return records
 
@@ -267,7 +296,7 @@ class HostcallDesk:
 
     def _encode(self, name: str, value: JsonValue) -> bytes:
         try:
-            return codec.encode(value, max_bytes=self._max_payload, dialect=self._dialect)
+            return codec.encode(value, max_bytes=self._max_payload, dialect=self._dialect, pause=self._pause)
         except codec.EncodeError as exc:
             raise InvalidArgumentError(f"what the handler of {name!r} returned cannot cross: {exc}") from None
 

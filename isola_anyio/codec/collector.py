@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from isola_anyio.codec.pieces import is_small
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -26,7 +28,7 @@ LONGEST_S: Final = 1.0
 """How long full collections may be put off in all before one is let through, and how long that one has to come."""
 
 _NEVER: Final = 2**31 - 1
-_PIECE: Final = 1024
+_PIECE: Final = 256
 
 # Untyped, because narrowing Any to "list of unknowns" helps nobody.
 _LIST: Final = cast("type[Any]", list)
@@ -98,5 +100,5 @@ def let_go(value: Any) -> None:
             some = []
         if not some:
             left.pop()
-        elif any(some):  # what is empty needs no emptying
+        elif any(some) and not is_small(some):
             left.extend([item for item in some if item and isinstance(item, (_LIST, _DICT))])

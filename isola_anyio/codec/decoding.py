@@ -18,12 +18,10 @@ from typing import Any, Final, TypeAlias
 from isola_anyio.codec import buffers
 from isola_anyio.codec.collector import let_go, no_full_collections
 from isola_anyio.codec.cutting import PART_BYTES, Part, character_start, cut, graft
+from isola_anyio.codec.encoding import ESCAPE_DEPTH
 from isola_anyio.codec.errors import CodecError, TooLarge
 from isola_anyio.codec.frame import MAGIC, NO_SEGMENTS, SEGMENT_KEYS, Frame, unpack
 from isola_anyio.codec.jsontext import MAX_DEPTH, MAX_INT_DIGITS, is_too_deep, loose_int, scan, scanner
-
-ESCAPE_DEPTH: Final = 1
-"""Escapes are objects in the text and leaves in the value."""
 
 _STR_RUN_BYTES: Final = 128 * 1024
 """Of a segment that is a str, decoded in one go: where it is surrogates, these take seven milliseconds."""
