@@ -190,7 +190,7 @@ class HostcallDesk:
             if inspect.isawaitable(result):
                 self._queue(op, name, _constantly(result), size)
                 return b""
-            return _reply(Status.OK, self._encode(name, result))
+            return _reply(Status.OK, self._encode(name, result, self._pause))
         except (Exception, self._cancelled_class) as exc:  # noqa: BLE001 - whatever it raises is the guest's to see
             return _reply(Status.FAILED, failure(name, exc))
 
@@ -261,7 +261,7 @@ class HostcallDesk:
 
     def _answer(self, request: _Request, result: JsonValue) -> _Answer:
         if not codec.is_small(result):
-            return _Answer(LARGE_ANSWER_BYTES, partial(self._large_completion, request, result))
+            return _Answer(LARGE_ANSWER_BYTES, partial(self._large_completion, request.op, request.name, result))
         body = self._encode(request.name, result)
         return _Answer(len(body), partial(completion, request.op, Status.OK, body))
 
@@ -269,11 +269,11 @@ class HostcallDesk:
     def _failed(request: _Request, body: bytes) -> _Answer:
         return _Answer(len(body), partial(completion, request.op, Status.FAILED, body))
 
-    def _large_completion(self, request: _Request, result: JsonValue) -> bytes:
+    def _large_completion(self, op: int, name: str, result: JsonValue) -> bytes:
         try:
-            return completion(request.op, Status.OK, self._encode(request.name, result))
+            return completion(op, Status.OK, self._encode(name, result, self._pause))
         except Exception as exc:  # noqa: BLE001 - it cannot cross, or the handler went on changing it
-            return completion(request.op, Status.FAILED, failure(request.name, exc))
+            return completion(op, Status.FAILED, failure(name, exc))
 
     def take_completions(self) -> list[bytes]:
         """Take the answers that have come, about as many as may wait; on the guest's thread."""
@@ -294,9 +294,9 @@ class HostcallDesk:
         with self._lock:
             self._pending_bytes -= request.size
 
-    def _encode(self, name: str, value: JsonValue) -> bytes:
+    def _encode(self, name: str, value: JsonValue, pause: Callable[[], object] | None = None) -> bytes:
         try:
-            return codec.encode(value, max_bytes=self._max_payload, dialect=self._dialect, pause=self._pause)
+            return codec.encode(value, max_bytes=self._max_payload, dialect=self._dialect, pause=pause)
         except codec.EncodeError as exc:
             raise InvalidArgumentError(f"what the handler of {name!r} returned cannot cross: {exc}") from None
 

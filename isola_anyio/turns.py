@@ -132,7 +132,13 @@ class Turns(ABC):
         finally:
             active_runs.reset(token)
         self._feeds = [
-            Feed(source, dialect=self.dialect, max_payload=self.limits.max_payload, on_news=self._on_news)
+            Feed(
+                source,
+                dialect=self.dialect,
+                max_payload=self.limits.max_payload,
+                pause=self.let_others_run,
+                on_news=self._on_news,
+            )
             for source in options.streams
         ]
         self._turn_began = 0.0
