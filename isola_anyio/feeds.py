@@ -126,7 +126,7 @@ class Feed:
         self._taken += count
         self._room.set()
         try:
-            body = self._encode(batch, BATCH_BYTES, wrap=1)
+            body = self._encode(batch, min(BATCH_BYTES, self._max_payload), wrap=1)
         except codec.EncodeError:
             return self._careful_batch(batch)
         return Status.ITEMS, body

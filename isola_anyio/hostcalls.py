@@ -43,6 +43,8 @@ which the garbage collector looks through in a few milliseconds while the event 
 LARGE_ANSWER_BYTES: Final = PENDING_BYTES // 8
 """What an answer counts that is too large to be encoded on the event loop, until the guest's thread has done that."""
 
+NAMES_SHOWN: Final = 20
+"""Handlers that an error names; the rest are counted."""
 SLICE: Final = 64
 """Handlers started, or drops looked at, before the event loop may do something else: about a millisecond's worth."""
 
@@ -169,11 +171,12 @@ class HostcallDesk:
             raise ProtocolError(f"op {op} is under way already")
         handler = self._handlers.get(name)
         if handler is None:
-            text = f"the host has no handler named {clip(name)}; it offers those that it was given as hostcalls="
+            text = f"the host has no handler named {clip(name)}; it offers {self._offer()}"
             return _reply(Status.FAILED, failure_of(name, "LookupError", text))
-        size = len(untrusted_payload)
-        if size > self._max_payload:
-            text = f"a payload of {size} bytes is over max_payload ({self._max_payload})"
+        if codec.payload_size(untrusted_payload) > self._max_payload:
+            text = (
+                f"a payload of {codec.payload_size(untrusted_payload)} bytes is over max_payload ({self._max_payload})"
+            )
             return _reply(Status.FAILED, failure_of(name, "ValueError", text))
         if self._pending_bytes > PENDING_BYTES:
             text = "too many hostcalls were made without waiting for any: await some of them first"
@@ -183,16 +186,23 @@ class HostcallDesk:
         except codec.CodecError as exc:
             return _reply(Status.FAILED, failure_of(name, "ValueError", str(exc)))
         if is_async(handler):
-            self._queue(op, name, partial(handler, payload), size)
+            self._queue(op, name, partial(handler, payload), len(untrusted_payload))
             return b""
         try:
             result = self._call(handler, payload)
             if inspect.isawaitable(result):
-                self._queue(op, name, _constantly(result), size)
+                self._queue(op, name, _constantly(result), len(untrusted_payload))
                 return b""
             return _reply(Status.OK, self._encode(name, result, self._pause))
         except (Exception, self._cancelled_class) as exc:  # noqa: BLE001 - whatever it raises is the guest's to see
             return _reply(Status.FAILED, failure(name, exc))
+
+    def _offer(self) -> str:
+        """Return the names a guest may call, which are its API and no secret."""
+        names = sorted(self._handlers)
+        shown = ", ".join(map(clip, names[:NAMES_SHOWN]))
+        left = len(names) - NAMES_SHOWN
+        return f"{shown} and {left} more" if left > 0 else shown or "none"
 
     def _call(self, handler: Handler, payload: JsonValue) -> Any:
         """Call a plain handler, or get an async one's awaitable; what it computes is not the guest's."""

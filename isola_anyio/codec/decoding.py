@@ -20,7 +20,7 @@ from isola_anyio.codec.collector import let_go, no_full_collections
 from isola_anyio.codec.cutting import PART_BYTES, Part, character_start, cut, graft
 from isola_anyio.codec.encoding import ESCAPE_DEPTH
 from isola_anyio.codec.errors import CodecError, TooLarge
-from isola_anyio.codec.frame import MAGIC, NO_SEGMENTS, SEGMENT_KEYS, Frame, unpack
+from isola_anyio.codec.frame import MAGIC, NO_SEGMENTS, SEGMENT_KEYS, Frame, payload_size, unpack
 from isola_anyio.codec.jsontext import MAX_DEPTH, MAX_INT_DIGITS, is_too_deep, loose_int, scan, scanner
 
 _STR_RUN_BYTES: Final = 128 * 1024
@@ -38,17 +38,17 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None, pause: Cal
 
     Args:
         data: what a guest, or `encode`, made. Untrusted.
-        max_bytes: how long ``data`` may be.
+        max_bytes: how much ``data`` may count (see `payload_size`).
         pause: called now and then while a long ``data`` is decoded, to let other threads run. What it raises ends
             the decoding.
 
     Raises:
         CodecError: ``data`` is not a value.
-        TooLarge: ``data`` is longer than ``max_bytes``.
+        TooLarge: ``data`` counts more than ``max_bytes``.
     """
     size = len(data)
-    if max_bytes is not None and size > max_bytes:
-        raise TooLarge("$", size, max_bytes)
+    if max_bytes is not None and payload_size(data) > max_bytes:
+        raise TooLarge("$", payload_size(data), max_bytes)
     if size <= PART_BYTES and (not size or data[0] != MAGIC) and sys.get_int_max_str_digits() == MAX_INT_DIGITS:
         return _parse(data, scan, MAX_DEPTH)
     return _Decoder(data, pause).decode()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from isola_anyio.codec import buffers
 from isola_anyio.codec.collector import let_go, no_full_collections
 from isola_anyio.codec.errors import EncodeError, EncodeTypeError, Step, TooLarge, format_path, remedy, type_name
-from isola_anyio.codec.frame import SEGMENT_KEYS, pack
+from isola_anyio.codec.frame import SEGMENT_KEYS, pack, payload_size
 from isola_anyio.codec.jsontext import (
     MAX_DEPTH,
     MAX_SAFE_INT,
@@ -69,7 +69,7 @@ def encode(
 
     Args:
         value: a value of ``JsonValue``; nothing of it is kept.
-        max_bytes: how long the result may be.
+        max_bytes: how much it may count (see `payload_size`).
         root: what ``value`` is called in error paths.
         dialect: the guest that will decode it.
         wrap: how many of its outer levels are the protocol's and do not count as nesting.
@@ -79,7 +79,7 @@ def encode(
     Raises:
         EncodeTypeError: something in it has a type that cannot cross.
         EncodeError: a list or dict contains itself, or nests deeper than 500.
-        TooLarge: the result would be longer than ``max_bytes``.
+        TooLarge: it counts more than ``max_bytes``.
     """
     max_depth = MAX_DEPTH + wrap
     if pause is None or is_small(value):
@@ -87,8 +87,8 @@ def encode(
     else:
         with no_full_collections():
             raw = _encode(value, root, max_depth, pause, js=dialect == "js")
-    if max_bytes is not None and len(raw) > max_bytes:
-        raise TooLarge(root, len(raw), max_bytes)
+    if max_bytes is not None and len(raw) > max_bytes and payload_size(raw) > max_bytes:
+        raise TooLarge(root, payload_size(raw), max_bytes)
     return raw
 
 

@@ -18,7 +18,7 @@ empty segment takes four bytes, and millions of them would take far more on the 
 
 from __future__ import annotations
 
-__all__ = ["MAGIC", "NO_SEGMENTS", "SEGMENT_KEYS", "Frame", "Segments", "pack", "unpack"]
+__all__ = ["MAGIC", "NO_SEGMENTS", "SEGMENT_KEYS", "Frame", "Segments", "pack", "payload_size", "unpack"]
 
 import struct
 from array import array
@@ -36,11 +36,15 @@ SEGMENT_KEYS: Final = 1
 ALIGNMENT: Final = 8
 
 _HEAD: Final = struct.Struct("<BBBBII")
+_QUOTE: Final = ord('"')
 _SIZE: Final = struct.Struct("<I")
 _PADDING: Final = bytes(ALIGNMENT)
 
 _SHORTEST_REFERENCE_BYTES: Final = len('"$s0":0,')
 """The least of its text that a frame spends on a segment: a key that is one. A value that is one takes more."""
+LONGEST_REFERENCE_BYTES: Final = 64
+"""A frame with one segment and a text of no more than this is a value that the segment is all of."""
+_LONGEST_FRAMING_BYTES: Final = 12 + 4 + 255 + LONGEST_REFERENCE_BYTES + ALIGNMENT
 _SIZES_PER_PAUSE: Final = 16 * 1024
 
 
@@ -92,6 +96,22 @@ def pack(key: str, flags: int, text: bytes, segments: Sequence[Any]) -> bytes:
         pieces += (_PADDING[:gap], segment)
         at += gap + size
     return b"".join(pieces)
+
+
+def payload_size(data: bytes | memoryview) -> int:
+    """Return what an encoded value, maybe a hostile one, counts towards a limit of payloads.
+
+    A str counts what is between its quotes; bytes, or a typed buffer, what they hold; anything else all of its text,
+    its segments and the frame around them. Whatever a frame claims, it counts no more than its framing less.
+    """
+    size = len(data)
+    if size > 1 and data[0] == data[-1] == _QUOTE:
+        return size - 2
+    if size >= _HEAD.size and data[0] == MAGIC:
+        text_length, n_segments = _HEAD.unpack_from(data)[4:]
+        if n_segments == 1 and text_length <= LONGEST_REFERENCE_BYTES and size >= _HEAD.size + _SIZE.size:
+            return max(int(_SIZE.unpack_from(data, _HEAD.size)[0]), size - _LONGEST_FRAMING_BYTES)
+    return size
 
 
 def unpack(data: memoryview, pause: Callable[[], object]) -> Frame:

@@ -26,7 +26,7 @@ _STR_CHARS: Final = 64 * 1024
 # Untyped, because narrowing Any to "dict of unknowns" helps nobody.
 _DICT: Final = cast("type[Any]", dict)
 _SEQUENCES: Final = cast("tuple[type[Any], ...]", (list, tuple))
-_SCALARS: Final = frozenset({int, float, bool, type(None)})
+_SCALARS: Final[frozenset[object]] = frozenset({int, float, bool, type(None)})
 
 _Write: TypeAlias = "Callable[[Any, int], bytes | None]"
 
@@ -42,7 +42,7 @@ def _weight(value: Any, limit: int) -> int:
     left: list[Any] = [(value,)]
     while left:
         for item in left.pop():
-            kind = type(item)
+            kind = cast("object", type(item))
             weight += 1
             if kind in _SCALARS:
                 continue

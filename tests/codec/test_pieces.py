@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 
@@ -23,7 +24,7 @@ def laps(value: Any, dialect: codec.Dialect) -> tuple[bytes, list[float]]:
     """Encode, and tell the CPU seconds between the pauses."""
     seen = [time.thread_time()]
     wire = codec.encode(value, dialect=dialect, pause=lambda: seen.append(time.thread_time()))
-    return wire, [after - before for before, after in zip(seen, seen[1:], strict=False)]
+    return wire, [after - before for before, after in itertools.pairwise(seen)]
 
 
 LARGE: dict[str, Any] = {
@@ -35,7 +36,7 @@ LARGE: dict[str, Any] = {
     "nested tuples": [tuple(range(5_000))] * 5,
     "shared": [[["x" * 9] * 40] * 40] * 40,
     "surrogate pairs": ["\ud800\udc00" * 100_000, {"\ud800\udc00" * 70_000: "\udc00\ud800" * 99_999}],
-    "halves at the cut": "x" * (pieces._STR_CHARS - 1) + "\ud800\udc00" + "y" * 200_000,  # noqa: SLF001
+    "halves at the cut": "x" * (pieces._STR_CHARS - 1) + "\ud800\udc00" + "y" * 200_000,
     "brackets": "[{" * 200_000,
     "unsafe ints": [2**60] * 20_000,
     "huge key": {"k" * 1_000_000: {"a": 1}},
@@ -91,7 +92,7 @@ def too_deep() -> Any:
         ([*range(10_000), {1}], r"\$\[10000\]: set is not"),
         ({"a": [0] * 10_000, 1: 2}, "the key 1 is of type int"),
         ([{1: 2}] * 10_000, r"\$\[0\]: the key 1 is of type int"),
-        ({**{str(i): i for i in range(10_000)}, None: 1}, "the key None"),
+        (dict.fromkeys([*map(str, range(10_000)), None]), "the key None"),
     ],
 )
 def test_what_cannot_cross_is_refused_in_the_same_words(value: Any, words: str) -> None:
