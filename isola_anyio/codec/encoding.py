@@ -281,7 +281,8 @@ class _Rewriter:
             return self._escape(f"f{float.__repr__(item)}") if self.js and item - item != 0 else item
         if isinstance(item, (bytes, bytearray)):
             return self._escape(self._segment("b", item))
-        return self._buffer(item)
+        number = buffers.number_of(item)
+        return self._buffer(item) if number is None else self._scalar(number)
 
     def _big_int(self, item: int) -> str:
         number = int.__index__(item)

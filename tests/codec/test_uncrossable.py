@@ -63,7 +63,7 @@ def test_the_path_leads_to_the_fault(case: Uncrossable, guest: ModuleType) -> No
         (decimal.Decimal(1), "$: decimal.Decimal is not a value that can cross; convert it to a str or a float"),
         (dt.date(2024, 1, 1), "$: datetime.date is not a value that can cross; convert it with .isoformat()"),
         (int, "$: type is not a value that can cross; send its name"),
-        (np.int64(3), "$: numpy.int64 is not a value that can cross; convert it with .item()"),
+        (np.datetime64("2024-01-01"), "$: numpy.datetime64 is not a value that can cross; convert it with .item()"),
         (
             np.array(["a"], dtype=object),
             "$: numpy.ndarray of object is not a value that can cross; convert it with .tolist()",
