@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio import codec
+from isola_anyio.engine import ffi
 from isola_anyio.errors import (
     GuestError,
     LimitError,
@@ -217,7 +218,13 @@ class DoorKeeper(Turns):
             if self._stop is Stop.CANCELLED and not self._told:
                 self._told = True
                 return b"\1"
-            records = self._collect()
+            try:
+                records = self._collect()
+            except ffi.StoreInterrupted:
+                if self._stop is not Stop.CANCELLED or self._told:
+                    raise
+                self.guest.instance.forget_interrupt()  # it waits, and can be told
+                continue
             left = end - time.monotonic()
             if records or left <= 0:
                 return b"\0" + b"".join(records)

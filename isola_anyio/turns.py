@@ -215,7 +215,13 @@ class Turns(ABC):
         self._news.set()
 
     def _deliver(self, make_frame: Callable[[], bytes]) -> None:
-        frame = make_frame()
+        try:
+            frame = make_frame()
+        except ffi.StoreInterrupted:
+            if self._stop is not Stop.CANCELLED or self._cancel_sent:
+                raise
+            self._verdict = Phase.PARKED  # it waits for what was being made, and hears of its cancellation instead
+            return
         guest = self.guest
         try:
             guest.prepare(self)

@@ -295,43 +295,76 @@ async def test_large_results_that_cannot_cross_are_errors_of_the_guest(template:
         assert await sandbox.run("value") == 5
 
 
-@pytest.mark.parametrize("way", ["decoding", "encoding"])
-async def test_a_cancelled_run_does_not_finish_a_large_payload(
-    template: SandboxTemplate, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pauses = 0
+class Pauses:
+    """How often long work for a guest was interrupted to let others run."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def cancel_after(self, count: int, sandbox: Sandbox, *call: Any) -> None:
+        """Run, and cancel when there were so many of them."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(functools.partial(sandbox.run, *call))
+            with anyio.fail_after(20):
+                while self.count < count:
+                    await anyio.sleep(0.001)
+            group.cancel_scope.cancel()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
+    """Count them."""
+    counted = Pauses()
     pause = Turns.let_others_run
 
     def counting(self: Turns) -> None:
-        nonlocal pauses
-        pauses += 1
+        counted.count += 1
         pause(self)
 
     monkeypatch.setattr(Turns, "let_others_run", counting)
+    return counted
+
+
+async def test_a_cancelled_run_does_not_finish_decoding_a_large_payload(
+    template: SandboxTemplate, pauses: Pauses
+) -> None:
+    async with template.create(hostcalls={"drop": lambda _: None}) as sandbox:
+        await sandbox.load_script("""
+import _host, struct
+def go(n):
+    body = struct.pack("<H", 4) + b"drop[" + b"[]," * n + b"0]"
+    return len(_host.call(struct.pack("<BI", 0x10, 77) + body))
+""")
+        await pauses.cancel_after(5, sandbox, "go", 15_000_000)
+        assert sandbox.broken  # it computed, and called the host in the middle of that
+    assert pauses.count < 45_000_000 // (128 * 1024) * 0.8
+
+
+@pytest.mark.parametrize("how", ["waits", "waits_plainly"])
+async def test_a_cancelled_guest_that_waits_for_a_large_result_unwinds(
+    template: SandboxTemplate, pauses: Pauses, how: str
+) -> None:
+    unwound: list[int] = []
 
     async def give(_: Any) -> Any:
         return [0] * 8_000_000
 
-    script = {
-        "decoding": """
-import _host, struct
-def go():
-    body = struct.pack("<H", 4) + b"give[" + b"[]," * 15_000_000 + b"0]"
-    return len(_host.call(struct.pack("<BI", 0x10, 77) + body))
-""",
-        "encoding": "async def go(): return len(await hostcall('give'))",
-    }[way]
-    async with template.create(hostcalls={"give": give}) as sandbox:
-        await sandbox.load_script(CODE + script)
-        with anyio.CancelScope() as scope:
-            async with anyio.create_task_group() as group:
-                group.start_soon(sandbox.run, "go")
-                while pauses < 5:
-                    await anyio.sleep(0.001)
-                scope.cancel()
-        assert sandbox.broken
-    whole = {"decoding": 45_000_000 // (128 * 1024), "encoding": 8_000_000 // 512}[way]
-    assert pauses < whole * 0.8
+    async with template.create(hostcalls={"give": give, "unwound": unwound.append}) as sandbox:
+        await sandbox.load_script(
+            CODE
+            + """
+async def waits():
+    try:
+        return await hostcall("give")
+    finally:
+        await hostcall("unwound", 1)
+def waits_plainly(): return run(waits())
+"""
+        )
+        await pauses.cancel_after(5, sandbox, how)
+        assert unwound == [1]
+        assert await sandbox.run("value") == 5
+    assert pauses.count < 8_000_000 // 512 * 0.8
 
 
 async def test_a_guests_cpu_counts_what_the_host_decodes_for_it(template: SandboxTemplate) -> None:
