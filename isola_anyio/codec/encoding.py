@@ -52,8 +52,8 @@ _SEQUENCES: Final = cast("tuple[type[Any], ...]", (list, tuple))
 _CONTAINERS: Final = cast("tuple[type[Any], ...]", (dict, list, tuple))
 INLINE_HEX_BITS: Final = 4 * 8192
 """Longer ints are segments; the bound only keeps texts small."""
-_ITEMS_PER_PAUSE: Final = 4096
-"""Of a walk; a millisecond or two."""
+_ITEMS_PER_PAUSE: Final = 16 * 1024
+"""Of a walk: some milliseconds, and any other thread that asks may run in between."""
 
 
 def encode(

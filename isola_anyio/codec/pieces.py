@@ -19,8 +19,10 @@ SMALL: Final = 4096
 """How many numbers a small value holds; anything else is weighed in them."""
 _CHARS_PER_UNIT: Final = 32
 _BYTES_PER_UNIT: Final = 4096
-_ITEMS: Final = 512
+_ITEMS: Final = 1024
 """How many items of a list or dict are looked at, and written if they are small, together."""
+_BYTES_PER_PAUSE: Final = 64 * 1024
+"""Of text: milliseconds. Where others are busy each pause takes five, so there must not be many more."""
 _STR_CHARS: Final = 64 * 1024
 
 # Untyped, because narrowing Any to "dict of unknowns" helps nobody.
@@ -77,7 +79,7 @@ def write_in_pieces(value: Any, write: _Write, max_depth: int, pause: Callable[[
         value: a large one.
         write: returns the text of a part that may nest as deep as its second argument says; ``None`` if it cannot.
         max_depth: how deep ``value`` may nest.
-        pause: called between two parts.
+        pause: called between two parts now and then.
 
     Returns:
         ``None`` if ``write`` did for any part, ``value`` contains itself, nests too deep, or a key of its is no str.
@@ -114,6 +116,7 @@ class _Writer:
         self._write_part = write
         self._pause = pause
         self._open: set[int] = set()
+        self._until_pause = _BYTES_PER_PAUSE
 
     def write(self, value: Any, max_depth: int) -> None:
         """Write ``value``, which may nest as deep as ``max_depth``."""
@@ -191,4 +194,7 @@ class _Writer:
         if text is None:
             raise _CannotWrite
         self.pieces.append(text[cut : len(text) - cut])
-        self._pause()
+        self._until_pause -= len(text)
+        if self._until_pause <= 0:
+            self._until_pause = _BYTES_PER_PAUSE
+            self._pause()

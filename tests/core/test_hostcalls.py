@@ -364,7 +364,7 @@ def waits_plainly(): return run(waits())
         await pauses.cancel_after(5, sandbox, how)
         assert unwound == [1]
         assert await sandbox.run("value") == 5
-    assert pauses.count < 8_000_000 // 512 * 0.8
+    assert pauses.count < 16_000_000 // (64 * 1024) * 0.8
 
 
 async def test_a_guests_cpu_counts_what_the_host_decodes_for_it(template: SandboxTemplate) -> None:
