@@ -44,11 +44,10 @@ def _weight(value: Any, limit: int) -> int:
     left: list[Any] = [(value,)]
     while left:
         for item in left.pop():
-            kind = cast("object", type(item))
             weight += 1
-            if kind in _SCALARS:
+            if type(item) in _SCALARS:
                 continue
-            if kind is str:
+            if type(item) is str:
                 weight += len(item) // _CHARS_PER_UNIT
                 continue
             if isinstance(item, _DICT):
@@ -124,7 +123,7 @@ class _Writer:
         while stack:
             depth = max_depth + 1 - len(stack)
             for item in stack[-1]:
-                if isinstance(item, (_DICT, *_SEQUENCES)) and not is_small(item):
+                if isinstance(item, (_DICT, *_SEQUENCES)):
                     if not depth or id(item) in self._open:
                         raise _CannotWrite
                     self._open.add(id(item))
@@ -149,7 +148,7 @@ class _Writer:
                 else:
                     yield some[0]
                 some = some[max(count, 1) :]
-        self.pieces.append(b"]")
+        self.pieces.append(b"]" if before == b"," else b"[]")
         self._open.discard(id(items))
 
     def _dict(self, fields: dict[Any, Any], depth: int) -> Iterator[Any]:
@@ -171,7 +170,7 @@ class _Writer:
                     self.pieces.append(b":")
                     yield item
                 some = some[max(count, 1) :]
-        self.pieces.append(b"}")
+        self.pieces.append(b"}" if before == b"," else b"{}")
         self._open.discard(id(fields))
 
     def _leaf(self, value: Any, depth: int) -> None:
