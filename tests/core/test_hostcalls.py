@@ -89,11 +89,15 @@ async def test_gathered_hostcalls_run_at_the_same_time(template: SandboxTemplate
 
 async def test_no_more_than_max_hostcalls_are_in_flight(template: SandboxTemplate) -> None:
     inside = most = 0
+    full = anyio.Event()
 
     async def work(payload: int) -> int:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
+        if inside == 4:
+            full.set()
+        await full.wait()
         for _ in range(3):
             await checkpoint()
         inside -= 1
@@ -101,7 +105,8 @@ async def test_no_more_than_max_hostcalls_are_in_flight(template: SandboxTemplat
 
     async with template.create(hostcalls={"work": work}, max_hostcalls=4) as sandbox:
         await sandbox.load_script(CODE)
-        assert await sandbox.run("gather", "work", list(range(50))) == list(range(50))
+        with anyio.fail_after(10):
+            assert await sandbox.run("gather", "work", list(range(50))) == list(range(50))
         assert most == 4
         assert sandbox.usage.hostcalls == 50
 
