@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio import codec
+from isola_anyio.engine import ffi
 from isola_anyio.errors import (
     GuestError,
     LimitError,
@@ -23,9 +24,11 @@ from isola_anyio.errors import (
 from isola_anyio.events import LogEvent, LogLevel, ResultEvent
 from isola_anyio.guests import protocol
 from isola_anyio.guests.protocol import FRAME_OVERHEAD_BYTES, TEXT_PIECE_BYTES, Door, ProtocolError
-from isola_anyio.turns import Halt, Phase, Stop, Turns, let_others_run
+from isola_anyio.turns import Halt, Phase, Stop, Turns
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from isola_anyio.events import Event
     from isola_anyio.feeds import Feed
     from isola_anyio.values import JsonValue
@@ -38,15 +41,15 @@ def _short_text(untrusted_field: JsonValue) -> str:
     return untrusted_field[: 1 << 16] if isinstance(untrusted_field, str) else ""
 
 
-def _decode_text(untrusted_text: memoryview) -> str:
-    """Decode text of any length and quality, and let the event loop go on meanwhile."""
+def _decode_text(untrusted_text: memoryview, pause: Callable[[], object]) -> str:
+    """Decode text of any length and quality; ``pause`` is called now and then."""
     if len(untrusted_text) <= TEXT_PIECE_BYTES:
         return str(untrusted_text, "utf-8", "replace")
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     pieces: list[str] = []
     for start in range(0, len(untrusted_text), TEXT_PIECE_BYTES):
         pieces.append(decoder.decode(bytes(untrusted_text[start : start + TEXT_PIECE_BYTES])))
-        let_others_run()
+        pause()
     return "".join([*pieces, decoder.decode(b"", final=True)])
 
 
@@ -121,7 +124,7 @@ class DoorKeeper(Turns):
 
     def _decode(self, untrusted_body: memoryview) -> JsonValue:
         try:
-            value: JsonValue = codec.decode(untrusted_body, pause=let_others_run)
+            value: JsonValue = codec.decode(untrusted_body, pause=self.let_others_run)
         except codec.CodecError as exc:
             raise ProtocolError(f"a value that cannot be read ({exc})") from None
         return value
@@ -157,7 +160,7 @@ class DoorKeeper(Turns):
         if level >= len(_LEVELS):
             raise ProtocolError(f"log level {level} does not exist")
         self.count_output(len(untrusted_body))
-        text = _decode_text(untrusted_body[1:])
+        text = _decode_text(untrusted_body[1:], self.let_others_run)
         return b"\1" if self.emit(LogEvent(data=text, level=_LEVELS[level]), len(untrusted_body)) else b"\2"
 
     def count_output(self, size: int) -> None:
@@ -217,7 +220,13 @@ class DoorKeeper(Turns):
             if self._must_tell:
                 self._told = True
                 return b"\1"
-            records = self._collect()
+            try:
+                records = self._collect()
+            except ffi.StoreInterrupted:
+                if self._stop is not Stop.CANCELLED or self._told:
+                    raise
+                self.guest.instance.forget_interrupt()  # it waits, and can be told
+                continue
             left = end - time.monotonic()
             if records or left <= 0:
                 return b"\0" + b"".join(records)

@@ -2,6 +2,10 @@
 
 The producer's task fills a bounded buffer; the guest's thread takes batches out of it, encoded there. Whoever finds
 nothing to do waits for the other: the producer for room, the guest (which returns to the host meanwhile) for items.
+
+What waits for the guest is what is in the buffer, and of the last batch all but the first item, which the guest asked
+for: until it asks again nobody knows how many of those its code has got. So a batch is half of the capacity at most,
+and while the guest works through one the producer makes the next.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 __all__ = ["Feed", "FeedFailed"]
 
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
@@ -38,14 +42,23 @@ class Feed:
     """One stream argument of one run."""
 
     def __init__(
-        self, source: StreamSource, *, dialect: Dialect, max_payload: int, on_news: Callable[[], None]
+        self,
+        source: StreamSource,
+        *,
+        dialect: Dialect,
+        max_payload: int,
+        pause: Callable[[], object],
+        on_news: Callable[[], None],
     ) -> None:
         self._source = source
         self._dialect: Dialect = dialect
         self._max_payload = max_payload
+        self._pause = pause
         self._on_news = on_news
         self._items: deque[JsonValue] = deque()
         self._ended = False
+        self._held = 0
+        """Items handed over that may be waiting inside the guest."""
         self._waiting_op: int | None = None
         self._room = Wakeup()
         self._taken = 0
@@ -73,6 +86,8 @@ class Feed:
 
     def read(self, op: int) -> bytes:
         """Answer READ: a batch, the end, or nothing when the guest has to wait."""
+        self._held = 0
+        self._room.set()
         answer = self._answer()
         if answer is None:
             self._waiting_op = op
@@ -105,11 +120,13 @@ class Feed:
 
     def _batch(self) -> tuple[Status, bytes]:
         items = self._items
-        batch = [items.popleft() for _ in range(min(len(items), BATCH_ITEMS))]
-        self._taken += len(batch)
+        count = min(len(items), BATCH_ITEMS, (self._source.capacity + 1) // 2)
+        self._held = count - 1  # first, so that what leaves the buffer counts all the while
+        batch = [items.popleft() for _ in range(count)]
+        self._taken += count
         self._room.set()
         try:
-            body = codec.encode(batch, max_bytes=BATCH_BYTES, dialect=self._dialect, wrap=1)
+            body = self._encode(batch, min(BATCH_BYTES, self._max_payload), wrap=1)
         except codec.EncodeError:
             return self._careful_batch(batch)
         return Status.ITEMS, body
@@ -120,7 +137,7 @@ class Feed:
         size = 0
         while batch:
             try:
-                size += len(codec.encode(batch[0], max_bytes=self._max_payload, dialect=self._dialect))
+                size += len(self._encode(batch[0], self._max_payload))
             except codec.EncodeError as exc:
                 if good:
                     break
@@ -138,7 +155,11 @@ class Feed:
             good.append(batch.pop(0))
         self._taken -= len(batch)
         self._items.extendleft(reversed(batch))
-        return Status.ITEMS, codec.encode(good, max_bytes=None, dialect=self._dialect, wrap=1)
+        self._held = len(good) - 1
+        return Status.ITEMS, self._encode(good, None, wrap=1)
+
+    def _encode(self, value: Any, max_bytes: int | None, *, wrap: int = 0) -> bytes:
+        return codec.encode(value, max_bytes=max_bytes, dialect=self._dialect, wrap=wrap, pause=self._pause)
 
     # --- the run's loop
 
@@ -152,7 +173,7 @@ class Feed:
                         items.append(item)
                         if self._waiting_op is not None:
                             self._on_news()
-                        while len(items) >= capacity:
+                        while len(items) + self._held >= capacity:
                             await self._room.wait()
                 except Exception as exc:  # noqa: BLE001 - a producer's failure is told to the guest and raised by run
                     if not self.stopped:

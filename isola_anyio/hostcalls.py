@@ -40,7 +40,11 @@ memory with calls it never waits for. One payload may always be in flight, whate
 CALL_BYTES: Final = 4096
 """What a waiting hostcall counts besides its payload. It takes an eighth of that; counted so, no more than 16,384 wait,
 which the garbage collector looks through in a few milliseconds while the event loop stands still."""
+LARGE_ANSWER_BYTES: Final = PENDING_BYTES // 8
+"""What an answer counts that is too large to be encoded on the event loop, until the guest's thread has done that."""
 
+NAMES_SHOWN: Final = 20
+"""Handlers that an error names; the rest are counted."""
 SLICE: Final = 64
 """Handlers started, or drops looked at, before the event loop may do something else: about a millisecond's worth."""
 
@@ -97,8 +101,16 @@ class _Request(NamedTuple):
     size: int
 
 
+class _Answer(NamedTuple):
+    size: int
+    completion: Callable[[], bytes]
+
+
 class HostcallDesk:
     """The hostcalls of one run.
+
+    What an async handler returns is encoded at once, so that what happens to it afterwards changes nothing; unless it
+    is so large that the event loop would notice, then by the guest's thread, when the guest takes it.
 
     ``request``, ``drop`` and ``take_completions`` are called on the guest's thread or between its turns; ``start`` in
     the run's own task. Numbers of ops are the guest's: each is checked to be new.
@@ -134,7 +146,7 @@ class HostcallDesk:
         self._open: set[int] = set()
         self._pending_bytes = 0
         self._answer_bytes = 0
-        self.completions: deque[bytes] = deque()
+        self.completions: deque[_Answer] = deque()
         self.count = 0
 
     @property
@@ -159,11 +171,12 @@ class HostcallDesk:
             raise ProtocolError(f"op {op} is under way already")
         handler = self._handlers.get(name)
         if handler is None:
-            text = f"the host has no handler named {clip(name)}; it offers those that it was given as hostcalls="
+            text = f"the host has no handler named {clip(name)}; it offers {self._offer()}"
             return _reply(Status.FAILED, failure_of(name, "LookupError", text))
-        size = len(untrusted_payload)
-        if size > self._max_payload:
-            text = f"a payload of {size} bytes is over max_payload ({self._max_payload})"
+        if codec.payload_size(untrusted_payload) > self._max_payload:
+            text = (
+                f"a payload of {codec.payload_size(untrusted_payload)} bytes is over max_payload ({self._max_payload})"
+            )
             return _reply(Status.FAILED, failure_of(name, "ValueError", text))
         if self._pending_bytes > PENDING_BYTES:
             text = "too many hostcalls were made without waiting for any: await some of them first"
@@ -173,16 +186,23 @@ class HostcallDesk:
         except codec.CodecError as exc:
             return _reply(Status.FAILED, failure_of(name, "ValueError", str(exc)))
         if is_async(handler):
-            self._queue(op, name, partial(handler, payload), size)
+            self._queue(op, name, partial(handler, payload), len(untrusted_payload))
             return b""
         try:
             result = self._call(handler, payload)
             if inspect.isawaitable(result):
-                self._queue(op, name, _constantly(result), size)
+                self._queue(op, name, _constantly(result), len(untrusted_payload))
                 return b""
-            return _reply(Status.OK, self._encode(name, result))
+            return _reply(Status.OK, self._encode(name, result, self._pause))
         except (Exception, self._cancelled_class) as exc:  # noqa: BLE001 - whatever it raises is the guest's to see
             return _reply(Status.FAILED, failure(name, exc))
+
+    def _offer(self) -> str:
+        """Return the names a guest may call, which are its API and no secret."""
+        names = sorted(self._handlers)
+        shown = ", ".join(map(clip, names[:NAMES_SHOWN]))
+        left = len(names) - NAMES_SHOWN
+        return f"{shown} and {left} more" if left > 0 else shown or "none"
 
     def _call(self, handler: Handler, payload: JsonValue) -> Any:
         """Call a plain handler, or get an async one's awaitable; what it computes is not the guest's."""
@@ -225,38 +245,57 @@ class HostcallDesk:
             self._on_request()
 
     async def _serve(self, request: _Request, scope: anyio.CancelScope) -> None:
-        answer = completion(request.op, Status.FAILED, failure_of(request.name, "CancelledError", "it was cancelled"))
+        answer = self._failed(request, failure_of(request.name, "CancelledError", "it was cancelled"))
         try:
             with scope:
                 try:
-                    result = await request.work()
-                    answer = completion(request.op, Status.OK, self._encode(request.name, result))
+                    answer = self._answer(request, await request.work())
                 except Exception as exc:
                     # Whatever the handler raises is the guest's to see.
                     if scope.cancel_called:
                         _logger.warning("hostcall %r failed while it was being cancelled", request.name, exc_info=exc)
-                    answer = completion(request.op, Status.FAILED, failure(request.name, exc))
+                    answer = self._failed(request, failure(request.name, exc))
                 except self._cancelled_class as exc:
                     # Of the handler's own making, such as awaiting a future that somebody else cancelled: a failure
                     # like others. Let through, it would cancel the run that nobody cancelled.
                     if being_cancelled():
                         raise
-                    answer = completion(request.op, Status.FAILED, failure(request.name, exc))
+                    answer = self._failed(request, failure(request.name, exc))
         finally:
             del self._scopes[request.op]
             self._end(request)
             with self._lock:
-                self._answer_bytes += len(answer)
+                self._answer_bytes += answer.size
             self.completions.append(answer)
             self._on_news()
 
+    def _answer(self, request: _Request, result: JsonValue) -> _Answer:
+        if not codec.is_small(result):
+            return _Answer(LARGE_ANSWER_BYTES, partial(self._large_completion, request.op, request.name, result))
+        body = self._encode(request.name, result)
+        return _Answer(len(body), partial(completion, request.op, Status.OK, body))
+
+    @staticmethod
+    def _failed(request: _Request, body: bytes) -> _Answer:
+        return _Answer(len(body), partial(completion, request.op, Status.FAILED, body))
+
+    def _large_completion(self, op: int, name: str, result: JsonValue) -> bytes:
+        try:
+            return completion(op, Status.OK, self._encode(name, result, self._pause))
+        except Exception as exc:  # noqa: BLE001 - it cannot cross, or the handler went on changing it
+            return completion(op, Status.FAILED, failure(name, exc))
+
     def take_completions(self) -> list[bytes]:
-        """Take the answers that have come; on the guest's thread."""
-        completions = self.completions
-        records = [completions.popleft() for _ in range(len(completions))]
-        if records:
+        """Take the answers that have come, about as many as may wait; on the guest's thread."""
+        records: list[bytes] = []
+        size = 0
+        while self.completions and size <= PENDING_BYTES:
+            answer = self.completions.popleft()
+            records.append(answer.completion())
+            size += len(records[-1])
             with self._lock:
-                self._answer_bytes -= sum(map(len, records))
+                self._answer_bytes -= answer.size
+        if records:
             self._on_request()  # handlers may have been held back
         return records
 
@@ -265,9 +304,9 @@ class HostcallDesk:
         with self._lock:
             self._pending_bytes -= request.size
 
-    def _encode(self, name: str, value: JsonValue) -> bytes:
+    def _encode(self, name: str, value: JsonValue, pause: Callable[[], object] | None = None) -> bytes:
         try:
-            return codec.encode(value, max_bytes=self._max_payload, dialect=self._dialect)
+            return codec.encode(value, max_bytes=self._max_payload, dialect=self._dialect, pause=pause)
         except codec.EncodeError as exc:
             raise InvalidArgumentError(f"what the handler of {name!r} returned cannot cross: {exc}") from None
 

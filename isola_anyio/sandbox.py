@@ -45,12 +45,14 @@ if TYPE_CHECKING:
     from isola_anyio.values import BoundArguments, JsonValue
     from isola_anyio.wasi.hostside import MountView
 
+_MAX_CODE_BYTES: Final = 64 << 20
+"""How long a script may be; ``max_payload`` is about values."""
 _LARGE_GUEST_BYTES: Final = 96 << 20
 """A guest with more memory than this is freed on a thread: giving it back to the kernel takes milliseconds."""
 
 
-def _argument_error(exc: codec.EncodeError, bound: BoundArguments, guest: Guest) -> InvalidArgumentError:
-    """Say which argument cannot cross: encode them one by one until one fails again."""
+def _argument_error(bound: BoundArguments, guest: Guest) -> InvalidArgumentError | None:
+    """Say which argument cannot cross by itself: encode them one by one until one fails."""
     streams = {where for where, _ in bound.streams}
     indices = (index for index in itertools.count() if index not in streams)
     places: list[tuple[str, Any]] = [(f"argument {next(indices)}", value) for value in bound.positional]
@@ -60,7 +62,7 @@ def _argument_error(exc: codec.EncodeError, bound: BoundArguments, guest: Guest)
             codec.encode(value, max_bytes=guest.limits.max_payload, dialect=guest.driver.dialect)
         except codec.EncodeError as found:
             return InvalidArgumentError(f"{where} cannot cross: {found}")
-    return InvalidArgumentError(f"the arguments cannot cross: {exc}")
+    return None
 
 
 async def _leave_group(group: TaskGroup, passing: BaseException | None) -> BaseException | None:
@@ -269,9 +271,12 @@ class Sandbox(AsyncResource):
         streams = [(where, number) for number, (where, _) in enumerate(bound.streams)]
         value = [name, bound.positional, bound.named, streams]
         try:
-            body = codec.encode(value, max_bytes=guest.limits.max_payload, dialect=guest.driver.dialect, wrap=2)
+            body = codec.encode(value, dialect=guest.driver.dialect, wrap=2)
         except codec.EncodeError as exc:
-            raise _argument_error(exc, bound, guest) from None
+            raise _argument_error(bound, guest) or InvalidArgumentError(f"the arguments cannot cross: {exc}") from None
+        # The limit is each argument's; together they may be more.
+        if len(body) > guest.limits.max_payload and (error := _argument_error(bound, guest)) is not None:
+            raise error
         return RunOptions(Call.CALL, body, tuple(source for _, source in bound.streams))
 
     def _checked_script(self, code: str, filename: str) -> RunOptions:
@@ -280,7 +285,7 @@ class Sandbox(AsyncResource):
                 raise InvalidArgumentError(f"{what} is a str, not {clip(value)}")
         guest = self._usable()
         try:
-            body = codec.encode([code, filename], max_bytes=guest.limits.max_payload, dialect=guest.driver.dialect)
+            body = codec.encode([code, filename], max_bytes=_MAX_CODE_BYTES, dialect=guest.driver.dialect)
         except codec.EncodeError as exc:
             raise InvalidArgumentError(f"the script cannot cross: {exc}") from None
         return RunOptions(Call.LOAD, body)

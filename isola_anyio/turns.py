@@ -8,7 +8,7 @@ the thread, for from then on others may enter the guest or free it.
 
 from __future__ import annotations
 
-__all__ = ["Halt", "Phase", "RunOptions", "Stop", "Turns", "active_runs", "let_others_run"]
+__all__ = ["Halt", "Phase", "RunOptions", "Stop", "Turns", "active_runs"]
 
 import threading
 import time
@@ -125,14 +125,20 @@ class Turns(ABC):
                 max_payload=self.limits.max_payload,
                 max_in_flight=self.limits.max_hostcalls,
                 cpu=self._cpu,
-                pause=let_others_run,
+                pause=self.let_others_run,
                 on_request=self._news.set,
                 on_news=self._on_news,
             )
         finally:
             active_runs.reset(token)
         self._feeds = [
-            Feed(source, dialect=self.dialect, max_payload=self.limits.max_payload, on_news=self._on_news)
+            Feed(
+                source,
+                dialect=self.dialect,
+                max_payload=self.limits.max_payload,
+                pause=self.let_others_run,
+                on_news=self._on_news,
+            )
             for source in options.streams
         ]
         self._turn_began = 0.0
@@ -209,7 +215,13 @@ class Turns(ABC):
         self._news.set()
 
     def _deliver(self, make_frame: Callable[[], bytes]) -> None:
-        frame = make_frame()
+        try:
+            frame = make_frame()
+        except ffi.StoreInterrupted:
+            if self._stop is not Stop.CANCELLED or self._cancel_sent:
+                raise
+            self._verdict = Phase.PARKED  # it waits for what was being made, and hears of its cancellation instead
+            return
         guest = self.guest
         try:
             guest.prepare(self)
@@ -255,6 +267,7 @@ class Turns(ABC):
         """Note how a turn ended that did not end by itself."""
         stop = self._stop
         if isinstance(exc, ffi.StoreInterrupted):
+            self.guest.abandoned = True  # stopped while its message was being made, it lives and waits for it
             if stop is Stop.CPU:
                 budget = self.limits.max_cpu
                 exc = CpuLimitError(f"the run used up max_cpu={budget} seconds of CPU; raise it, or do less")
@@ -319,6 +332,16 @@ class Turns(ABC):
             self._asleep = False
             self._busy_s -= time.monotonic() - began
 
+    def let_others_run(self) -> None:
+        """Give the GIL away for a moment in the middle of long work for the guest, so that the event loop goes on.
+
+        Raises:
+            ffi.StoreInterrupted: the guest is being stopped, and nobody waits for the work any more.
+        """
+        time.sleep(0)
+        if self.guest.instance.interrupted:
+            raise ffi.StoreInterrupted
+
     def usage(self, fuel: int | None, peak_memory: int) -> Usage:
         """What the run used."""
         wall = time.monotonic() - self._began
@@ -332,11 +355,6 @@ class Turns(ABC):
             peak_memory=peak_memory,
             runs=1,
         )
-
-
-def let_others_run() -> None:
-    """Give the GIL away for a moment: a large value is decoded in pieces so that the event loop goes on."""
-    time.sleep(0)
 
 
 def _trap_error(trap: ffi.GuestTrap) -> GuestError:

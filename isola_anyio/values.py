@@ -43,7 +43,7 @@ class Arg:
     ``name`` itself). JavaScript receives the named ones as one object, its last argument.
 
     Raises:
-        InvalidArgumentError: ``name`` is not an identifier.
+        InvalidArgumentError: ``name`` is empty, or no str.
     """
 
     value: object
@@ -88,7 +88,7 @@ class StreamArg:
         Raises:
             InvalidArgumentError: one of them is not that.
         """
-        if not isinstance(cast("object", values), Iterable):
+        if not _is_iterable(values):
             raise InvalidArgumentError(
                 f"values is {clip(values)}, which cannot be iterated; pass a list or a generator"
             )
@@ -262,6 +262,12 @@ def _take(name: str, taken: set[str]) -> None:
 def _check_name(name: object) -> None:
     if name is None:
         return
-    # JavaScript's identifiers may hold dollars.
-    if not isinstance(name, str) or not name.replace("$", "_").isidentifier():
-        raise InvalidArgumentError(f"name is {clip(name)}; it must be an identifier such as 'rows', or None")
+    # Any other name a guest's function may take in its `**kwargs`, or JavaScript's object.
+    if not isinstance(name, str) or not name:
+        raise InvalidArgumentError(f"name is {clip(name)}; it must be a non-empty str such as 'rows', or None")
+
+
+def _is_iterable(values: object) -> bool:
+    """Say whether ``iter`` would take it, which also takes what is only indexed from 0 on, without calling it."""
+    kind = type(values)
+    return isinstance(values, Iterable) or (hasattr(kind, "__getitem__") and not hasattr(kind, "__iter__"))

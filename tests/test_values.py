@@ -98,12 +98,18 @@ def test_an_invalid_argument_starts_no_producer() -> None:
     assert producer.log == []
 
 
-@pytest.mark.parametrize("name", ["", "two words", "1st", "a-b", 7, b"a"])
-def test_a_name_is_an_identifier(name: Any) -> None:
+@pytest.mark.parametrize("name", ["", 7, b"a"])
+def test_a_name_is_a_str_that_is_not_empty(name: Any) -> None:
     for make in (lambda: Arg(1, name=name), lambda: StreamArg.from_iterable([], name=name)):
-        with pytest.raises(InvalidArgumentError, match=r"name is .*; it must be an identifier"):
+        with pytest.raises(InvalidArgumentError, match=r"name is .*; it must be a non-empty str"):
             make()
-    assert Arg(1, name="$é_1").name == "$é_1"
+
+
+@pytest.mark.parametrize("name", ["$é_1", "a-b", "two words", "1st", "class"])
+def test_what_a_keyword_may_be_called_an_arg_may_be_called(name: str) -> None:
+    for args, kwargs in (((Arg(1, name=name),), {}), ((), {name: 1}), ((), {name: Arg(1, name=name)})):
+        assert bind_arguments(args, kwargs).named == {name: 1}
+    assert bind_arguments((StreamArg.from_iterable([], name=name),), {}).streams[0][0] == name
 
 
 @pytest.mark.parametrize("capacity", [0, -1, 1.5, True, "9", None])
@@ -125,6 +131,26 @@ async def test_a_source_gives_what_its_iterable_gives() -> None:
     many = list(range(200))
     assert await drain(StreamArg.from_iterable(many).open()) == many
     assert await drain(StreamArg.from_async_iterable(Producer().asynchronous()).open()) == [0, 1, 2]
+
+
+async def test_what_is_only_indexed_is_an_iterable_too() -> None:
+    class Squares:
+        def __getitem__(self, index: int) -> int:
+            if index > 3:
+                raise IndexError
+            return index * index
+
+    class Never:
+        __iter__ = None
+
+        def __getitem__(self, index: int) -> int:
+            raise AssertionError
+
+    squares: Any = Squares()
+    assert await drain(StreamArg.from_iterable(squares).open()) == [0, 1, 4, 9]
+    never: Any = Never()
+    with pytest.raises(InvalidArgumentError, match="cannot be iterated"):
+        StreamArg.from_iterable(never)
 
 
 async def test_a_source_of_a_plain_iterable_lets_others_run() -> None:

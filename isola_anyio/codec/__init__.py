@@ -17,9 +17,13 @@ __all__ = [
     "TooLarge",
     "decode",
     "encode",
+    "is_small",
+    "payload_size",
 ]
 
 from isola_anyio.codec.decoding import decode
 from isola_anyio.codec.encoding import Dialect, encode
 from isola_anyio.codec.errors import CodecError, EncodeError, EncodeTypeError, TooLarge
+from isola_anyio.codec.frame import payload_size
 from isola_anyio.codec.jsontext import MAX_DEPTH
+from isola_anyio.codec.pieces import is_small

@@ -6,7 +6,7 @@ little-endian and in row-major order, whatever the strides and the byte order we
 
 from __future__ import annotations
 
-__all__ = ["TypedBuffer", "Unsupported", "describe", "view"]
+__all__ = ["TypedBuffer", "Unsupported", "describe", "number_of", "view"]
 
 import math
 import struct
@@ -70,6 +70,15 @@ class TypedBuffer(NamedTuple):
     def spec(self) -> str:
         """The name and the shape, as in ``f8:2,3``."""
         return f"{self.name}:{','.join(map(str, self.shape))}"
+
+
+def number_of(value: Any) -> int | float | bool | None:
+    """Return the Python number that a numpy scalar is exactly; ``None`` for anything else, wider floats among it."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, numpy.generic) or value.dtype.kind not in "biuf":
+        return None
+    number: int | float | bool = value.item()
+    return number if type(number) in {int, float, bool} else None
 
 
 def describe(value: Any) -> TypedBuffer | None:

@@ -15,7 +15,7 @@ here holds the lock for long either.
 
 from __future__ import annotations
 
-__all__ = ["CUT_BYTES", "PART_BYTES", "Part", "cut", "graft"]
+__all__ = ["CUT_BYTES", "PART_BYTES", "Part", "character_start", "cut", "graft"]
 
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
@@ -40,6 +40,7 @@ LONG_STR_BYTES: Final = 32 * 1024
 
 STR_RUN_BYTES: Final = 256 * 1024
 _STEP_BYTES: Final = 4 * 1024
+_LONGEST_CHARACTER_BYTES: Final = 4
 
 _WHOLE_ESCAPES: Final = re.compile(rb"(?:[^\\]++|\\(?:u[0-9a-fA-F]{4}|[^u]))*+", re.DOTALL)
 _HIGH: Final = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}")
@@ -161,6 +162,14 @@ def _string_end(data: memoryview, at: int) -> int:
     raise CodecError("$", "not JSON: a string without an end")
 
 
+def character_start(data: memoryview, at: int) -> int:
+    """Return where the character begins that ``at`` is in the UTF-8 of; ``at`` itself if that is no UTF-8."""
+    for start in range(at, max(-1, at - _LONGEST_CHARACTER_BYTES), -1):
+        if data[start] & 0xC0 != 0x80:
+            return start
+    return at
+
+
 def _long_str(data: memoryview, start: int, stop: int, pause: Callable[[], object]) -> str:
     """Read the inside of a JSON string by runs that end between two characters."""
     runs: list[str] = []
@@ -168,8 +177,8 @@ def _long_str(data: memoryview, start: int, stop: int, pause: Callable[[], objec
         run = bytes(data[start : min(start + STR_RUN_BYTES, stop)])
         whole = _WHOLE_ESCAPES.match(run)
         end = start + (whole.end() if whole else 0)
-        while start < end < stop and data[end] & 0xC0 == 0x80:  # inside of a character's UTF-8
-            end -= 1
+        if start < end < stop:
+            end = max(start, character_start(data, end))
         if _HIGH.fullmatch(data[max(start, end - 6) : end]) and _LOW.fullmatch(data[end : min(end + 6, stop)]):
             end += 6  # the other half of a character
         if end == start:

@@ -16,16 +16,15 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from isola_anyio.codec import buffers
-from isola_anyio.codec.collector import no_full_collections
-from isola_anyio.codec.cutting import PART_BYTES, Part, cut, graft
+from isola_anyio.codec.collector import let_go, no_full_collections
+from isola_anyio.codec.cutting import PART_BYTES, Part, character_start, cut, graft
+from isola_anyio.codec.encoding import ESCAPE_DEPTH
 from isola_anyio.codec.errors import CodecError, TooLarge
-from isola_anyio.codec.frame import MAGIC, SEGMENT_KEYS, Frame, unpack
+from isola_anyio.codec.frame import MAGIC, NO_SEGMENTS, SEGMENT_KEYS, Frame, payload_size, unpack
 from isola_anyio.codec.jsontext import MAX_DEPTH, MAX_INT_DIGITS, is_too_deep, loose_int, scan, scanner
 
-ESCAPE_DEPTH: Final = 1
-"""Escapes are objects in the text and leaves in the value."""
-
-_STR_RUN_BYTES: Final = 4 * 1024 * 1024
+_STR_RUN_BYTES: Final = 128 * 1024
+"""Of a segment that is a str, decoded in one go: where it is surrogates, these take seven milliseconds."""
 
 _Scan: TypeAlias = Callable[[str, int], tuple[Any, int]]
 _Pairs: TypeAlias = list[tuple[str, Any]]
@@ -39,16 +38,17 @@ def decode(data: bytes | memoryview, *, max_bytes: int | None = None, pause: Cal
 
     Args:
         data: what a guest, or `encode`, made. Untrusted.
-        max_bytes: how long ``data`` may be.
-        pause: called now and then while a long ``data`` is decoded, to let other threads run.
+        max_bytes: how much ``data`` may count (see `payload_size`).
+        pause: called now and then while a long ``data`` is decoded, to let other threads run. What it raises ends
+            the decoding.
 
     Raises:
         CodecError: ``data`` is not a value.
-        TooLarge: ``data`` is longer than ``max_bytes``.
+        TooLarge: ``data`` counts more than ``max_bytes``.
     """
     size = len(data)
-    if max_bytes is not None and size > max_bytes:
-        raise TooLarge("$", size, max_bytes)
+    if max_bytes is not None and payload_size(data) > max_bytes:
+        raise TooLarge("$", payload_size(data), max_bytes)
     if size <= PART_BYTES and (not size or data[0] != MAGIC) and sys.get_int_max_str_digits() == MAX_INT_DIGITS:
         return _parse(data, scan, MAX_DEPTH)
     return _Decoder(data, pause).decode()
@@ -85,7 +85,7 @@ class _Decoder:
         self._borrowed = not isinstance(data, bytes)
         view = memoryview(data)
         self._is_frame = len(data) > 0 and data[0] == MAGIC
-        self._frame = unpack(view) if self._is_frame else Frame("", 0, view, [])
+        self._frame = unpack(view, self._pause) if self._is_frame else Frame("", 0, view, NO_SEGMENTS)
 
     def decode(self) -> Any:
         frame = self._frame
@@ -101,9 +101,8 @@ class _Decoder:
         if len(frame.text) <= PART_BYTES:
             value = _parse(frame.text, scan_once, depth)
         else:
-            with no_full_collections():
-                value = self._decode_parts(frame.text, scan_once, hooks, depth)
-        if any(segment is not None for segment in frame.segments):
+            value = self._decode_parts(frame.text, scan_once, hooks, depth)
+        if frame.segments.left:
             raise CodecError("$", "a segment that nothing refers to")
         return value
 
@@ -111,22 +110,24 @@ class _Decoder:
         # A key that no guest can know, so that none of its strings is taken for a hole.
         hole = f"\x7f{secrets.token_hex(8)}"
         value: Any = None
-        try:
-            for part in cut(text, hole, depth, self._pause):
-                scan_part = scan_once
-                if part.strings:
-                    fill = self._filler(part, hole)
-                    scan_part = scanner(object_pairs_hook=fill, parse_int=hooks.get("parse_int"))
-                found = _parse(part.text, scan_part, None)  # cutting has measured its depth
-                if part.spine:
-                    graft(value, found, part.spine, hole)
-                else:
-                    value = found
-                self._pause()
-        except CodecError:
-            raise
-        except ValueError as exc:  # a long string's
-            raise CodecError("$", f"not JSON: {exc}") from None
+        with no_full_collections():
+            try:
+                for part in cut(text, hole, depth, self._pause):
+                    scan_part = scan_once
+                    if part.strings:
+                        fill = self._filler(part, hole)
+                        scan_part = scanner(object_pairs_hook=fill, parse_int=hooks.get("parse_int"))
+                    found = _parse(part.text, scan_part, None)  # cutting has measured its depth
+                    if part.spine:
+                        graft(value, found, part.spine, hole)
+                    else:
+                        value = found
+                    self._pause()
+            except BaseException as exc:
+                let_go(value)
+                if isinstance(exc, ValueError) and not isinstance(exc, CodecError):  # a long string's
+                    raise CodecError("$", f"not JSON: {exc}") from None
+                raise
         return value
 
     def _filler(self, part: Part, hole: str) -> Callable[[_Pairs], Any]:
@@ -193,11 +194,9 @@ class _Decoder:
         start = 0
         try:
             while len(data) - start > _STR_RUN_BYTES:
-                end = start + _STR_RUN_BYTES
-                while end > start and data[end] & 0xC0 == 0x80:  # inside of a character
-                    end -= 1
-                runs.append(str(data[start : end or len(data)], "utf-8", "surrogatepass"))
-                start = end or len(data)
+                end = character_start(data, start + _STR_RUN_BYTES)
+                runs.append(str(data[start:end], "utf-8", "surrogatepass"))
+                start = end
                 self._pause()
             runs.append(str(data[start:], "utf-8", "surrogatepass"))
         except UnicodeDecodeError as exc:
@@ -206,10 +205,8 @@ class _Decoder:
 
     def _take(self, number: str) -> memoryview:
         """Return a segment, which nothing else may then refer to."""
-        segments = self._frame.segments
-        at = int(number) if number.isascii() and number.isdigit() and len(number) < 10 else len(segments)
-        data = segments[at] if at < len(segments) else None
+        at = int(number) if number.isascii() and number.isdigit() and len(number) < 10 else -1
+        data = self._frame.segments.take(at) if at >= 0 else None
         if data is None:
             raise CodecError("$", f"no segment {number[:20]!r}, or used twice")
-        segments[at] = None
         return data

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 __all__ = ["Dialect", "encode"]
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from isola_anyio.codec import buffers
+from isola_anyio.codec.collector import let_go, no_full_collections
 from isola_anyio.codec.errors import EncodeError, EncodeTypeError, Step, TooLarge, format_path, remedy, type_name
-from isola_anyio.codec.frame import SEGMENT_KEYS, pack
+from isola_anyio.codec.frame import SEGMENT_KEYS, pack, payload_size
 from isola_anyio.codec.jsontext import (
     MAX_DEPTH,
     MAX_SAFE_INT,
@@ -27,15 +29,19 @@ from isola_anyio.codec.jsontext import (
     has_unsafe_int,
     is_too_deep,
 )
+from isola_anyio.codec.pieces import is_small, write_in_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 Dialect: TypeAlias = Literal["python", "js"]
 """Who will decode: Python reads NaN and any int from JSON text, JavaScript neither."""
 
 KEY: Final = "$"
 """The reserved key, unless the value has keys that start with it."""
+
+ESCAPE_DEPTH: Final = 1
+"""Escapes are objects in the text and leaves in the value."""
 
 MAX_INT_BITS: Final = 2125
 """Ints up to here have no more than 640 digits, the least that ``sys.set_int_max_str_digits`` can be set to."""
@@ -46,36 +52,55 @@ _SEQUENCES: Final = cast("tuple[type[Any], ...]", (list, tuple))
 _CONTAINERS: Final = cast("tuple[type[Any], ...]", (dict, list, tuple))
 INLINE_HEX_BITS: Final = 4 * 8192
 """Longer ints are segments; the bound only keeps texts small."""
+_ITEMS_PER_PAUSE: Final = 16 * 1024
+"""Of a walk: some milliseconds, and any other thread that asks may run in between."""
 
 
 def encode(
-    value: Any, *, max_bytes: int | None = None, root: str = "$", dialect: Dialect = "python", wrap: int = 0
+    value: Any,
+    *,
+    max_bytes: int | None = None,
+    root: str = "$",
+    dialect: Dialect = "python",
+    wrap: int = 0,
+    pause: Callable[[], object] | None = None,
 ) -> bytes:
     """Return ``value`` as the bytes that ``dialect``'s guest, or `decode`, reads back exactly.
 
     Args:
         value: a value of ``JsonValue``; nothing of it is kept.
-        max_bytes: how long the result may be.
+        max_bytes: how much it may count (see `payload_size`).
         root: what ``value`` is called in error paths.
         dialect: the guest that will decode it.
         wrap: how many of its outer levels are the protocol's and do not count as nesting.
+        pause: called now and then while a large ``value`` is encoded, to let other threads run, which must not change
+            the value. What it raises ends the encoding. Without it the interpreter may stand still for seconds.
 
     Raises:
         EncodeTypeError: something in it has a type that cannot cross.
         EncodeError: a list or dict contains itself, or nests deeper than 500.
-        TooLarge: the result would be longer than ``max_bytes``.
+        TooLarge: it counts more than ``max_bytes``.
     """
-    js = dialect == "js"
     max_depth = MAX_DEPTH + wrap
+    if pause is None or is_small(value):
+        raw = _encode(value, root, max_depth, None, js=dialect == "js")
+    else:
+        with no_full_collections():
+            raw = _encode(value, root, max_depth, pause, js=dialect == "js")
+    if max_bytes is not None and len(raw) > max_bytes and payload_size(raw) > max_bytes:
+        raise TooLarge(root, payload_size(raw), max_bytes)
+    return raw
+
+
+def _encode(value: Any, root: str, max_depth: int, pause: Callable[[], object] | None, *, js: bool) -> bytes:
     try:
-        raw = _encode_plain(value, max_depth, js=js)
+        if pause is None:
+            raw = _encode_plain(value, max_depth, js=js)
+        else:
+            raw = write_in_pieces(value, partial(_encode_plain, js=js), max_depth, pause)
     except (TypeError, ValueError, RecursionError):
         raw = None
-    if raw is None:
-        raw = _encode_escaped(value, root, max_depth, js=js)
-    if max_bytes is not None and len(raw) > max_bytes:
-        raise TooLarge(root, len(raw), max_bytes)
-    return raw
+    return _encode_escaped(value, root, max_depth, pause, js=js) if raw is None else raw
 
 
 def _encode_plain(value: Any, max_depth: int, *, js: bool) -> bytes | None:
@@ -97,21 +122,36 @@ def _encode_plain(value: Any, max_depth: int, *, js: bool) -> bytes | None:
     return None if suspicious else raw
 
 
-def _encode_escaped(value: Any, root: str, max_depth: int, *, js: bool) -> bytes:
+def _encode_escaped(value: Any, root: str, max_depth: int, pause: Callable[[], object] | None, *, js: bool) -> bytes:
     key = KEY
     while True:
-        rewriter = _Rewriter(key, root, max_depth, js=js)
+        rewriter = _Rewriter(key, root, max_depth, pause or _no_pause, js=js)
         try:
-            copy = rewriter.rewrite(value)
+            text = _write_ascii(rewriter.rewrite(value), max_depth, pause)
         except _KeyTaken:
             key = _free_key(value)
             continue
-        break
-    try:
-        text = dumps_ascii(copy).encode("ascii")
-    except RecursionError:
-        raise EncodeError(root, "nested deeper than the rest of this thread's stack allows") from None
-    return pack(key, rewriter.flags, text, rewriter.segments) if rewriter.escapes else text
+        except RecursionError:
+            raise EncodeError(root, "nested deeper than the rest of this thread's stack allows") from None
+        finally:
+            let_go(rewriter.out)
+        return pack(key, rewriter.flags, text, rewriter.segments) if rewriter.escapes else text
+
+
+def _write_ascii(value: Any, max_depth: int, pause: Callable[[], object] | None) -> bytes:
+    """Return the JSON text of what was rewritten, which JSON can say."""
+    text = None
+    if pause is not None:
+        text = write_in_pieces(value, _dump_ascii, max_depth + ESCAPE_DEPTH, pause)
+    return _dump_ascii(value, 0) if text is None else text
+
+
+def _dump_ascii(value: Any, _max_depth: int) -> bytes:
+    return dumps_ascii(value).encode("ascii")
+
+
+def _no_pause() -> None:
+    pass
 
 
 class _KeyTaken(Exception):  # noqa: N818 - a signal
@@ -155,7 +195,9 @@ class _Open:
 class _Rewriter:
     """Copies a value with escapes in it; iterative, so that it works where the stack is nearly used up."""
 
-    def __init__(self, key: str, root: str, max_depth: int, *, js: bool) -> None:
+    def __init__(self, key: str, root: str, max_depth: int, pause: Callable[[], object], *, js: bool) -> None:
+        self.out: list[Any] = []
+        self._pause = pause
         self.key = key
         self.root = root
         self.max_depth = max_depth
@@ -166,7 +208,8 @@ class _Rewriter:
         self._open: list[_Open] = []
 
     def rewrite(self, value: Any) -> Any:
-        out: list[Any] = []
+        out = self.out
+        until_pause = _ITEMS_PER_PAUSE
         # The outermost frame holds the value itself and is no part of any path.
         stack = self._open = [_Open(None, iter([(0, value)]), out)]
         open_ids: set[int] = set()
@@ -188,6 +231,10 @@ class _Rewriter:
                     stack.append(_Open(item, self._items(item), new))
                 else:
                     new = self._scalar(item)
+                until_pause -= 1
+                if not until_pause:
+                    until_pause = _ITEMS_PER_PAUSE
+                    self._pause()
                 if top.is_list:
                     copy.append(new)
                 else:
@@ -234,7 +281,8 @@ class _Rewriter:
             return self._escape(f"f{float.__repr__(item)}") if self.js and item - item != 0 else item
         if isinstance(item, (bytes, bytearray)):
             return self._escape(self._segment("b", item))
-        return self._buffer(item)
+        number = buffers.number_of(item)
+        return self._buffer(item) if number is None else self._scalar(number)
 
     def _big_int(self, item: int) -> str:
         number = int.__index__(item)

@@ -11,20 +11,24 @@
 | 4 a segment | its length |
 | rest        | the reserved key, the text, and each segment at the next multiple of 8 |
 
-Numbers are unsigned and little-endian. Nothing may be missing and nothing left over.
+Numbers are unsigned and little-endian. Nothing may be missing and nothing left over. Every segment is referred to
+once by the text, so a frame with more of them than its text has room to name is refused before any is looked at: an
+empty segment takes four bytes, and millions of them would take far more on the host.
 """
 
 from __future__ import annotations
 
-__all__ = ["MAGIC", "SEGMENT_KEYS", "Frame", "pack", "unpack"]
+__all__ = ["MAGIC", "NO_SEGMENTS", "SEGMENT_KEYS", "Frame", "Segments", "pack", "payload_size", "unpack"]
 
 import struct
+from array import array
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from isola_anyio.codec.errors import CodecError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 MAGIC: Final = 0xFE
 VERSION: Final = 1
@@ -32,7 +36,43 @@ SEGMENT_KEYS: Final = 1
 ALIGNMENT: Final = 8
 
 _HEAD: Final = struct.Struct("<BBBBII")
+_QUOTE: Final = ord('"')
+_SIZE: Final = struct.Struct("<I")
 _PADDING: Final = bytes(ALIGNMENT)
+
+_SHORTEST_REFERENCE_BYTES: Final = len('"$s0":0,')
+"""The least of its text that a frame spends on a segment: a key that is one. A value that is one takes more."""
+LONGEST_REFERENCE_BYTES: Final = 64
+"""A frame with one segment and a text of no more than this is a value that the segment is all of."""
+_LONGEST_FRAMING_BYTES: Final = 12 + 4 + 255 + LONGEST_REFERENCE_BYTES + ALIGNMENT
+_SIZES_PER_PAUSE: Final = 16 * 1024
+
+
+class Segments:
+    """The segments of a frame: where each begins and how long it is; views of them are made one by one.
+
+    Attributes:
+        left: how many have not been taken.
+    """
+
+    def __init__(self, data: memoryview, starts: array[int], sizes: array[int]) -> None:
+        self._data = data
+        self._starts = starts
+        self._sizes = sizes
+        self._taken = bytearray(len(sizes))
+        self.left = len(sizes)
+
+    def take(self, number: int) -> memoryview | None:
+        """Return a view of a segment; ``None`` if there is none of this number, or it was taken before."""
+        if number >= len(self._taken) or self._taken[number]:
+            return None
+        self._taken[number] = 1
+        self.left -= 1
+        start = self._starts[number]
+        return self._data[start : start + self._sizes[number]]
+
+
+NO_SEGMENTS: Final = Segments(memoryview(b""), array("Q"), array("Q"))
 
 
 class Frame(NamedTuple):
@@ -41,7 +81,7 @@ class Frame(NamedTuple):
     key: str
     flags: int
     text: memoryview
-    segments: list[memoryview | None]
+    segments: Segments
 
 
 def pack(key: str, flags: int, text: bytes, segments: Sequence[Any]) -> bytes:
@@ -58,7 +98,23 @@ def pack(key: str, flags: int, text: bytes, segments: Sequence[Any]) -> bytes:
     return b"".join(pieces)
 
 
-def unpack(data: memoryview) -> Frame:
+def payload_size(data: bytes | memoryview) -> int:
+    """Return what an encoded value, maybe a hostile one, counts towards a limit of payloads.
+
+    A str counts what is between its quotes; bytes, or a typed buffer, what they hold; anything else all of its text,
+    its segments and the frame around them. Whatever a frame claims, it counts no more than its framing less.
+    """
+    size = len(data)
+    if size > 1 and data[0] == data[-1] == _QUOTE:
+        return size - 2
+    if size >= _HEAD.size and data[0] == MAGIC:
+        text_length, n_segments = _HEAD.unpack_from(data)[4:]
+        if n_segments == 1 and text_length <= LONGEST_REFERENCE_BYTES and size >= _HEAD.size + _SIZE.size:
+            return max(int(_SIZE.unpack_from(data, _HEAD.size)[0]), size - _LONGEST_FRAMING_BYTES)
+    return size
+
+
+def unpack(data: memoryview, pause: Callable[[], object]) -> Frame:
     """Take ``data`` apart; every number in it is checked before it is believed.
 
     Raises:
@@ -72,17 +128,22 @@ def unpack(data: memoryview) -> Frame:
     at = _HEAD.size + 4 * n_segments
     if at > len(data):
         raise CodecError("$", f"{n_segments} segments are more than {len(data)} bytes hold")
-    sizes: tuple[int, ...] = struct.unpack_from(f"<{n_segments}I", data, _HEAD.size)
+    if n_segments * _SHORTEST_REFERENCE_BYTES > text_length:
+        raise CodecError("$", f"{n_segments} segments are more than a text of {text_length} bytes refers to")
     # Slices never fail and never grow, so one check at the end is enough.
     key = str(data[at : at + key_length], "latin-1")
     at += key_length
     text = data[at : at + text_length]
     at += text_length
-    segments: list[memoryview | None] = []
-    for size in sizes:
-        at += -at % ALIGNMENT
-        segments.append(data[at : at + size])
-        at += size
+    starts, sizes = array("Q"), array("Q")
+    table = _SIZE.iter_unpack(data[_HEAD.size : _HEAD.size + 4 * n_segments])
+    while some := list(islice(table, _SIZES_PER_PAUSE)):
+        for (size,) in some:
+            at += -at % ALIGNMENT
+            starts.append(at)
+            sizes.append(size)
+            at += size
+        pause()
     if at != len(data):
         raise CodecError("$", f"the parts of a frame end at {at}, the frame at {len(data)}")
-    return Frame(key, flags, text, segments)
+    return Frame(key, flags, text, Segments(data, starts, sizes))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from isola_anyio import codec
+from isola_anyio.testing import equal_exact
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -196,3 +197,28 @@ def test_a_transferred_buffer_is_refused(js: JsCodec) -> None:
         "TypeError",
         "$[0]: a buffer that was transferred is not a value that can cross; send it before, or a copy",
     )
+
+
+@pytest.mark.parametrize(
+    ("scalar", "number"),
+    [
+        (np.int8(-3), -3),
+        (np.int64(2**62 + 1), 2**62 + 1),
+        (np.uint64(2**64 - 1), 2**64 - 1),
+        (np.float32(0.1), float(np.float32(0.1))),
+        (np.float16(1.5), 1.5),
+        (np.float32("nan"), float("nan")),
+        (np.float64(-0.0), -0.0),
+        (np.bool_(True), True),
+    ],
+)
+@pytest.mark.parametrize("dialect", ["python", "js"])
+def test_a_numpy_number_crosses_as_the_number_it_is(scalar: Any, number: Any, dialect: codec.Dialect) -> None:
+    found = codec.decode(codec.encode({"a": [scalar]}, dialect=dialect))
+    assert equal_exact(found, {"a": [number]})
+
+
+@pytest.mark.parametrize("scalar", [np.complex64(1j), np.longdouble(1), np.datetime64("2024-01-01"), np.timedelta64(1)])
+def test_a_numpy_scalar_that_is_no_number_of_pythons_is_refused(scalar: Any) -> None:
+    with pytest.raises(codec.EncodeTypeError, match=r"convert it with \.item\(\)"):
+        codec.encode([scalar])

@@ -161,3 +161,46 @@ def test_a_frame_cannot_hide_an_escape_in_an_escape() -> None:
     assert codec.decode(wire) == b"data"
     with pytest.raises(codec.CodecError, match="used twice"):
         codec.decode(frame(b'{"$":{"$":"s0"}}', b"b0"))
+
+
+def test_more_segments_than_the_text_can_name_are_refused_before_they_are_looked_at() -> None:
+    count = 200_000
+    empties = struct.pack("<BBBBII", 0xFE, 1, 1, 0, 1, count) + bytes(4 * count) + b"$0" + bytes(-(2 + 12) % 8)
+    tracemalloc.start()
+    try:
+        with pytest.raises(codec.CodecError, match="200000 segments are more than a text of 1 bytes refers to"):
+            codec.decode(empties)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("reference", "flags"), [(b'{"$":"b%d"}', 0), (b'{"$":"t%d:u1:0"}', 0), (b'{"$s%d":0}', 1)])
+def test_a_frame_of_segments_takes_a_small_multiple_of_its_bytes(reference: bytes, flags: int) -> None:
+    count = 40_000
+    text = b"[" + b",".join(reference % number for number in range(count)) + b"]"
+    found = decode_measured(frame(text, *[b""] * count, flags=flags))
+    assert len(found) == count
+
+
+def test_the_densest_keys_that_are_segments_are_within_what_a_text_may_refer_to() -> None:
+    assert codec.decode(frame(b'{"$s0":0}', b"key", flags=1)) == {"key": 0}
+    keys = [b"%d" % number for number in range(10)]
+    text = b"{" + b",".join(b'"$s%d":0' % number for number in range(10)) + b"}"
+    assert codec.decode(frame(text, *keys, flags=1)) == {str(number): 0 for number in range(10)}
+
+
+def test_a_text_of_continuation_bytes_is_refused_at_once() -> None:
+    for segment in (b"\x80" * 500_000, b"x" + b"\x80" * 500_000, "é".encode() * 100_000 + b"\x80" * 200_000):
+        with pytest.raises(codec.CodecError, match="not UTF-8"):
+            codec.decode(frame(b'{"$":"s0"}', segment))
+
+
+@pytest.mark.parametrize("unit", ["\ud800\udc00", "é", "€", "😀", "a", "\udfff\U0010ffff"])
+@pytest.mark.parametrize("shift", ["", "x", "xy", "xyz"])
+def test_a_long_str_of_a_segment_comes_back_whole_and_never_far_from_its_pauses(unit: str, shift: str) -> None:
+    text = shift + unit * 150_000 + "\ud800\udc00"
+    pauses: list[int] = []
+    raw = text.encode("utf-8", "surrogatepass")
+    assert codec.decode(frame(b'{"$":"s0"}', raw), pause=lambda: pauses.append(1)) == text
+    assert len(pauses) >= len(raw) // (256 * 1024)

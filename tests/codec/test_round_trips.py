@@ -205,3 +205,41 @@ def test_size_over_the_limit_says_both_numbers(guest: ModuleType) -> None:
         assert (info.value.size, info.value.limit) == (size, size - 1)  # type: ignore[attr-defined]
     with pytest.raises(codec.TooLarge):
         codec.decode(b"[1,2]", max_bytes=4)
+
+
+@pytest.mark.parametrize(
+    ("value", "counts"),
+    [
+        ("x" * 50, 50),
+        ("é" * 50, 100),
+        ("", 0),
+        (b"x" * 50, 50),
+        (b"", 0),
+        (memoryview(bytes(48)).cast("d"), 48),
+        ("\ud800\udc00" * 10, 60),
+        (["x"], 5),
+        (12345, 5),
+    ],
+)
+def test_what_is_one_piece_counts_only_what_it_holds(value: object, counts: int, guest: ModuleType) -> None:
+    for encode in (codec.encode, guest.encode):
+        assert codec.payload_size(encode(value)) == counts
+        wire = encode(value, max_bytes=counts)
+        codec.decode(wire, max_bytes=counts)
+        with pytest.raises(ValueError, match=f"takes {counts} bytes, over the limit of {counts - 1}"):
+            encode(value, max_bytes=counts - 1)
+        with pytest.raises(codec.TooLarge):
+            codec.decode(wire, max_bytes=counts - 1)
+
+
+def test_several_segments_count_with_their_frame() -> None:
+    wire = codec.encode([b"x", b"y"])
+    assert codec.payload_size(wire) == len(wire)
+
+
+def test_a_frame_that_lies_about_its_segment_counts_all_the_same() -> None:
+    wire = bytearray(codec.encode(bytes(5000)))
+    wire[12:16] = bytes(4)
+    assert codec.payload_size(bytes(wire)) > 4500
+    for cut in range(20):
+        assert codec.payload_size(bytes(wire[:cut])) <= 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from isola_anyio import GuestError, LimitError, SandboxBusyError, SandboxClosedError
+from isola_anyio import CpuLimitError, GuestError, LimitError, SandboxBusyError, SandboxClosedError
+from isola_anyio.turns import Turns
 
 if TYPE_CHECKING:
     from isola_anyio import Sandbox, SandboxTemplate
@@ -87,11 +89,15 @@ async def test_gathered_hostcalls_run_at_the_same_time(template: SandboxTemplate
 
 async def test_no_more_than_max_hostcalls_are_in_flight(template: SandboxTemplate) -> None:
     inside = most = 0
+    full = anyio.Event()
 
     async def work(payload: int) -> int:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
+        if inside == 4:
+            full.set()
+        await full.wait()
         for _ in range(3):
             await checkpoint()
         inside -= 1
@@ -99,7 +105,8 @@ async def test_no_more_than_max_hostcalls_are_in_flight(template: SandboxTemplat
 
     async with template.create(hostcalls={"work": work}, max_hostcalls=4) as sandbox:
         await sandbox.load_script(CODE)
-        assert await sandbox.run("gather", "work", list(range(50))) == list(range(50))
+        with anyio.fail_after(10):
+            assert await sandbox.run("gather", "work", list(range(50))) == list(range(50))
         assert most == 4
         assert sandbox.usage.hostcalls == 50
 
@@ -197,10 +204,189 @@ async def test_an_unknown_hostcall_is_a_hostcall_error(template: SandboxTemplate
         got = await sandbox.run("caught", "unknown")
         assert isinstance(got, dict)
         assert (got["name"], got["type"]) == ("unknown", "LookupError")
+        assert got["message"] == "the host has no handler named 'unknown'; it offers 'known'"
         for odd in ("", "x" * 60000, "a\ud800b", "__class__"):
             got = await sandbox.run("caught", odd)
             assert isinstance(got, dict)
             assert got["type"] == "LookupError"
+
+
+@pytest.mark.parametrize(
+    ("names", "offer"),
+    [
+        ([], "it offers none"),
+        (["b", "a"], "it offers 'a', 'b'"),
+        ([f"f{number:03}" for number in range(100)], "'f018', 'f019' and 80 more"),
+        (["x" * 10_000], "xxx'..."),
+    ],
+)
+async def test_an_unknown_hostcall_is_told_which_there_are(
+    template: SandboxTemplate, names: list[str], offer: str
+) -> None:
+    async with template.create(hostcalls=dict.fromkeys(names, lambda p: p)) as sandbox:
+        await sandbox.load_script(CODE)
+        told: Any = await sandbox.run("caught", "unknown")
+        message = told["message"]
+        assert offer in message
+        assert len(message) < 1000
+
+
+class Watched(dict[str, Any]):
+    """A dict that notes which threads encode it."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.threads: set[int] = set()
+
+    def items(self) -> Any:
+        self.threads.add(threading.get_ident())
+        return super().items()
+
+
+@pytest.mark.parametrize("how", ["call", "call_plain"])
+async def test_a_large_result_is_not_encoded_on_the_event_loop(template: SandboxTemplate, how: str) -> None:
+    small, large = Watched({"a": 1}), Watched({str(number): [number] for number in range(20_000)})
+
+    async def get(size: str) -> Any:
+        return small if size == "small" else large
+
+    async with template.create(hostcalls={"get": get}) as sandbox:
+        await sandbox.load_script(CODE)
+        for result, size in ((small, "small"), (large, "large")):
+            assert await sandbox.run(how, "get", size) == result
+    assert small.threads == {threading.get_ident()}
+    assert large.threads
+    assert threading.get_ident() not in large.threads
+
+
+async def test_what_happens_to_a_result_after_the_handler_returned_it_does_not_matter(
+    template: SandboxTemplate,
+) -> None:
+    shared: list[int] = []
+
+    async def append(item: int) -> list[int]:
+        shared.append(item)
+        return shared
+
+    async with template.create(hostcalls={"append": append}) as sandbox:
+        await sandbox.load_script(CODE)
+        got: Any = await sandbox.run("gather", "append", list(range(30)))
+        assert sorted(got, key=len) == [shared[: n + 1] for n in range(30)]
+
+
+async def test_large_results_reach_the_calls_they_answer(template: SandboxTemplate) -> None:
+    async def repeat(item: int) -> Any:
+        return [item] * 10_000 if item % 2 else item
+
+    async with template.create(hostcalls={"repeat": repeat}) as sandbox:
+        await sandbox.load_script(
+            CODE
+            + "\nasync def sums(n):\n    return [x if type(x) is int else sum(x) for x in await gather('repeat', range(n))]\n"
+        )
+        assert await sandbox.run("sums", 60) == [item * 10_000 if item % 2 else item for item in range(60)]
+
+
+async def test_large_results_that_cannot_cross_are_errors_of_the_guest(template: SandboxTemplate) -> None:
+    async def bad(what: str) -> Any:
+        return {"set": [0] * 10_000 + [{1}], "long": "x" * 500_000, "text": ["x" * 500_000]}[what]
+
+    async with template.create(hostcalls={"bad": bad}, max_payload=400_000) as sandbox:
+        await sandbox.load_script(CODE)
+        for what, words in (("set", "$[10000]: set is not"), ("long", "500000 bytes"), ("text", "500004 bytes")):
+            got = await sandbox.run("caught", "bad", what)
+            assert isinstance(got, dict)
+            assert got["type"] == "InvalidArgumentError"
+            assert words in str(got["message"])
+        assert await sandbox.run("value") == 5
+
+
+class Pauses:
+    """How often long work for a guest was interrupted to let others run."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def cancel_after(self, count: int, sandbox: Sandbox, *call: Any) -> None:
+        """Run, and cancel when there were so many of them."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(functools.partial(sandbox.run, *call))
+            with anyio.fail_after(20):
+                while self.count < count:
+                    await anyio.sleep(0.001)
+            group.cancel_scope.cancel()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
+    """Count them."""
+    counted = Pauses()
+    pause = Turns.let_others_run
+
+    def counting(self: Turns) -> None:
+        counted.count += 1
+        pause(self)
+
+    monkeypatch.setattr(Turns, "let_others_run", counting)
+    return counted
+
+
+async def test_a_cancelled_run_does_not_finish_decoding_a_large_payload(
+    template: SandboxTemplate, pauses: Pauses
+) -> None:
+    async with template.create(hostcalls={"drop": lambda _: None}) as sandbox:
+        await sandbox.load_script("""
+import _host, struct
+def go(n):
+    body = struct.pack("<H", 4) + b"drop[" + b"[]," * n + b"0]"
+    return len(_host.call(struct.pack("<BI", 0x10, 77) + body))
+""")
+        await pauses.cancel_after(5, sandbox, "go", 15_000_000)
+        assert sandbox.broken  # it computed, and called the host in the middle of that
+    assert pauses.count < 45_000_000 // (128 * 1024) * 0.8
+
+
+@pytest.mark.parametrize("how", ["waits", "waits_plainly"])
+async def test_a_cancelled_guest_that_waits_for_a_large_result_unwinds(
+    template: SandboxTemplate, pauses: Pauses, how: str
+) -> None:
+    unwound: list[int] = []
+
+    async def give(_: Any) -> Any:
+        return [0] * 8_000_000
+
+    async with template.create(hostcalls={"give": give, "unwound": unwound.append}) as sandbox:
+        await sandbox.load_script(
+            CODE
+            + """
+async def waits():
+    try:
+        return await hostcall("give")
+    finally:
+        await hostcall("unwound", 1)
+def waits_plainly(): return run(waits())
+"""
+        )
+        await pauses.cancel_after(5, sandbox, how)
+        assert unwound == [1]
+        assert await sandbox.run("value") == 5
+    assert pauses.count < 16_000_000 // (64 * 1024) * 0.8
+
+
+async def test_a_guests_cpu_counts_what_the_host_decodes_for_it(template: SandboxTemplate) -> None:
+    async with template.create(hostcalls={"drop": lambda _: None}, max_cpu=0.3) as sandbox:
+        await sandbox.load_script(
+            CODE
+            + """
+import _host, struct
+def lie(n):
+    body = struct.pack("<H", 4) + b"drop[" + b"[]," * 500_000 + b"0]x"
+    for _ in range(n): _host.call(struct.pack("<BI", 0x10, 77) + body)
+"""
+        )
+        with pytest.raises(CpuLimitError):
+            await sandbox.run("lie", 10_000)
+        assert sandbox.usage.cpu_s >= 0.3
+        assert sandbox.usage.hostcalls < 1000
 
 
 async def test_answers_and_payloads_that_cannot_cross_are_errors_of_the_guest(template: SandboxTemplate) -> None:

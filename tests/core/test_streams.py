@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from isola_anyio import Arg, GuestError, InvalidArgumentError, StreamArg
+from isola_anyio import Arg, GuestError, InvalidArgumentError, StreamArg, build_template
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -108,23 +108,52 @@ async def test_items_flow_while_the_producer_goes_on(template: SandboxTemplate) 
                     assert (await events.receive()).data == 2 * i
 
 
-async def test_a_producer_is_no_further_ahead_than_its_capacity(template: SandboxTemplate) -> None:
-    pulled = 0
+TAKERS = {
+    "python": """
+from sandbox.asyncio import hostcall, run
+async def take(stream):
+    async for item in stream:
+        if not await hostcall("taken", item): return
+def take_plainly(stream):
+    for item in stream:
+        if not run(hostcall("taken", item)): return
+""",
+    "js": """
+async function take(stream) {
+  for await (const item of stream) if (!await hostcall("taken", item)) return
+}
+""",
+}
 
-    async def count() -> AsyncIterator[int]:
-        nonlocal pulled
+
+@pytest.mark.parametrize(("runtime", "how"), [("python", "take"), ("python", "take_plainly"), ("js", "take")])
+@pytest.mark.parametrize("capacity", [1, 2, 3, 5, 1024])
+async def test_a_producer_is_no_further_ahead_of_the_guests_loop_than_its_capacity(
+    template: SandboxTemplate, runtime: Literal["python", "js"], how: str, capacity: int
+) -> None:
+    produced = 0
+    ahead: list[int] = []
+
+    async def produce() -> AsyncIterator[int]:
+        nonlocal produced
         while True:
-            pulled += 1
-            yield pulled
+            produced += 1
+            yield produced
 
-    async with template.create() as sandbox:
-        await sandbox.load_script(
-            CODE + "\nasync def hold(stream):\n    await anext(stream)\n    yield 1\n    await asyncio.sleep(60)\n"
-        )
-        async with sandbox.run_stream("hold", StreamArg.from_async_iterable(count(), capacity=10)) as events:
-            await events.receive()
-            await anyio.wait_all_tasks_blocked()
-            assert pulled <= 256 + 10 + 1
+    async def taken(item: int) -> bool:
+        for _ in range(20):  # the producer goes as far as it may meanwhile
+            await checkpoint()
+        ahead.append(produced - item)
+        return item < 40
+
+    chosen = template if runtime == "python" else await build_template(runtime)
+    async with chosen.create(hostcalls={"taken": taken}) as sandbox:
+        await sandbox.load_script(TAKERS[runtime])
+        with anyio.fail_after(30):
+            await sandbox.run(how, StreamArg.from_async_iterable(produce(), capacity=capacity))
+    assert len(ahead) == 40
+    assert max(ahead) <= capacity
+    assert max(ahead) >= min(capacity, 20) // 2  # and it does not make the guest wait for each
 
 
 @pytest.mark.parametrize("how", ["first", "first_plain", "ignores", "fails"])

@@ -27,7 +27,7 @@ from anyio.abc import TaskGroup
 from isola_anyio import codec, door, events, feeds, guest, hostcalls
 from isola_anyio.building import _prelude_error
 from isola_anyio.cache.digests import Record, read_record
-from isola_anyio.codec import buffers, cutting, decoding
+from isola_anyio.codec import buffers, cutting, decoding, pieces
 from isola_anyio.codec.frame import pack
 from isola_anyio.door import DoorKeeper
 from isola_anyio.errors import InternalError, IsolaError
@@ -191,7 +191,7 @@ async def _broken_items() -> AsyncIterator[object]:
     raise OSError("the producer broke")
 
 
-SMALL_LIMITS = {"CAPACITY_EVENTS": 3, "PENDING_BYTES": 12_000, "BATCH_BYTES": 64, "TEXT_PIECE_BYTES": 16}
+SMALL_LIMITS = {"CAPACITY_EVENTS": 3, "PENDING_BYTES": 12_000, "BATCH_BYTES": 64, "TEXT_PIECE_BYTES": 16, "SMALL": 8}
 
 
 class StubStore:
@@ -215,6 +215,7 @@ class StubInstance:
         self.memory = GuestMemory(bytearray(size), size, lambda: size)
         self.store = StubStore(place)
         self.dead = False
+        self.interrupted = False
 
     def set_handlers(self, handlers: list[Callable[..., int | None]]) -> None:
         self.handlers = handlers
@@ -380,7 +381,7 @@ def frames(data: bytes) -> None:
         except BaseExceptionGroup as group:
             failures.append(group.exceptions[0])
 
-    with constants(SMALL_LIMITS, door, events, feeds, guest, hostcalls):
+    with constants(SMALL_LIMITS, door, events, feeds, guest, hostcalls, pieces):
         _loop().run_until_complete(scenario())
     if failures:
         raise failures[0]

@@ -18,6 +18,7 @@ export const codec = (() => {
   const MAGIC = 0xfe;
   const VERSION = 1;
   const HEAD_BYTES = 12;
+  const LONGEST_REFERENCE = 64; // a frame with one segment and a text of no more is a value that the segment is all of
   const WALK_DEPTH = 60; // recursion is faster, and safe up to here
   const KEY = "$";
   const CHUNK = 4096; // arguments to one call of fromCharCode
@@ -445,7 +446,7 @@ export const codec = (() => {
     }
     if (rewriter === null) {
       // A character is at most three bytes; most texts need no counting.
-      if (text.length * 3 > maxBytes) checkSize(utf8Length(text), maxBytes);
+      if (text.length * 3 > maxBytes) checkSize(utf8Length(text) - (text[0] === '"' ? 2 : 0), maxBytes);
       return text;
     }
     return pack(rewriter, text, maxBytes);
@@ -463,7 +464,8 @@ export const codec = (() => {
     const textBytes = utf8Length(text);
     let size = HEAD_BYTES + 4 * segments.length + key.length + textBytes;
     for (let i = 0; i < segments.length; i++) size = align(size) + typedBytes(segments[i]);
-    checkSize(size, maxBytes);
+    // Bytes or a buffer by itself count what they hold.
+    checkSize(segments.length === 1 && textBytes <= LONGEST_REFERENCE ? typedBytes(segments[0]) : size, maxBytes);
     const out = new $Uint8Array(size);
     out[0] = MAGIC;
     out[1] = VERSION;

@@ -27,6 +27,7 @@ _VERSION = 1
 _SEGMENT_KEYS = 1
 _KEY = "$"
 _HEAD = struct.Struct("<BBBBII")
+_LONGEST_REFERENCE = 64  # a frame with one segment and a text of no more is a value that the segment is all of
 _PADDING = bytes(8)
 
 
@@ -231,7 +232,9 @@ def encode(value, *, max_bytes=None, root="$"):
     if rewriter is not None and rewriter.escapes:
         raw = _pack(rewriter.key, rewriter.flags, raw, rewriter.segments)
     if max_bytes is not None and len(raw) > max_bytes:
-        raise TooLarge(root, len(raw), max_bytes)
+        size = _payload_size(raw)
+        if size > max_bytes:
+            raise TooLarge(root, size, max_bytes)
     return raw
 
 
@@ -508,6 +511,17 @@ def _view(data, spec):
 
 
 # Frames
+
+
+def _payload_size(raw):
+    """Return what an encoded value counts: a str, bytes or a buffer by itself only what it holds."""
+    if raw[0] == raw[-1] == 0x22:
+        return len(raw) - 2
+    if raw[0] == _MAGIC:
+        text_length, n_segments = _HEAD.unpack_from(raw)[4:]
+        if n_segments == 1 and text_length <= _LONGEST_REFERENCE:
+            return int.from_bytes(raw[_HEAD.size : _HEAD.size + 4], "little")
+    return len(raw)
 
 
 def _pack(key, flags, text, segments):

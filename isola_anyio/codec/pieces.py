@@ -1,0 +1,199 @@
+"""Write a large value as JSON text piece by piece: ``json`` holds the interpreter's lock for as long as it writes.
+
+A value is *small* if writing it takes about a millisecond at most; small ones are written in one go. Of a large one
+each list, dict and string is taken apart until its parts are small, and between two of them others may run. What is
+written is the same text, byte for byte.
+"""
+
+from __future__ import annotations
+
+__all__ = ["is_small", "write_in_pieces"]
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SMALL: Final = 4096
+"""How many numbers a small value holds; anything else is weighed in them."""
+_CHARS_PER_UNIT: Final = 32
+_BYTES_PER_UNIT: Final = 4096
+_ITEMS: Final = 1024
+"""How many items of a list or dict are looked at, and written if they are small, together."""
+_BYTES_PER_PAUSE: Final = 64 * 1024
+"""Of text: milliseconds. Where others are busy each pause takes five, so there must not be many more."""
+_STR_CHARS: Final = 64 * 1024
+
+# Untyped, because narrowing Any to "dict of unknowns" helps nobody.
+_DICT: Final = cast("type[Any]", dict)
+_SEQUENCES: Final = cast("tuple[type[Any], ...]", (list, tuple))
+_SCALARS: Final[frozenset[object]] = frozenset({int, float, bool, type(None)})
+
+_Write: TypeAlias = "Callable[[Any, int], bytes | None]"
+
+
+def is_small(value: Any) -> bool:
+    """Say whether writing ``value`` takes no time worth mentioning; asking takes less."""
+    return type(value) in _SCALARS or _weight(value, SMALL) <= SMALL
+
+
+def _weight(value: Any, limit: int) -> int:
+    """Return what ``value`` weighs, or, as soon as that is clear, something above ``limit``."""
+    weight = 0
+    left: list[Any] = [(value,)]
+    while left:
+        for item in left.pop():
+            weight += 1
+            if type(item) in _SCALARS:
+                continue
+            if type(item) is str:
+                weight += len(item) // _CHARS_PER_UNIT
+                continue
+            if isinstance(item, _DICT):
+                left += (item, item.values())
+            elif isinstance(item, _SEQUENCES):
+                left.append(item)
+            else:
+                weight += _bytes_held(item) // _BYTES_PER_UNIT
+                continue
+            if weight + len(item) > limit:
+                return limit + 1
+        if weight > limit:
+            break
+    return weight
+
+
+def _bytes_held(item: Any) -> int:
+    if isinstance(item, (bytes, bytearray, str)):
+        return len(item)
+    size = getattr(item, "nbytes", 0)  # a memoryview's, or an array's
+    return size if type(size) is int else 0
+
+
+def write_in_pieces(value: Any, write: _Write, max_depth: int, pause: Callable[[], object]) -> bytes | None:
+    """Return the JSON text of ``value``, made of the texts of its parts.
+
+    Args:
+        value: a large one.
+        write: returns the text of a part that may nest as deep as its second argument says; ``None`` if it cannot.
+        max_depth: how deep ``value`` may nest.
+        pause: called between two parts now and then.
+
+    Returns:
+        ``None`` if ``write`` did for any part, ``value`` contains itself, nests too deep, or a key of its is no str.
+    """
+    writer = _Writer(write, pause)
+    try:
+        writer.write(value, max_depth)
+    except _CannotWrite:
+        return None
+    return b"".join(writer.pieces)
+
+
+class _CannotWrite(Exception):  # noqa: N818 - a signal
+    """What `write_in_pieces` returns ``None`` for."""
+
+
+def _fitting(items: Any) -> int:
+    """Return how many of the first items are small together."""
+    if _SCALARS.issuperset(map(type, items)) or _weight(items, SMALL) <= SMALL:
+        return len(items)
+    weight = 0
+    for count, item in enumerate(items):
+        weight += _weight(item, SMALL - weight)
+        if weight > SMALL:
+            return count
+    return len(items)
+
+
+class _Writer:
+    """Iterative, so that it works where the stack is nearly used up."""
+
+    def __init__(self, write: _Write, pause: Callable[[], object]) -> None:
+        self.pieces: list[bytes] = []
+        self._write_part = write
+        self._pause = pause
+        self._open: set[int] = set()
+        self._until_pause = _BYTES_PER_PAUSE
+
+    def write(self, value: Any, max_depth: int) -> None:
+        """Write ``value``, which may nest as deep as ``max_depth``."""
+        stack: list[Iterator[Any]] = [iter([value])]
+        while stack:
+            depth = max_depth + 1 - len(stack)
+            for item in stack[-1]:
+                if isinstance(item, (_DICT, *_SEQUENCES)):
+                    if not depth or id(item) in self._open:
+                        raise _CannotWrite
+                    self._open.add(id(item))
+                    parts = self._dict(item, depth) if isinstance(item, _DICT) else self._list(item, depth)
+                    stack.append(parts)
+                    break
+                self._leaf(item, depth)
+            else:
+                stack.pop()
+
+    def _list(self, items: Any, depth: int) -> Iterator[Any]:
+        """Write a list; yields what of it is to be written in between."""
+        before = b"["
+        for start in range(0, len(items), _ITEMS):
+            some = items[start : start + _ITEMS]
+            while some:
+                count = _fitting(some)
+                self.pieces.append(before)
+                before = b","
+                if count:
+                    self._part(some[:count], depth, cut=1)
+                else:
+                    yield some[0]
+                some = some[max(count, 1) :]
+        self.pieces.append(b"]" if before == b"," else b"[]")
+        self._open.discard(id(items))
+
+    def _dict(self, fields: dict[Any, Any], depth: int) -> Iterator[Any]:
+        """Write a dict; yields what of it is to be written in between."""
+        before = b"{"
+        items = iter(fields.items())
+        while some := list(islice(items, _ITEMS)):
+            while some:
+                count = _fitting(some)
+                self.pieces.append(before)
+                before = b","
+                if count:
+                    self._part(dict(some[:count]), depth, cut=1)
+                else:
+                    key, item = some[0]
+                    if not isinstance(key, str):
+                        raise _CannotWrite
+                    self._leaf(key, depth)
+                    self.pieces.append(b":")
+                    yield item
+                some = some[max(count, 1) :]
+        self.pieces.append(b"}" if before == b"," else b"{}")
+        self._open.discard(id(fields))
+
+    def _leaf(self, value: Any, depth: int) -> None:
+        if type(value) is not str or is_small(value):
+            self._part(value, depth)
+            return
+        self.pieces.append(b'"')
+        start = 0
+        while start < len(value):
+            end = start + _STR_CHARS
+            if "\ud800" <= value[end - 1 : end] <= "\udbff":  # it may be half a character
+                end += 1
+            self._part(value[start:end], depth, cut=1)
+            start = end
+        self.pieces.append(b'"')
+
+    def _part(self, value: Any, depth: int, cut: int = 0) -> None:
+        """Write a part in one go, less as much of its ends as ``cut`` says."""
+        text = self._write_part(value, depth)
+        if text is None:
+            raise _CannotWrite
+        self.pieces.append(text[cut : len(text) - cut])
+        self._until_pause -= len(text)
+        if self._until_pause <= 0:
+            self._until_pause = _BYTES_PER_PAUSE
+            self._pause()
