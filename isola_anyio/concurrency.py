@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 __all__ = [
+    "HeldUp",
     "being_cancelled",
     "is_cancellation",
+    "is_held_up_by_caller",
     "open_task_group",
     "outlast",
     "single_exception",
@@ -13,7 +15,7 @@ __all__ = [
 
 import math
 from contextlib import asynccontextmanager
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
@@ -72,6 +74,34 @@ def being_cancelled() -> bool:
 
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+class HeldUp:
+    """Marks code that ``owner`` waits for, with all that it calls and starts: it must not wait for the owner in turn.
+
+    A context manager; tasks started inside that live on are no longer waited for when it is left.
+    """
+
+    __slots__ = ("_token", "over", "owner")
+
+    def __init__(self, owner: object) -> None:
+        self.owner = owner
+        self.over = False
+
+    def __enter__(self) -> None:
+        self._token = _held_up.set((*_held_up.get(), self))
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.over = True
+        _held_up.reset(self._token)
+
+
+_held_up: Final[ContextVar[tuple[HeldUp, ...]]] = ContextVar("isola_anyio_held_up", default=())
+
+
+def is_held_up_by_caller(owner: object) -> bool:
+    """Tell whether ``owner`` waits for the code that calls this."""
+    return any(mark.owner is owner and not mark.over for mark in _held_up.get())
 
 
 _ungrouped: Final[set[object]] = set()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from isola_anyio import codec
+from isola_anyio.concurrency import HeldUp
 from isola_anyio.engine.wakeup import Wakeup
 from isola_anyio.errors import InvalidArgumentError
 from isola_anyio.guests.protocol import Status, completion
@@ -45,12 +46,14 @@ class Feed:
         self,
         source: StreamSource,
         *,
+        owner: object,
         dialect: Dialect,
         max_payload: int,
         pause: Callable[[], object],
         on_news: Callable[[], None],
     ) -> None:
         self._source = source
+        self._owner = owner
         self._dialect: Dialect = dialect
         self._max_payload = max_payload
         self._pause = pause
@@ -167,7 +170,7 @@ class Feed:
         """Pull items from the source until it ends, fails, or the guest wants no more; a task of the run."""
         items, capacity = self._items, self._source.capacity
         try:
-            with self.scope:
+            with self.scope, HeldUp(self._owner):
                 try:
                     async for item in self._source:
                         items.append(item)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 import anyio
 
 from isola_anyio import codec
-from isola_anyio.concurrency import being_cancelled
+from isola_anyio.concurrency import HeldUp, being_cancelled
 from isola_anyio.errors import InvalidArgumentError, clip
 from isola_anyio.guests.protocol import ProtocolError, Status, completion
 
@@ -120,6 +120,7 @@ class HostcallDesk:
         self,
         handlers: Handlers,
         *,
+        owner: object,
         dialect: Dialect,
         max_payload: int,
         max_in_flight: int,
@@ -129,6 +130,7 @@ class HostcallDesk:
         on_news: Callable[[], None],
     ) -> None:
         self._handlers = handlers
+        self._owner = owner
         self._dialect: Dialect = dialect
         self._max_payload = max_payload
         self._max_in_flight = max_in_flight
@@ -208,9 +210,13 @@ class HostcallDesk:
         """Call a plain handler, or get an async one's awaitable; what it computes is not the guest's."""
         self._cpu.pause()
         try:
-            return self._context.run(handler, payload)
+            return self._context.run(self._call_held_up, handler, payload)
         finally:
             self._cpu.resume()
+
+    def _call_held_up(self, handler: Handler, payload: JsonValue) -> Any:
+        with HeldUp(self._owner):
+            return handler(payload)
 
     def _queue(self, op: int, name: str, work: Callable[[], Awaitable[Any]], size: int) -> None:
         self._open.add(op)
@@ -247,7 +253,7 @@ class HostcallDesk:
     async def _serve(self, request: _Request, scope: anyio.CancelScope) -> None:
         answer = self._failed(request, failure_of(request.name, "CancelledError", "it was cancelled"))
         try:
-            with scope:
+            with scope, HeldUp(self._owner):
                 try:
                     answer = self._answer(request, await request.work())
                 except Exception as exc:

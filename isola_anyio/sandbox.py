@@ -14,7 +14,13 @@ import anyio
 from anyio.abc import AsyncResource
 
 from isola_anyio import codec
-from isola_anyio.concurrency import is_cancellation, outlast, single_exception, start_ungrouped
+from isola_anyio.concurrency import (
+    is_cancellation,
+    is_held_up_by_caller,
+    outlast,
+    single_exception,
+    start_ungrouped,
+)
 from isola_anyio.engine.offload import in_guest_thread
 from isola_anyio.engine.wakeup import current_loop, loop_caller
 from isola_anyio.errors import (
@@ -29,7 +35,7 @@ from isola_anyio.events import EndEvent, ErrorEvent, EventQueue, EventStream
 from isola_anyio.guests.protocol import Call
 from isola_anyio.limits import Usage
 from isola_anyio.run import Run
-from isola_anyio.turns import RunOptions, active_runs
+from isola_anyio.turns import RunOptions
 from isola_anyio.values import bind_arguments
 
 if TYPE_CHECKING:
@@ -313,14 +319,13 @@ class Sandbox(AsyncResource):
             )
 
     def _refuse_own_handlers(self, awaited: Run | None = None) -> None:
-        """Refuse to wait for a run, ``awaited`` or whichever is under way, when called from inside its handlers."""
-        guest = self._guest
-        for run in active_runs.get():
-            if run.guest is guest and guest is not None and guest.run is run and awaited in (None, run):
-                raise SandboxBusyError(
-                    "a handler of this sandbox's own run would wait for itself: let the handler return first, or use "
-                    "another sandbox"
-                )
+        """Refuse to wait for a run, ``awaited`` or whichever is under way, when called by what it waits for."""
+        run = self._line[0].run if self._line else None
+        if run is not None and awaited in (None, run) and is_held_up_by_caller(run):
+            raise SandboxBusyError(
+                "a handler or a producer of this sandbox's own run would wait for itself: let it return first, or use "
+                "another sandbox"
+            )
 
     async def _complete(self, options: RunOptions) -> JsonValue:
         await anyio.lowlevel.checkpoint_if_cancelled()
@@ -371,7 +376,7 @@ class _Activity:
         self._sandbox = sandbox
         self._options = options
         self._queue = queue
-        self._run: Run | None = None
+        self.run: Run | None = None
         self._in_line = False
         self._turn: anyio.Event | None = None
         self._waiting = anyio.CancelScope()
@@ -380,12 +385,13 @@ class _Activity:
     def close(self) -> None:
         """Stop it because the sandbox is being closed."""
         self._waiting.cancel()
-        if self._run is not None:
-            self._run.close()
+        if self.run is not None:
+            self.run.close()
 
     def refuse_own_handlers(self) -> None:
         """Refuse to wait for this when called from inside a handler of its run."""
-        self._sandbox._refuse_own_handlers(self._run)  # noqa: SLF001 - same module
+        if self.run is not None:
+            self._sandbox._refuse_own_handlers(self.run)  # noqa: SLF001 - same module
 
     def stand_in_line(self) -> None:
         """Take a place among the sandbox's runs: first come, first served."""
@@ -402,8 +408,8 @@ class _Activity:
             await self._wait_for_turn()
             guest = sandbox._usable()  # noqa: SLF001 - same module
             number = next(sandbox._numbers)  # noqa: SLF001 - same module
-            self._run = Run(guest, number, self._options, sandbox._handlers, queue=self._queue)  # noqa: SLF001
-            return await self._run.complete()
+            self.run = Run(guest, number, self._options, sandbox._handlers, queue=self._queue)  # noqa: SLF001
+            return await self.run.complete()
         finally:
             self._leave_line()
             sandbox._activities.discard(self)  # noqa: SLF001 - same module

@@ -8,12 +8,12 @@ the thread, for from then on others may enter the guest or free it.
 
 from __future__ import annotations
 
-__all__ = ["Halt", "Phase", "RunOptions", "Stop", "Turns", "active_runs"]
+__all__ = ["Halt", "Phase", "RunOptions", "Stop", "Turns"]
 
 import threading
 import time
 from abc import ABC, abstractmethod
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
     from isola_anyio.guest import Guest
     from isola_anyio.limits import Limits
     from isola_anyio.values import JsonValue, StreamSource
-
-active_runs: ContextVar[tuple[Turns, ...]] = ContextVar("isola_anyio_active_runs", default=())
-"""The runs whose handlers the current code is called from, outermost first."""
 
 
 class Phase(Enum):
@@ -116,24 +113,22 @@ class Turns(ABC):
         self.queue = queue
         if queue is not None:
             queue.on_room = self._on_room
-        token = active_runs.set((*active_runs.get(), self))
-        try:
-            self._context = copy_context()
-            self.desk = HostcallDesk(
-                handlers,
-                dialect=self.dialect,
-                max_payload=self.limits.max_payload,
-                max_in_flight=self.limits.max_hostcalls,
-                cpu=self._cpu,
-                pause=self.let_others_run,
-                on_request=self._news.set,
-                on_news=self._on_news,
-            )
-        finally:
-            active_runs.reset(token)
+        self._context = copy_context()
+        self.desk = HostcallDesk(
+            handlers,
+            owner=self,
+            dialect=self.dialect,
+            max_payload=self.limits.max_payload,
+            max_in_flight=self.limits.max_hostcalls,
+            cpu=self._cpu,
+            pause=self.let_others_run,
+            on_request=self._news.set,
+            on_news=self._on_news,
+        )
         self._feeds = [
             Feed(
                 source,
+                owner=self,
                 dialect=self.dialect,
                 max_payload=self.limits.max_payload,
                 pause=self.let_others_run,

@@ -18,12 +18,13 @@ from isola_anyio import (
     SandboxBusyError,
     SandboxClosedError,
     SandboxContext,
+    StreamArg,
     Usage,
     build_template,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from isola_anyio import Sandbox, SandboxTemplate
 
@@ -418,4 +419,41 @@ async def test_another_event_loop_is_refused_and_disturbs_nothing(template: Sand
         work = functools.partial(anyio.run, misuse, sandbox, backend=other)
         assert len(await anyio.to_thread.run_sync(work)) == 3
         asked.set()
+        assert await sandbox.run("value") == 5
+
+
+async def test_a_task_that_a_handler_left_behind_waits_for_its_turn_like_anybody(template: SandboxTemplate) -> None:
+    got: list[Any] = []
+
+    async def use(sandbox: Sandbox) -> None:
+        got.append(await sandbox.run("value"))
+
+    async with anyio.create_task_group() as outer:
+
+        async def leave(_: Any) -> None:
+            outer.start_soon(use, sandbox)
+
+        async with template.create(hostcalls={"leave": leave}) as sandbox:
+            await sandbox.load_script(
+                "import asyncio\nfrom sandbox.asyncio import hostcall\ndef value(): return 5\n"
+                "async def ask():\n    await hostcall('leave')\n    await asyncio.sleep(0.05)"
+            )
+            await sandbox.run("ask")
+            with anyio.fail_after(10):
+                while not got:
+                    await anyio.sleep(0.001)
+    assert got == [5]
+
+
+async def test_a_producer_that_uses_the_sandbox_it_feeds_is_refused(template: SandboxTemplate) -> None:
+    async def items() -> AsyncIterator[Any]:
+        yield 1
+        yield await sandbox.run("value")
+
+    async with template.create() as sandbox:
+        await sandbox.load_script(
+            "def value(): return 5\nasync def total(items): return sum([item async for item in items])"
+        )
+        with anyio.fail_after(10), pytest.raises(SandboxBusyError, match="producer"):
+            await sandbox.run("total", StreamArg.from_async_iterable(items()))
         assert await sandbox.run("value") == 5
