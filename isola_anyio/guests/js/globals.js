@@ -15,6 +15,7 @@ import { hostcall } from "isola:ops";
 import { performance } from "isola:performance";
 import { random } from "isola:random";
 import { structuredClone } from "isola:structured_clone";
+import { Promise } from "isola:waits";
 
 const enqueue = globalThis.queueMicrotask;
 
@@ -36,6 +37,7 @@ const globals = {
   Crypto,
   Event,
   EventTarget,
+  Promise,
   TextDecoder,
   TextEncoder,
   URL,

@@ -6,24 +6,17 @@
 import {
   ArraySlice,
   ArraySplice,
-  FunctionToString,
   Map,
   MapClear,
   MapDelete,
   MapGet,
   MapSet,
   Number,
-  Promise,
-  PromiseThen,
-  StringEndsWith,
-  StringStartsWith,
   TypeError,
   apply,
-  hasOwn,
   now,
   trunc,
 } from "isola:primordials";
-import { abortError } from "isola:errors";
 
 const LONGEST_MS = 0x7fffffff; // 24 days, as elsewhere; longer ones wait that long
 const SHORTEST_MS = 1; // as browsers and servers have it: an interval of 0 must not starve everything else
@@ -53,40 +46,10 @@ export function nextDue() {
   return queue.length === 0 ? -1 : queue[0].due;
 }
 
-// Is this the `resolve` that a promise hands to its executor? A native function without a name that takes one value;
-// no other is reachable, but for its twin `reject`.
-function isResolver(callback) {
-  return (
-    callback.length === 1 &&
-    callback.name === "" &&
-    !hasOwn(callback, "prototype") &&
-    StringStartsWith(FunctionToString(callback), "function ()") &&
-    StringEndsWith(FunctionToString(callback), "[native code]\n}")
-  );
-}
-
-// Forget every timer. `new Promise((resolve) => setTimeout(resolve, ms))` is how people sleep: such a promise is
-// rejected, by resolving it to one that is. True when there was one.
-export function rejectSleepers(message) {
-  const left = ArraySlice(queue);
+export function dropAll() {
   queue.length = 0;
   MapClear(known);
-  let any = false;
-  for (let i = 0; i < left.length; i++) {
-    try {
-      if (!isResolver(left[i].callback)) continue;
-      any = true;
-      const reason = new Promise((_, reject) => reject(abortError(message)));
-      PromiseThen(reason, undefined, nothing);
-      apply(left[i].callback, undefined, [reason]);
-    } catch {
-      // A proxy in place of a function: not a sleeper.
-    }
-  }
-  return any;
 }
-
-function nothing() {}
 
 function insert(timer) {
   let low = 0;

@@ -124,6 +124,20 @@ CLAIMS = {
         "Object.prototype.toString.call(new URLSearchParams().entries()) === '[object URLSearchParams Iterator]' && String(new URLSearchParams(new URLSearchParams('x=1'))) === 'x=1'",
         "String(new URLSearchParams('\\ud800')) === '%EF%BF%BD=' && String(new URLSearchParams(null)) === 'null=' && String(new URLSearchParams(undefined)) === ''",
     ],
+    "promise": [
+        "Promise.name === 'Promise' && Promise.length === 1 && Object.keys(Promise).length === 0 && typeof Promise[Symbol.species] === 'function'",
+        "new Promise(() => {}) instanceof Promise && (async () => {})() instanceof Promise && Object.getPrototypeOf(new Promise(() => {})) === Promise.prototype",
+        "Object.prototype.toString.call(new Promise(() => {})) === '[object Promise]' && Reflect.ownKeys(new Promise(() => {})).length === 0",
+        "throws(() => Promise(() => {}), 'TypeError') && throws(() => new Promise(), 'TypeError') && throws(() => new Promise({}), 'TypeError')",
+        "(() => { const p = new Promise(() => {}); return Promise.resolve(p) === p && Promise.resolve((async () => {})()) !== p })()",
+        "same(await Promise.all([1, Promise.resolve(2), new Promise(r => setTimeout(r, 1, 3))]), [1, 2, 3])",
+        "await new Promise(() => { throw 7 }).catch(e => e) === 7 && await new Promise((r, j) => { r(1); j(2); r(3) }) === 1 && await Promise.reject(5).catch(e => e) === 5",
+        "await new Promise(r => { r(8); throw 9 }) === 8 && await new Promise(r => r(Promise.resolve(6))) === 6 && await new Promise(r => r({ then: f => f(4) })) === 4",
+        "await Promise.try((a, b) => a + b, 1, 2) === 3 && await Promise.any([Promise.reject(1), 2]) === 2 && await Promise.race([new Promise(() => {}), 1]) === 1",
+        "(async () => { const { promise, resolve, reject } = Promise.withResolvers(); resolve(1); reject(2); return await promise === 1 && resolve.length === 1 })()",
+        "(() => { class Mine extends Promise { extra() { return 1 } } const m = new Mine(() => {}); return m instanceof Mine && m instanceof Promise && m.then() instanceof Mine && Mine.resolve(1).extra() === 1 && Mine.all([]) instanceof Mine && Mine.withResolvers().promise.extra() === 1 && Mine.try(() => 1) instanceof Mine })()",
+        "(async () => { const order = []; const p = new Promise(r => { order.push(1); r() }); (async () => { await p; order.push(3) })(); p.then(() => order.push(4)); order.push(2); await null; await null; return same(order, [1, 2, 3, 4]) })()",
+    ],
     "dom exception": [
         "(() => { const e = new DOMException('m', 'AbortError'); return e instanceof Error && e.code === 20 && e.name === 'AbortError' && e.message === 'm' && String(e) === 'AbortError: m' })()",
     ],
@@ -224,6 +238,8 @@ SABOTAGE = [
     "JSON.parse = JSON.stringify = () => 'x'",
     "globalThis.JSON = undefined; globalThis.Reflect = undefined; globalThis.Object = undefined; globalThis.Promise = undefined",
     "Promise.prototype.then = () => 7; Promise.resolve = () => 8",
+    "globalThis.Promise = class { constructor() { throw 1 } }; globalThis.WeakRef = null",
+    "WeakRef.prototype.deref = () => { throw 1 }; Promise.prototype.constructor = WeakRef; Promise.withResolvers = 1",
     "Object.defineProperty(Promise.prototype, 'constructor', { get() { throw 1 } })",
     "Object.defineProperty(Promise, Symbol.species, { get() { throw 1 } })",
     "Array.prototype[Symbol.iterator] = () => { throw 1 }",
@@ -269,7 +285,7 @@ async def test_a_guest_that_breaks_its_globals_breaks_only_itself(template: Sand
         assert await sandbox.run("fine") == "[1]"
 
 
-@pytest.mark.parametrize("sabotage", SABOTAGE[:9] + SABOTAGE[11:17])
+@pytest.mark.parametrize("sabotage", SABOTAGE[:11] + SABOTAGE[13:19])
 async def test_plain_values_cross_whatever_the_guest_did(template: SandboxTemplate, sabotage: str) -> None:
     async with template.create() as sandbox:
         await sandbox.load_script("const plain = (a, b) => ({ a, b })")
