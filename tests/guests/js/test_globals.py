@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from isola_anyio import LogEvent, SandboxTemplate
+from isola_anyio import GuestError, LogEvent, SandboxTemplate
 
 CLAIMS = {
     "names": [
@@ -218,6 +218,34 @@ async def test_console_has_levels_and_helpers(template: SandboxTemplate) -> None
         assert [text for _, text in logs[9:12]] == ["default: 1", "default: 2", "{ a: 1 }"]
         assert re.fullmatch(r"t: \d+\.\d+ms", logs[12][1])
         assert "│ (index) │ a │ b   │" in logs[13][1]
+
+
+@pytest.mark.parametrize(
+    ("expression", "remedy"),
+    [
+        ("new URLSearchParams('a=1')", "URLSearchParams is not a value that can cross; convert it with String()"),
+        ("new AbortController()", "AbortController is not a value that can cross; send what you need of it"),
+        ("AbortSignal.abort()", "AbortSignal is not"),
+        ("new Event('x')", "Event is not"),
+        ("new EventTarget()", "EventTarget is not"),
+        ("new TextEncoder()", "TextEncoder is not"),
+        ("new TextDecoder()", "TextDecoder is not"),
+        ("crypto", "Crypto is not"),
+        ("Math", "Math is not"),
+    ],
+)
+async def test_a_global_object_that_would_cross_empty_is_refused(
+    template: SandboxTemplate, expression: str, remedy: str
+) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(
+            f"const f = () => ({{ rows: [{expression}] }}); const url = () => new URL('http://a')"
+        )
+        with pytest.raises(GuestError) as caught:
+            await sandbox.run("f")
+        assert caught.value.type == "TypeError"
+        assert caught.value.message.startswith("$.rows[0]: " + remedy)
+        assert await sandbox.run("url") == "http://a/"
 
 
 async def test_a_seed_repeats_the_guests_randomness(template: SandboxTemplate) -> None:
