@@ -28,6 +28,7 @@ import {
   TypeError,
   apply,
   asyncIterator,
+  defineProperty,
   expose,
   isArray,
   jsonStringify,
@@ -418,13 +419,24 @@ export function adopt(promise) {
   follow(promise, () => finish(self, true, undefined), failing(self));
 }
 
+// An exported `let` may change later, so the global asks the module each time, until somebody assigns to it.
+function mirror(namespace, name) {
+  defineProperty(globalThis, name, {
+    __proto__: null,
+    get: () => namespace[name],
+    set: (value) => expose(globalThis, name, value, true),
+    enumerable: true,
+    configurable: true,
+  });
+}
+
 // The module that LOAD_FILE named was compiled: when it has run, its exports become globals.
 export function adoptModule(promise, name) {
   const self = run;
   const publish = continuing(self, (_, namespace) => {
     const names = objectKeys(namespace);
     for (let i = 0; i < names.length; i++) {
-      if (names[i] !== "default") expose(globalThis, names[i], namespace[names[i]], true);
+      if (names[i] !== "default") mirror(namespace, names[i]);
     }
     finish(self, true, undefined);
   });

@@ -5,7 +5,7 @@ import { expose, apply } from "isola:primordials";
 import { AbortController, AbortSignal } from "isola:abort";
 import { Crypto, crypto } from "isola:crypto";
 import { Event, EventTarget } from "isola:events";
-import { TextDecoder, TextEncoder } from "isola:encoding";
+import { TextDecoder, TextEncoder, atob, btoa } from "isola:encoding";
 import { URL } from "isola:url";
 import { URLSearchParams } from "isola:url_params";
 import { clearInterval, clearTimeout, setInterval, setTimeout } from "isola:timers";
@@ -42,6 +42,8 @@ const globals = {
   TextEncoder,
   URL,
   URLSearchParams,
+  atob,
+  btoa,
   clearInterval,
   clearTimeout,
   console,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 
-from isola_anyio import GuestError, LogEvent, SandboxTemplate
+from isola_anyio import GuestError, LogEvent, MountConfig, SandboxTemplate
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CLAIMS = {
     "names": [
@@ -22,6 +26,7 @@ CLAIMS = {
         "btoa('a') === 'YQ==' && atob('YQ==') === 'a' && atob(' Y Q\\n') === 'a' && btoa('') === ''",
         "btoa(null) === 'bnVsbA==' && atob('AAAA') === '\\0\\0\\0' && atob('/+8=') === '\\xff\\xef'",
         "throws(() => btoa('\\u0100'), 'InvalidCharacterError') && throws(() => atob('a'), 'InvalidCharacterError')",
+        "throws(() => atob(), 'TypeError') && throws(() => btoa(), 'TypeError') && atob.length === 1",
         "throws(() => atob('YQ='), 'InvalidCharacterError') && throws(() => atob('_-=='), 'InvalidCharacterError')",
     ],
     "encoder": [
@@ -91,6 +96,7 @@ CLAIMS = {
         "crypto.getRandomValues(new Uint8Array(8)).length === 8 && new Set(crypto.getRandomValues(new Uint32Array(64))).size > 60",
         "/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/.test(crypto.randomUUID()) && crypto.randomUUID() !== crypto.randomUUID()",
         "throws(() => crypto.getRandomValues(new Float64Array(1)), 'TypeMismatchError') && throws(() => crypto.getRandomValues([]), 'TypeError')",
+        "throws(() => crypto.getRandomValues(new DataView(new ArrayBuffer(8))), 'TypeMismatchError')",
         "throws(() => crypto.getRandomValues(new Uint8Array(65537)), 'QuotaExceededError') && crypto.getRandomValues(new Uint8Array(65536)).length === 65536",
         "(() => { const b = new Uint8Array(10); crypto.getRandomValues(b.subarray(2, 4)); return b[0] === 0 && b[9] === 0 })()",
     ],
@@ -202,6 +208,14 @@ async def test_console_shows_errors_with_the_users_frames(template: SandboxTempl
         )
 
 
+async def test_a_trace_shows_the_users_frames_alone(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        code = "function inner() { console.trace('here', 1) }\n[0].forEach(inner)"
+        async with sandbox.load_stream(code, filename="t.js") as events:
+            [line] = [event.data async for event in events if isinstance(event, LogEvent)]
+        assert re.fullmatch(r"Trace: here 1\n    at inner \(t\.js:1:\d+\)\n    at <eval> \(t\.js:2:\d+\)", line)
+
+
 async def test_console_has_levels_and_helpers(template: SandboxTemplate) -> None:
     async with template.create() as sandbox:
         code = """
@@ -246,6 +260,17 @@ async def test_a_global_object_that_would_cross_empty_is_refused(
         assert caught.value.type == "TypeError"
         assert caught.value.message.startswith("$.rows[0]: " + remedy)
         assert await sandbox.run("url") == "http://a/"
+
+
+async def test_an_exported_variable_is_what_the_module_made_of_it(template: SandboxTemplate, tmp_path: Path) -> None:
+    tmp_path.joinpath("count.mjs").write_text("export let count = 0; export const more = () => ++count", "utf-8")
+    async with template.create(mounts=[MountConfig(str(tmp_path), "/app")]) as sandbox:
+        await sandbox.load_file("/app/count.mjs")
+        await sandbox.load_script("const told = () => count; const set = value => { count = value }")
+        await sandbox.run("more")
+        assert await sandbox.run("told") == 1
+        await sandbox.run("set", "mine")
+        assert await sandbox.run("told") == "mine"
 
 
 async def test_a_seed_repeats_the_guests_randomness(template: SandboxTemplate) -> None:
