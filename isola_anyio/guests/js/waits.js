@@ -31,12 +31,14 @@ import {
 } from "isola:primordials";
 import { abortError } from "isola:errors";
 
-const SWEEP_EVERY = 1024; // promises; a guess, as is the next
+const SWEEP_EVERY = 1024; // promises; a guess, as are the next
 const MOST_LOST = 1024; // the oldest, because what waits for good began early
+const MOST_MADE = 8192; // the latest; older ones may be reachable from nothing but who waits for them
 
-// `reject` -> the `resolve` that the guest was given, or undefined when that is gone.
-const made = new Map(); // ... in this run
-const kept = new Map(); // ... by earlier scripts
+// Each is a promise's `reject`. What was made in this run is held with the `resolve` that the guest was given.
+const made = new Map();
+const lost = new Map(); // ... of this run's that nothing can settle any more
+const kept = new Map(); // ... of earlier scripts'
 let untilSweep = SWEEP_EVERY;
 
 let nativeResolve;
@@ -57,6 +59,7 @@ function make(Class, use, extra) {
   const promise = Class === Promise ? new Native(capture) : construct(Native, captureAlone, Class);
   const resolve = nativeResolve;
   const reject = nativeReject;
+  nativeResolve = nativeReject = undefined; // they hold the promise, and it may come to hold much
   const giveResolve = (value) => {
     untrack(reject);
     resolve(value);
@@ -120,62 +123,63 @@ defineProperty(Promise, "prototype", { __proto__: null, value: Native.prototype,
 
 // --- the end of waiting --------------------------------------------------------------------------------------------
 
-// Note what was lost, and forget all of it but the oldest: a race that is over leaves such a promise each time. What it
+// Find what was lost, and forget all of it but the oldest: a race that is over leaves such a promise each time. What it
 // costs is spread over the promises made since.
 function sweep() {
-  const entries = [];
+  const rejects = [];
+  const refs = [];
   MapForEach(made, (resolve, reject) => {
-    ArrayPush(entries, { __proto__: null, reject, ref: resolve === undefined ? undefined : new WeakRef(resolve) });
+    ArrayPush(rejects, reject);
+    ArrayPush(refs, new WeakRef(resolve));
   });
   MapClear(made);
-  let lost = 0;
-  for (let i = 0; i < entries.length; i++) {
-    const { reject, ref } = entries[i];
-    const resolve = ref === undefined ? undefined : WeakRefDeref(ref);
-    if (resolve !== undefined || lost++ < MOST_LOST) MapSet(made, reject, resolve);
+  for (let i = 0; i < rejects.length; i++) {
+    const resolve = WeakRefDeref(refs[i]);
+    if (resolve !== undefined) MapSet(made, rejects[i], resolve);
+    else if (MapSize(lost) < MOST_LOST) MapSet(lost, rejects[i], undefined);
   }
+  let over = MapSize(made) - MOST_MADE;
+  if (over > 0) MapForEach(made, (_, reject) => over-- > 0 && MapDelete(made, reject));
   untilSweep = max(SWEEP_EVERY, MapSize(made));
 }
 
-// Reject those that `chosen` says, all with one error: there may be a million. True when there was one.
-function rejectThose(waits, chosen, message) {
-  const left = [];
-  MapForEach(waits, (resolve, reject) => {
-    if (chosen(resolve)) ArrayPush(left, reject);
-  });
-  if (left.length === 0) return false;
+function take(waits, rejects) {
+  MapForEach(waits, (_, reject) => ArrayPush(rejects, reject));
+  MapClear(waits);
+  return rejects;
+}
+
+// All with one error: there may be very many. True when there was one.
+function rejectAll(rejects, message) {
+  if (rejects.length === 0) return false;
   const reason = abortError(message);
-  for (let i = 0; i < left.length; i++) {
-    MapDelete(waits, left[i]);
-    left[i](reason);
-  }
+  for (let i = 0; i < rejects.length; i++) rejects[i](reason);
   return true;
 }
 
-const all = () => true;
-const isLost = (resolve) => resolve === undefined;
-
 export function rejectMade(message) {
-  return rejectThose(made, all, message);
+  return rejectAll(take(made, take(lost, [])), message);
 }
 
 export function rejectKept(message) {
-  return rejectThose(kept, all, message);
+  return rejectAll(take(kept, []), message);
 }
 
 // A script is over: what is lost is rejected.
 export function rejectLost(message) {
   sweep();
-  return rejectThose(made, isLost, message);
+  return rejectAll(take(lost, []), message);
 }
 
 // ... and the rest is kept.
 export function keep() {
-  MapForEach(made, (resolve, reject) => MapSet(kept, reject, resolve));
-  MapClear(made);
+  const rejects = take(made, []);
+  for (let i = 0; i < rejects.length; i++) MapSet(kept, rejects[i], undefined);
+  MapClear(lost);
 }
 
 // A call is over: what its last steps still began to wait for is nobody's.
 export function forget() {
   MapClear(made);
+  MapClear(lost);
 }

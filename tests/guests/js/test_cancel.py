@@ -175,6 +175,18 @@ async def test_promises_that_nobody_can_settle_take_no_memory(template: SandboxT
         assert await sandbox.run("told") == ["end", "end", "first"]
 
 
+async def test_waits_that_only_the_waiting_could_end_are_bounded(template: SandboxTemplate) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(
+            """
+            async function one() { const waiting = []; await new Promise(resolve => waiting.push(resolve)) }
+            async function f(n) { for (let i = 0; i < n; i++) { one(); await null } return n }
+            """
+        )
+        with anyio.fail_after(60):
+            assert await sandbox.run("f", 60_000) == 60_000  # 64 MiB hold all of them only if they are let go of
+
+
 async def test_many_pending_promises_are_rejected_with_one_error(template: SandboxTemplate) -> None:
     async with template.create() as sandbox:
         await sandbox.load_script(
