@@ -52,6 +52,11 @@ def came_back(js: JsCodec, expression: str) -> Any:
         ("{$: 1n << 70n, $0$: 1, $1: 2}", {"$": 1 << 70, "$0$": 1, "$1": 2}),
         ("{a: {toJSON: () => ({$: NaN, $0$: 1})}}", {"a": {"$": float("nan"), "$0$": 1}}),
         ("{['__proto__']: NaN}", {"__proto__": float("nan")}),
+        ("Object.assign(() => 1, {toJSON() { return 'fn'; }})", "fn"),
+        ("{f: Object.assign(() => 1, {toJSON: (key) => [key, -0]})}", {"f": ["f", -0.0]}),
+        ("{price: '$5', n: NaN}", {"price": "$5", "n": float("nan")}),
+        ("{'$\"': NaN, 'a\"$0$b': '\\\\\"$1', $1: 1}", {'$"': float("nan"), 'a"$0$b': '\\"$1', "$1": 1}),
+        ("new (class { get [Symbol.toStringTag]() { return 'Mine'; } x = 1; })", {"x": 1}),
         ("'\\ud800' + '\\u2028'", "\ud800\u2028"),
         ("['\\ud83d' + '\\ude00', new Uint8Array(1)]", ["😀", b"\0"]),
         ("['é日\\u{1f600}', new Uint8Array(1)]", ["é日😀", b"\0"]),
@@ -59,6 +64,43 @@ def came_back(js: JsCodec, expression: str) -> Any:
 )
 def test_a_javascript_value_comes_to_the_host(expression: str, expected: Any, js: JsCodec) -> None:
     assert equal_exact(came_back(js, expression), expected)
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ("get x() { return ++n; }", {"x": 1}),
+        ("get x() { return n++ ? NaN : 1; }", {"x": 1}),
+        ("get x() { return n++ ? new Map() : 1; }, y: -0", {"x": 1, "y": -0.0}),
+        ("a: {get x() { return [++n]; }}, b: {get y() { return ++n; }}, z: new Uint8Array(1)", None),
+        ("a: new Proxy([1, 2], {get: (target, key) => (key === '0' ? ++n : target[key])})", {"a": [1, 2]}),
+        ("a: new Proxy({x: 0}, {get: (target, key) => (key === 'toJSON' ? undefined : ++n)}), b: NaN", None),
+        ("get x() { return codec.encode({y: [NaN], n: ++n}).length > 0; }, y: [-0]", {"x": True, "y": [-0.0]}),
+    ],
+)
+def test_each_member_is_read_once(members: str, expected: Any, js: JsCodec) -> None:
+    js.eval(f"globalThis.n = 0; globalThis.made = {{ {members} }}; 0")
+    came = came_back(js, "made")
+    if expected is not None:
+        assert equal_exact(came, expected)
+    assert js.eval("n") == members.count("++")
+
+
+@pytest.mark.parametrize(
+    ("expression", "label"),
+    [
+        ("Math", "Math"),
+        ("JSON", "JSON"),
+        ("Reflect", "Reflect"),
+        ("new FinalizationRegistry(() => {})", "FinalizationRegistry"),
+        ("new (class { get [Symbol.toStringTag]() { return 'URLSearchParams'; } #inside = 1; })", "URLSearchParams"),
+        ("new (class { get [Symbol.toStringTag]() { return 'x'.repeat(99); } })", "x" * 40),
+    ],
+)
+def test_an_object_that_shows_nothing_of_what_it_is_cannot_cross(expression: str, label: str, js: JsCodec) -> None:
+    _, error = js.encode(f"{{a: [{expression}]}}")
+    assert error is not None
+    assert error[1].startswith(f"$.a[0]: {label} is not a value that can cross; ")
 
 
 @pytest.mark.parametrize(

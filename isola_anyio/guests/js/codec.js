@@ -3,9 +3,10 @@
 // The same wire form, limits and error texts as the host's `isola_anyio.codec`, whose modules give the reasons. Plain
 // JSON stays a string, so that the engine converts it natively; only a value that JSON cannot say becomes bytes.
 //
-// One walk looks whether `JSON.stringify` would lose anything (it drops functions and symbols, and writes NaN, -0 and
-// Map as something else); almost always it would not, and does the work. Else a second walk copies the value with
-// escapes, and knows where it is when something cannot cross. `undefined` and `toJSON` follow `JSON.stringify`.
+// `JSON.stringify` does the work, and asks our replacer for each value, which puts escapes in where it would lose
+// something (it drops functions and symbols, and writes NaN, -0 and Map as something else) and knows where it is when
+// something cannot cross. That takes less time than a walk of ours before it, and reads each member once, as a getter
+// or a proxy may expect. `undefined` and `toJSON` follow `JSON.stringify`.
 //
 // Every built-in is captured here, before guest code can replace it.
 export const codec = (() => {
@@ -19,8 +20,9 @@ export const codec = (() => {
   const VERSION = 1;
   const HEAD_BYTES = 12;
   const LONGEST_REFERENCE = 64; // a frame with one segment and a text of no more is a value that the segment is all of
-  const WALK_DEPTH = 60; // recursion is faster, and safe up to here
   const KEY = "$";
+  const MOST_KEYS = 64; // tried as the reserved one; a guess, for values that change while they are read
+  const MAX_TAG = 40;
   const CHUNK = 4096; // arguments to one call of fromCharCode
 
   const { apply, construct, getOwnPropertyDescriptor, getPrototypeOf } = Reflect;
@@ -122,6 +124,7 @@ export const codec = (() => {
     label: "AsyncIterator",
     remedy: "collect it into an array first",
   };
+  const { toStringTag } = Symbol;
   const boxed = [Number.prototype, String.prototype, Boolean.prototype, BigInt.prototype, Symbol.prototype];
 
   // --- paths and errors -----------------------------------------------------------------------------------------
@@ -163,206 +166,166 @@ export const codec = (() => {
     return value - value === 0 && (value !== 0 || 1 / value > 0) && value <= MAX_SAFE && value >= -MAX_SAFE;
   }
 
-  // Whether JSON.stringify loses nothing of an object; "don't know" is no.
-  function isPlain(value, depth) {
-    if (depth > WALK_DEPTH || typeof value.toJSON === "function") return false;
-    if (isArray(value)) {
-      for (let i = 0; i < value.length; i++) {
-        const item = value[i];
-        switch (typeof item) {
-          case "string":
-          case "boolean":
-          case "undefined":
-            break;
-          case "number":
-            if (!isPlainNumber(item)) return false;
-            break;
-          case "object":
-            if (item !== null && !isPlain(item, depth + 1)) return false;
-            break;
-          default:
-            return false;
-        }
-      }
-      return true;
-    }
-    const prototype = getPrototypeOf(value);
-    if (prototype !== objectPrototype && prototype !== null) return false;
-    if (getOwnPropertySymbols(value).length !== 0) return false;
-    for (const key in value) {
-      const item = value[key];
-      switch (typeof item) {
-        case "string":
-        case "boolean":
-        case "undefined":
-          break;
-        case "number":
-          if (!isPlainNumber(item)) return false;
-          break;
-        case "object":
-          if (item !== null && !isPlain(item, depth + 1)) return false;
-          break;
-        default:
-          return false;
-      }
-    }
-    return true;
+  // The lists and objects that are being written, outermost first, each with its name in the one before. Finished ones
+  // stay behind the others until the next begins. A getter or a toJSON may encode something else meanwhile, from its own
+  // `base` on; all of these are put back then.
+  const open = [];
+  const openKeys = [];
+  for (let i = 0; i <= MAX_DEPTH; i++) open[i] = openKeys[i] = null;
+  let busy = false;
+  let base = 0;
+  let depth = 0;
+  let deepest = 0;
+  let reserved = KEY; // the key of escapes
+  let escapes = 0;
+  let segments = null;
+
+  // Where what `holder` holds belongs in `open`.
+  function depthIn(holder) {
+    let at = depth;
+    while (at > base && open[at - 1] !== holder) at--;
+    return at;
   }
 
-  const KEY_TAKEN = { __proto__: null };
-
-  // Copies a value with escapes in it. Iterative: the engine's stack may be nearly used up, and running out of it is
-  // not always an exception.
-  class Rewriter {
-    constructor(key) {
-      this.key = key;
-      this.escapes = 0;
-      this.segments = [];
-      this.open = []; // {source, keys, index, out} of each list and object that is being copied, outermost first
+  function failure(Type, holder, key, reason) {
+    const last = depthIn(holder);
+    const steps = [];
+    for (let i = base + 1; i <= last; i++) {
+      const name = i === last ? key : openKeys[i];
+      steps[steps.length] = isArray(open[i - 1]) ? $Number(name) : name;
     }
+    return new Type(formatPath(steps) + ": " + reason);
+  }
 
-    path() {
-      const steps = [];
-      for (let i = 0; i < this.open.length; i++) {
-        const { keys, index } = this.open[i];
-        steps[i] = keys === null ? index : keys[index];
+  function cannot(holder, key, label, remedy) {
+    return failure($TypeError, holder, key, label + " is not a value that can cross; " + remedy);
+  }
+
+  // JSON.stringify asks this for each value it has read, and reads none twice. What is common comes first and costs no
+  // call.
+  function replacer(key, value) {
+    const type = typeof value;
+    if (type === "string" || (type === "number" && (value | 0) === value && value !== 0)) return value;
+    if (type !== "object") return leaf(this, key, value);
+    if (value === null) return null;
+    const prototype = getPrototypeOf(value);
+    if (prototype === objectPrototype || prototype === null) {
+      if (getOwnPropertySymbols(value).length !== 0) checkSymbols(this, key, value);
+    } else if (!isArray(value)) {
+      const crossing = instance(this, key, value);
+      if (crossing !== value) return crossing;
+      if (getOwnPropertySymbols(value).length !== 0) checkSymbols(this, key, value);
+    }
+    let at = depth;
+    while (at > base && open[at - 1] !== this) at--;
+    for (let i = base; i < at; i++) {
+      if (open[i] === value) throw failure($TypeError, this, key, "the value contains itself; break the cycle");
+    }
+    if (at - base >= MAX_DEPTH) {
+      throw failure($RangeError, this, key, "nested deeper than " + MAX_DEPTH + " levels; flatten it");
+    }
+    open[at] = value;
+    openKeys[at] = key;
+    depth = at + 1;
+    if (depth > deepest) deepest = depth;
+    return value;
+  }
+
+  function leaf(holder, key, value) {
+    switch (typeof value) {
+      case "string":
+      case "boolean":
+      case "undefined":
+        return value;
+      case "number":
+        return isPlainNumber(value) ? value : oddNumber(value);
+      case "bigint":
+        if (value <= MAX_SAFE_BIG && value >= -MAX_SAFE_BIG) return $Number(value);
+        return escaped("i" + bigIntToString(value, 16));
+      case "function":
+        throw cannot(holder, key, "function", "send what it returns");
+      default:
+        throw cannot(holder, key, "symbol", "convert it to a string");
+    }
+  }
+
+  function oddNumber(value) {
+    if (value !== value) return escaped("fnan");
+    if (value - value !== 0) return escaped(value > 0 ? "finf" : "f-inf");
+    if (value === 0) return escaped("f-0.0");
+    // Integral, all that are left: an int as long as JavaScript itself writes them out in digits.
+    if (value < DIGITS_END && value > -DIGITS_END) return escaped("i" + bigIntToString($BigInt(value), 16));
+    return escaped("f" + value);
+  }
+
+  function escaped(payload) {
+    escapes++;
+    return { __proto__: null, [reserved]: payload };
+  }
+
+  // What stands for an object of a class; itself when it crosses with its members.
+  function instance(holder, key, value) {
+    if (isView(value)) return view(holder, key, value);
+    const size = byteLengthOf(value);
+    if (size >= 0) return escaped(segment(holder, key, "b", value, 0, size));
+    for (let i = 0; i < refused.length; i++) {
+      if (isPrototypeOf(refused[i].prototype, value)) throw cannot(holder, key, refused[i].label, refused[i].remedy);
+    }
+    for (let i = 0; i < boxed.length; i++) {
+      if (isPrototypeOf(boxed[i], value)) return unboxed(holder, key, value, boxed[i]);
+    }
+    checkInside(holder, key, value);
+    return value;
+  }
+
+  // JSON.stringify sees through the objects that wrap a primitive.
+  function unboxed(holder, key, value, prototype) {
+    if (prototype === boxed[0]) return leaf(holder, key, $Number(value));
+    if (prototype === boxed[1]) return $String(value);
+    if (prototype === boxed[2]) return booleanValueOf(value);
+    throw cannot(holder, key, prototype === boxed[3] ? "BigInt object" : "Symbol object", "send the primitive");
+  }
+
+  function checkSymbols(holder, key, value) {
+    const symbols = getOwnPropertySymbols(value);
+    for (let i = 0; i < symbols.length; i++) {
+      if (isEnumerable(value, symbols[i])) {
+        const name = symbolToString(symbols[i]);
+        throw failure($TypeError, holder, key, "the key " + name + " is a symbol; keys must be strings");
       }
-      return formatPath(steps);
     }
+    checkInside(holder, key, value); // Math has its name as a member of its own
+  }
 
-    error(Type, reason) {
-      return new Type(this.path() + ": " + reason);
-    }
+  // What names itself and shows no member keeps what it has inside, where nobody can fetch it.
+  function checkInside(holder, key, value) {
+    if (objectKeys(value).length !== 0) return;
+    const tag = value[toStringTag];
+    if (typeof tag !== "string") return;
+    const remedy = tag === "URLSearchParams" ? "convert it with String()" : "send what you need of it";
+    throw cannot(holder, key, slice(tag, 0, MAX_TAG), remedy);
+  }
 
-    cannot(label, remedy) {
-      return this.error($TypeError, label + " is not a value that can cross; " + remedy);
+  function segment(holder, key, code, buffer, offset, length) {
+    segments ??= [];
+    const at = segments.length;
+    try {
+      segments[at] = new $Uint8Array(buffer, offset, length);
+    } catch {
+      throw cannot(holder, key, "a buffer that was transferred", "send it before, or a copy");
     }
+    return code + at;
+  }
 
-    rewrite(value) {
-      const open = this.open;
-      const root = this.copy(value, "");
-      while (open.length !== 0) {
-        const top = open[open.length - 1];
-        const { keys, source, out } = top;
-        const depth = open.length;
-        const count = keys === null ? source.length : keys.length;
-        while (open.length === depth) {
-          if (++top.index >= count) {
-            open.length--;
-          } else if (keys === null) {
-            const item = this.copy(source[top.index], top.index);
-            out[top.index] = item === undefined ? null : item;
-          } else {
-            const key = keys[top.index];
-            if (startsWith(key, this.key)) throw KEY_TAKEN;
-            const item = this.copy(source[key], key);
-            if (item !== undefined) out[key] = item;
-          }
-        }
-      }
-      return root === undefined ? null : root;
+  function view(holder, key, value) {
+    const tag = typedTag(value);
+    if (tag === undefined) {
+      const data = segment(holder, key, "t", viewBuffer(value), viewOffset(value), viewBytes(value));
+      return escaped(data + ":u1:" + viewBytes(value));
     }
-
-    escape(payload) {
-      this.escapes++;
-      return { __proto__: null, [this.key]: payload };
-    }
-
-    segment(code, buffer, offset, length) {
-      const at = this.segments.length;
-      try {
-        this.segments[at] = new $Uint8Array(buffer, offset, length);
-      } catch {
-        throw this.cannot("a buffer that was transferred", "send it before, or a copy");
-      }
-      return code + at;
-    }
-
-    // A leaf's copy, or an empty list or object that `rewrite` goes on to fill.
-    copy(value, key) {
-      if ((typeof value === "object" && value !== null) || typeof value === "bigint") {
-        const toJSON = value.toJSON;
-        if (typeof toJSON === "function") value = apply(toJSON, value, [$String(key)]);
-      }
-      switch (typeof value) {
-        case "string":
-        case "boolean":
-        case "undefined":
-          return value;
-        case "number":
-          if (isPlainNumber(value)) return value;
-          if (value !== value) return this.escape("fnan");
-          if (value - value !== 0) return this.escape(value > 0 ? "finf" : "f-inf");
-          if (value === 0) return this.escape("f-0.0");
-          // Integral, all that are left: an int as long as JavaScript itself writes them out in digits.
-          if (value < DIGITS_END && value > -DIGITS_END) return this.escape("i" + bigIntToString($BigInt(value), 16));
-          return this.escape("f" + value);
-        case "bigint":
-          if (value <= MAX_SAFE_BIG && value >= -MAX_SAFE_BIG) return $Number(value);
-          return this.escape("i" + bigIntToString(value, 16));
-        case "object":
-          return value === null ? null : this.object(value);
-        case "function":
-          throw this.cannot("function", "send what it returns");
-        default:
-          throw this.cannot("symbol", "convert it to a string");
-      }
-    }
-
-    object(value) {
-      if (isArray(value)) return this.enter(value, null, []);
-      const prototype = getPrototypeOf(value);
-      if (prototype !== objectPrototype && prototype !== null) {
-        if (isView(value)) return this.view(value);
-        const size = byteLengthOf(value);
-        if (size >= 0) return this.escape(this.segment("b", value, 0, size));
-        for (let i = 0; i < refused.length; i++) {
-          if (isPrototypeOf(refused[i].prototype, value)) throw this.cannot(refused[i].label, refused[i].remedy);
-        }
-        for (let i = 0; i < boxed.length; i++) {
-          if (isPrototypeOf(boxed[i], value)) return this.boxed(value, boxed[i]);
-        }
-      }
-      const symbols = getOwnPropertySymbols(value);
-      for (let i = 0; i < symbols.length; i++) {
-        if (isEnumerable(value, symbols[i])) {
-          throw this.error($TypeError, "the key " + symbolToString(symbols[i]) + " is a symbol; keys must be strings");
-        }
-      }
-      return this.enter(value, objectKeys(value), { __proto__: null });
-    }
-
-    enter(source, keys, out) {
-      const open = this.open;
-      for (let i = 0; i < open.length; i++) {
-        if (open[i].source === source) throw this.error($TypeError, "the value contains itself; break the cycle");
-      }
-      if (open.length >= MAX_DEPTH) {
-        throw this.error($RangeError, "nested deeper than " + MAX_DEPTH + " levels; flatten it");
-      }
-      open[open.length] = { __proto__: null, source, keys, index: -1, out };
-      return out;
-    }
-
-    view(value) {
-      const tag = typedTag(value);
-      if (tag === undefined) {
-        const data = this.segment("t", viewBuffer(value), viewOffset(value), viewBytes(value));
-        return this.escape(data + ":u1:" + viewBytes(value));
-      }
-      const length = typedBytes(value);
-      const code = tag === "Uint8Array" ? "b" : "t";
-      const data = this.segment(code, typedBuffer(value), typedOffset(value), length);
-      return this.escape(code === "b" ? data : data + ":" + names[tag] + ":" + typedLength(value));
-    }
-
-    // JSON.stringify sees through the objects that wrap a primitive.
-    boxed(value, prototype) {
-      if (prototype === boxed[0]) return this.copy($Number(value), "");
-      if (prototype === boxed[1]) return $String(value);
-      if (prototype === boxed[2]) return booleanValueOf(value);
-      throw this.cannot(prototype === boxed[3] ? "BigInt object" : "Symbol object", "send the primitive");
-    }
+    const code = tag === "Uint8Array" ? "b" : "t";
+    const data = segment(holder, key, code, typedBuffer(value), typedOffset(value), typedBytes(value));
+    return escaped(code === "b" ? data : data + ":" + names[tag] + ":" + typedLength(value));
   }
 
   function byteLengthOf(value) {
@@ -377,106 +340,109 @@ export const codec = (() => {
     }
   }
 
-  // A reserved key that no key in `value` starts with.
-  function freeKey(value) {
-    const taken = new $Set();
-    const seen = new $Set();
-    const left = [value];
-    while (left.length !== 0) {
-      const found = left[left.length - 1];
-      left.length--;
-      if (typeof found !== "object" || found === null || isView(found) || setHas(seen, found)) continue;
-      setAdd(seen, found);
-      const keys = objectKeys(found);
-      for (let i = 0; i < keys.length; i++) {
-        if (startsWith(keys[i], KEY)) {
-          const end = indexOf(keys[i], KEY, 1);
-          setAdd(taken, slice(keys[i], 1, end < 0 ? undefined : end));
-        }
-        left[left.length] = found[keys[i]];
-      }
+  // Where the string that begins at `start` ends.
+  function endOfString(text, start) {
+    for (let end = start; ; ) {
+      end = indexOf(text, '"', end + 1);
+      let at = end;
+      while (text[at - 1] === "\\") at--;
+      if ((end - at) % 2 === 0) return end;
     }
+  }
+
+  // A reserved key that no key of the text starts with but those of its escapes; the present one if that is so.
+  function freeKey(text) {
+    const taken = new $Set();
+    let found = 0;
+    for (let at = indexOf(text, '"' + KEY); at >= 0; at = indexOf(text, '"' + KEY, at + 1)) {
+      const end = endOfString(text, at);
+      if (text[end + 1] !== ":") continue;
+      const name = slice(text, at + 1, end);
+      if (startsWith(name, reserved)) found++;
+      const next = indexOf(name, KEY, 1);
+      setAdd(taken, slice(name, 1, next < 0 ? undefined : next));
+    }
+    if (found === escapes) return reserved;
     let number = 0;
     while (setHas(taken, $String(number))) number++;
     return KEY + number + KEY;
   }
 
-  function rewritten(value) {
-    let key = KEY;
-    let suffix = "";
-    for (;;) {
-      const rewriter = new Rewriter(key);
-      try {
-        return { __proto__: null, rewriter, text: stringify(rewriter.rewrite(value)) };
-      } catch (error) {
-        if (error !== KEY_TAKEN) throw error;
-        // What toJSON returns is not in `value`, so its keys are met by longer and longer reserved ones.
-        key = freeKey(value) + suffix;
-        suffix += KEY;
-        if (suffix.length > 64) throw rewriter.cannot("an object whose keys change", "convert it to a plain object");
-      }
+  // The value is written again only if its escapes need another key, so that each member is read once: a getter or a
+  // proxy may give something else the next time.
+  function written(value, maxBytes) {
+    for (let i = 0; i < MOST_KEYS; i++) {
+      escapes = 0;
+      segments = null;
+      depth = base;
+      const text = stringify(value, replacer);
+      if (escapes === 0) return sized(text ?? "null", maxBytes);
+      const key = freeKey(text);
+      if (key === reserved) return pack(text, maxBytes);
+      reserved = key;
+    }
+    throw new $TypeError("$: an object whose keys change is not a value that can cross; convert it to a plain object");
+  }
+
+  function encode(value, maxBytes) {
+    if (typeof value !== "object" || value === null) {
+      const isSimple = typeof value === "string" || typeof value === "boolean" || value === null;
+      if (isSimple || (typeof value === "number" && isPlainNumber(value))) return sized(stringify(value), maxBytes);
+    }
+    if (busy) return encodeMeanwhile(value, maxBytes);
+    busy = true;
+    try {
+      return written(value, maxBytes);
+    } finally {
+      while (deepest > 0) open[--deepest] = null;
+      reserved = KEY;
+      depth = 0;
+      busy = false;
     }
   }
 
-  function encode(value, maxBytes = Infinity) {
-    let text;
-    let rewriter = null;
-    let plain = false;
-    switch (typeof value) {
-      case "string":
-      case "boolean":
-        plain = true;
-        break;
-      case "number":
-        plain = isPlainNumber(value);
-        break;
-      case "undefined":
-        value = null;
-        plain = true;
-        break;
-      case "object":
-        plain = value === null || isPlain(value, 1);
+  function encodeMeanwhile(value, maxBytes) {
+    const outer = { __proto__: null, base, depth, reserved, escapes, segments };
+    base = depth;
+    reserved = KEY;
+    try {
+      return written(value, maxBytes);
+    } finally {
+      ({ base, depth, reserved, escapes, segments } = outer);
     }
-    if (plain) {
-      text = stringify(value);
-    } else {
-      const found = rewritten(value);
-      text = found.text;
-      if (found.rewriter.escapes !== 0) rewriter = found.rewriter;
-    }
-    if (rewriter === null) {
-      // A character is at most three bytes; most texts need no counting.
-      if (text.length * 3 > maxBytes) checkSize(utf8Length(text) - (text[0] === '"' ? 2 : 0), maxBytes);
-      return text;
-    }
-    return pack(rewriter, text, maxBytes);
+  }
+
+  function sized(text, maxBytes) {
+    // A character is at most three bytes; most texts need no counting.
+    if (text.length * 3 > maxBytes) checkSize(utf8Length(text) - (text[0] === '"' ? 2 : 0), maxBytes);
+    return text;
   }
 
   function checkSize(size, maxBytes) {
-    if (size <= maxBytes) return;
+    if (!(size > maxBytes)) return; // there may be no limit
     const error = new $RangeError("$: the value takes " + size + " bytes, over the limit of " + maxBytes);
     weakSetAdd(payloadLimits, error);
     throw error;
   }
 
-  function pack(rewriter, text, maxBytes) {
-    const { key, segments } = rewriter;
+  function pack(text, maxBytes) {
     const textBytes = utf8Length(text);
-    let size = HEAD_BYTES + 4 * segments.length + key.length + textBytes;
-    for (let i = 0; i < segments.length; i++) size = align(size) + typedBytes(segments[i]);
+    const count = segments === null ? 0 : segments.length;
+    let size = HEAD_BYTES + 4 * count + reserved.length + textBytes;
+    for (let i = 0; i < count; i++) size = align(size) + typedBytes(segments[i]);
     // Bytes or a buffer by itself count what they hold.
-    checkSize(segments.length === 1 && textBytes <= LONGEST_REFERENCE ? typedBytes(segments[0]) : size, maxBytes);
+    checkSize(count === 1 && textBytes <= LONGEST_REFERENCE ? typedBytes(segments[0]) : size, maxBytes);
     const out = new $Uint8Array(size);
     out[0] = MAGIC;
     out[1] = VERSION;
-    out[2] = key.length;
+    out[2] = reserved.length;
     writeUint32(out, 4, textBytes);
-    writeUint32(out, 8, segments.length);
+    writeUint32(out, 8, count);
     let at = HEAD_BYTES;
-    for (let i = 0; i < segments.length; i++, at += 4) writeUint32(out, at, typedBytes(segments[i]));
-    at = writeUtf8(out, at, key);
+    for (let i = 0; i < count; i++, at += 4) writeUint32(out, at, typedBytes(segments[i]));
+    at = writeUtf8(out, at, reserved);
     at = writeUtf8(out, at, text);
-    for (let i = 0; i < segments.length; i++) {
+    for (let i = 0; i < count; i++) {
       at = align(at);
       typedSet(out, segments[i], at);
       at += typedBytes(segments[i]);

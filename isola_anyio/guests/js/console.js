@@ -1,6 +1,7 @@
 // Where does console.log go? To the host's log, with its level; nothing is kept here but counters and the indent.
 
 import { format, inspect } from "isola:inspect";
+import { userFrames } from "isola:errors";
 import { log } from "isola:dispatcher";
 import { now } from "isola:primordials";
 
@@ -55,9 +56,9 @@ export const console = {
   dir: (value) => write(INFO, [inspect(value)]),
   table: (data) => write(INFO, [data !== null && typeof data === "object" ? table(data) : data]),
   trace: (...values) => {
-    const frames = new Error().stack.split("\n").filter((line) => line !== "" && !line.includes("isola:"));
+    const frames = userFrames(new Error().stack);
     const head = values.length > 0 ? `Trace: ${format(values)}` : "Trace";
-    write(DEBUG, [[head, ...frames].join("\n")]);
+    write(DEBUG, [frames === "" ? head : `${head}\n${frames}`]);
   },
   assert: (condition, ...values) => {
     if (condition) return;

@@ -2,7 +2,14 @@
 //
 // From the host, each time: nothing of them is in the image.
 
-import { TypedArrayBuffer, TypedArrayByteLength, TypedArrayByteOffset, TypedArrayTag, expose } from "isola:primordials";
+import {
+  TypedArrayBuffer,
+  TypedArrayByteLength,
+  TypedArrayByteOffset,
+  TypedArrayTag,
+  expose,
+  isView,
+} from "isola:primordials";
 import { randomBytes } from "isola:door";
 
 const QUOTA_BYTES = 65536;
@@ -28,9 +35,11 @@ class Crypto {
     } catch {
       tag = undefined;
     }
-    if (tag === undefined) throw new TypeError("getRandomValues: the argument must be an integer typed array");
+    if (tag === undefined && !isView(array)) {
+      throw new TypeError("getRandomValues: the argument must be an integer typed array");
+    }
     if (!integerArrays.has(tag)) {
-      throw new DOMException(`getRandomValues: ${tag} is not an integer typed array`, "TypeMismatchError");
+      throw new DOMException(`getRandomValues: ${tag ?? "DataView"} is not an integer typed array`, "TypeMismatchError");
     }
     const length = TypedArrayByteLength(array);
     if (length > QUOTA_BYTES) {

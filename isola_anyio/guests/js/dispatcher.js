@@ -28,6 +28,7 @@ import {
   TypeError,
   apply,
   asyncIterator,
+  defineProperty,
   expose,
   isArray,
   jsonStringify,
@@ -42,6 +43,7 @@ import { follow, isObject, isThenable } from "isola:promises";
 import { forgetNames, lookup } from "isola:names";
 import * as ops from "isola:ops";
 import * as timers from "isola:timers";
+import * as waits from "isola:waits";
 import { seedRandom } from "isola:random";
 import { restartClock } from "isola:performance";
 
@@ -68,11 +70,13 @@ let turnStart = 0;
 let environment = null; // `process.env`, once there is a variable: the template's, and over them the sandbox's
 const rejected = new Map(); // promises rejected and not handled yet -> reason
 
-function begin(number) {
+function begin(number, isScript) {
   run = {
     __proto__: null,
     number,
+    isScript,
     phase: RUNNING,
+    wrappedUp: false,
     cancelled: false,
     settled: false, // the outermost function has ended
     succeeded: false,
@@ -257,10 +261,10 @@ function reportRejections(self) {
 
 // --- cancellation and the end of a run ---------------------------------------------------------------------------
 
-// Reject what the guest awaits; true when there was something.
+// Drop what the guest has under way; true when a promise was rejected by it.
 function abandon(message) {
-  const slept = timers.rejectSleepers(message);
-  return ops.dropAll(message) || slept;
+  timers.dropAll();
+  return ops.dropAll(message);
 }
 
 function cancel(self) {
@@ -268,6 +272,21 @@ function cancel(self) {
   self.phase = CANCELLED;
   self.cancelled = true;
   abandon(CANCELLED_MESSAGE);
+  waits.rejectMade(CANCELLED_MESSAGE);
+}
+
+// A run is over: one step of what that takes, each once, whatever the guest makes of it; true: microtasks come first.
+function wrapUp(self) {
+  if (self.phase !== ENDING) {
+    self.phase = ENDING;
+    timers.close();
+    ops.close();
+    const dropped = abandon(ops.OVER_MESSAGE);
+    if ((!self.isScript && waits.rejectMade(ops.OVER_MESSAGE)) || dropped) return true;
+  }
+  if (!self.isScript || self.wrappedUp) return false;
+  self.wrappedUp = true; // the microtasks had their turn: what hung on a dropped hostcall is lost by now
+  return waits.rejectLost(ops.OVER_MESSAGE);
 }
 
 function park(self) {
@@ -297,14 +316,10 @@ export function pump() {
       park(self);
       return false;
     }
+    if (waits.rejectKept(CANCELLED_MESSAGE)) return true; // it must be one of these
     self.settled = true; // cancelled, and nothing is left that could wake it
   }
-  if (self.phase !== ENDING) {
-    self.phase = ENDING;
-    timers.close();
-    ops.close();
-    if (abandon(ops.OVER_MESSAGE)) return true;
-  }
+  if (wrapUp(self)) return true;
   end(self);
   return false;
 }
@@ -327,6 +342,8 @@ function end(self) {
   if (kind === FAIL) body = describeFailure(self.outcome);
   run = null;
   MapClear(rejected);
+  if (self.isScript) waits.keep();
+  else waits.forget();
   try {
     knockValue(kind, self.number, "", body);
   } catch {
@@ -361,13 +378,13 @@ export function dispatch(frame, bytes) {
   const body = bytes === undefined ? StringSlice(frame, blank + 1) : bytes;
   turnStart = timers.pendingTimers() > 0 ? now() : 0; // asking the time costs a call of the host
   if (kind === CALL) {
-    continuing(begin(number), (self) => call(self, codec.decode(body)))();
+    continuing(begin(number, false), (self) => call(self, codec.decode(body)))();
   } else if (kind === RESUME) {
     if (run !== null && run.number === number) resume(run, body, bytes !== undefined);
   } else if (kind === CANCEL) {
     if (run !== null && run.number === number) cancel(run);
   } else if (kind === LOAD || kind === LOAD_FILE || kind === PRELUDE) {
-    begin(number); // the host evaluates the source and comes back with `adopt` or `refuse`
+    begin(number, true); // the host evaluates the source and comes back with `adopt` or `refuse`
   } else if (kind === SETUP) {
     setup(codec.decode(body));
   } else if (kind === FREEZE) {
@@ -402,13 +419,24 @@ export function adopt(promise) {
   follow(promise, () => finish(self, true, undefined), failing(self));
 }
 
+// An exported `let` may change later, so the global asks the module each time, until somebody assigns to it.
+function mirror(namespace, name) {
+  defineProperty(globalThis, name, {
+    __proto__: null,
+    get: () => namespace[name],
+    set: (value) => expose(globalThis, name, value, true),
+    enumerable: true,
+    configurable: true,
+  });
+}
+
 // The module that LOAD_FILE named was compiled: when it has run, its exports become globals.
 export function adoptModule(promise, name) {
   const self = run;
   const publish = continuing(self, (_, namespace) => {
     const names = objectKeys(namespace);
     for (let i = 0; i < names.length; i++) {
-      if (names[i] !== "default") expose(globalThis, names[i], namespace[names[i]], true);
+      if (names[i] !== "default") mirror(namespace, names[i]);
     }
     finish(self, true, undefined);
   });

@@ -56,6 +56,7 @@ _MODULES: Final = (
     "url_host",
     "url_params",
     "url_parser",
+    "waits",
 )
 
 

@@ -8,8 +8,7 @@ import { StringToWellFormed, TypedArrayBuffer, TypedArrayByteLength, TypedArrayB
 const SHORT = 48; // characters below which a loop is faster than the detour; measured roughly
 const CHUNK = 8192;
 const ascii = /^[\x00-\x7f]*$/;
-const toBinary = btoa;
-const fromBinary = atob;
+const { atob: fromBinary, btoa: toBinary } = globalThis;
 const uriEncode = encodeURIComponent;
 const uriDecode = decodeURIComponent;
 const escapeText = escape;
@@ -243,6 +242,17 @@ function repairUtf8(bytes) {
     }
   }
   return out + String.fromCharCode.apply(undefined, units);
+}
+
+// The engine's own, which take no argument for "undefined".
+export function atob(data) {
+  if (arguments.length === 0) throw new TypeError("atob: 1 argument required");
+  return fromBinary(data);
+}
+
+export function btoa(data) {
+  if (arguments.length === 0) throw new TypeError("btoa: 1 argument required");
+  return toBinary(data);
 }
 
 for (const type of [TextEncoder, TextDecoder]) {

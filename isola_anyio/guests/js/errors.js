@@ -6,6 +6,7 @@
 import {
   ArrayJoin,
   ArrayPush,
+  ArraySlice,
   DOMException,
   Error,
   RegExpExec,
@@ -21,11 +22,12 @@ import {
   defineProperty,
   getPrototypeOf,
   hasOwn,
+  isArray,
   isError,
 } from "isola:primordials";
 import { inspect } from "isola:inspect";
 
-const MAX_CAUSES = 8;
+const MAX_INNER = 8; // errors told behind one
 const MAX_TEXT = 16384; // characters of a message or a traceback that cross; a guess
 const SDK = "(isola:";
 const SDK_BARE = "at isola:";
@@ -100,6 +102,38 @@ function cut(text) {
   return text.length > MAX_TEXT ? StringSlice(text, 0, MAX_TEXT) + "..." : text;
 }
 
+function read(value, key) {
+  try {
+    return value[key];
+  } catch {
+    return undefined;
+  }
+}
+
+// Add what is behind an error, and behind that: causes, what an AggregateError gathers, what a SuppressedError holds.
+// `told` are those that need no line of their own any more.
+function tellInner(error, lines, told) {
+  const tell = (label, inner) => {
+    if (inner === undefined || inner === null || told.length > MAX_INNER) return;
+    for (let i = 0; i < told.length; i++) if (told[i] === inner) return;
+    ArrayPush(told, inner);
+    const known = looksLikeError(inner);
+    ArrayPush(lines, label + ": " + (known ? headline(inner) : safeInspect(inner)));
+    if (!known) return;
+    const frames = userFrames(readText(inner, "stack"));
+    if (frames !== "") ArrayPush(lines, frames);
+    tellInner(inner, lines, told);
+  };
+  tell("Caused by", read(error, "cause"));
+  if (typeName(error) === "SuppressedError") {
+    tell("Caused by", read(error, "error"));
+    tell("Suppressed", read(error, "suppressed"));
+  }
+  const errors = read(error, "errors");
+  const count = isArray(errors) ? read(errors, "length") : 0; // a proxy's may be anything
+  for (let i = 0; typeof count === "number" && i < count && i < MAX_INNER; i++) tell(`Error ${i + 1} of ${count}`, read(errors, i));
+}
+
 // {type, message, traceback, limit} of FAIL.
 export function describe(thrown) {
   if ((typeof thrown !== "object" && typeof thrown !== "function") || thrown === null) {
@@ -111,18 +145,9 @@ export function describe(thrown) {
     return { __proto__: null, type: cut(type), message: cut(message), traceback: "", limit: null };
   }
   const message = readText(thrown, "message");
-  let traceback = userFrames(readText(thrown, "stack"));
-  try {
-    for (let cause = thrown.cause, n = 0; cause !== undefined && cause !== null && n < MAX_CAUSES; n++) {
-      const known = looksLikeError(cause);
-      const head = known ? headline(cause) : safeInspect(cause);
-      const frames = known ? userFrames(readText(cause, "stack")) : "";
-      traceback += (traceback ? "\n" : "") + "Caused by: " + head + (frames ? "\n" + frames : "");
-      cause = known ? cause.cause : undefined;
-    }
-  } catch {
-    // As above.
-  }
+  const lines = [userFrames(readText(thrown, "stack"))];
+  tellInner(thrown, lines, [thrown]);
+  const traceback = ArrayJoin(lines[0] === "" ? ArraySlice(lines, 1) : lines, "\n");
   const limit = type === "InternalError" && message === "out of memory" ? "memory" : null;
   return { __proto__: null, type: cut(type), message: cut(message), traceback: cut(traceback), limit };
 }

@@ -5,7 +5,7 @@ import { expose, apply } from "isola:primordials";
 import { AbortController, AbortSignal } from "isola:abort";
 import { Crypto, crypto } from "isola:crypto";
 import { Event, EventTarget } from "isola:events";
-import { TextDecoder, TextEncoder } from "isola:encoding";
+import { TextDecoder, TextEncoder, atob, btoa } from "isola:encoding";
 import { URL } from "isola:url";
 import { URLSearchParams } from "isola:url_params";
 import { clearInterval, clearTimeout, setInterval, setTimeout } from "isola:timers";
@@ -15,6 +15,7 @@ import { hostcall } from "isola:ops";
 import { performance } from "isola:performance";
 import { random } from "isola:random";
 import { structuredClone } from "isola:structured_clone";
+import { Promise } from "isola:waits";
 
 const enqueue = globalThis.queueMicrotask;
 
@@ -36,10 +37,13 @@ const globals = {
   Crypto,
   Event,
   EventTarget,
+  Promise,
   TextDecoder,
   TextEncoder,
   URL,
   URLSearchParams,
+  atob,
+  btoa,
   clearInterval,
   clearTimeout,
   console,

@@ -29,7 +29,7 @@ import {
   defineProperty,
   jsonStringify,
 } from "isola:primordials";
-import { abortError, namedError } from "isola:errors";
+import { abortError, namedError, userFrames } from "isola:errors";
 import { codec } from "isola:codec";
 import { DROP, FIELD, HOSTCALL, READ, RECORD, STOP, knock, knockValue } from "isola:door";
 import { rejection, resolved } from "isola:promises";
@@ -122,6 +122,7 @@ function hostcallError(op, told) {
   set("name", "HostcallError", false);
   set("hostcall", op.name, true);
   set("type", told.type, true);
+  set("stack", userFrames(error.stack), false);
   return error;
 }
 

@@ -19,6 +19,7 @@ export const objectToString = uncurry(Object.prototype.toString);
 export const setPrototypeOf = Object.setPrototypeOf;
 
 export const ArrayJoin = uncurry(Array.prototype.join);
+export const ArrayPop = uncurry(Array.prototype.pop);
 export const ArrayPush = uncurry(Array.prototype.push);
 export const ArrayShift = uncurry(Array.prototype.shift);
 export const ArraySlice = uncurry(Array.prototype.slice);
@@ -35,7 +36,6 @@ export const StringSplit = uncurry(String.prototype.split);
 export const StringStartsWith = uncurry(String.prototype.startsWith);
 export const StringToWellFormed = uncurry(String.prototype.toWellFormed);
 export const NumberToString = uncurry(Number.prototype.toString);
-export const FunctionToString = uncurry(Function.prototype.toString);
 export const SymbolFor = Symbol.for;
 export const SymbolToString = uncurry(Symbol.prototype.toString);
 export const BigIntToString = uncurry(BigInt.prototype.toString);
@@ -52,6 +52,7 @@ export const SetForEach = uncurry(Set.prototype.forEach);
 export const SetSize = uncurry(Object.getOwnPropertyDescriptor(Set.prototype, "size").get);
 export const WeakSetAdd = uncurry(WeakSet.prototype.add);
 export const WeakSetHas = uncurry(WeakSet.prototype.has);
+export const WeakRefDeref = uncurry(WeakRef.prototype.deref);
 
 export const PromiseThen = uncurry(Promise.prototype.then);
 export const RegExpExec = uncurry(RegExp.prototype.exec);
@@ -73,6 +74,7 @@ export const TypedArraySlice = uncurry(typedArrayPrototype.slice);
 
 const $Promise = Promise;
 const $Map = Map;
+const $WeakRef = WeakRef;
 const $WeakSet = WeakSet;
 const $Error = Error;
 const $InternalError = InternalError;
@@ -89,6 +91,7 @@ const $Symbol = Symbol;
 export {
   $Promise as Promise,
   $Map as Map,
+  $WeakRef as WeakRef,
   $WeakSet as WeakSet,
   $Error as Error,
   $InternalError as InternalError,

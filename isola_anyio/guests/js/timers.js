@@ -4,40 +4,39 @@
 // guest sleep. A turn fires the timers that were due when it began, one at a time, with the microtasks between them.
 
 import {
+  ArrayPop,
+  ArrayPush,
   ArraySlice,
-  ArraySplice,
-  FunctionToString,
   Map,
   MapClear,
   MapDelete,
   MapGet,
   MapSet,
+  MapSize,
   Number,
-  Promise,
-  PromiseThen,
-  StringEndsWith,
-  StringStartsWith,
   TypeError,
   apply,
-  hasOwn,
   now,
   trunc,
 } from "isola:primordials";
-import { abortError } from "isola:errors";
 
 const LONGEST_MS = 0x7fffffff; // 24 days, as elsewhere; longer ones wait that long
 const SHORTEST_MS = 1; // as browsers and servers have it: an interval of 0 must not starve everything else
 
-const queue = []; // by due, then by number
-const known = new Map();
+const FEW = 64; // timers that are not worth compacting; a guess
+
+// A binary heap by due, then by order of coming in. Timers that were removed stay in it until they come to its top, or
+// are more than half of it: clearing one costs no search.
+const heap = [];
+const known = new Map(); // number -> timer, of those neither removed nor fired
 let last = 0;
+let arrivals = 0;
 let taking = true;
 
 // A run begins.
 export function open() {
   taking = true;
-  queue.length = 0;
-  MapClear(known);
+  dropAll();
 }
 
 // A run is over: new timers are numbered and forgotten.
@@ -45,58 +44,79 @@ export function close() {
   taking = false;
 }
 
+export function dropAll() {
+  heap.length = 0;
+  MapClear(known);
+}
+
 export function pendingTimers() {
-  return queue.length;
+  return MapSize(known);
 }
 
 export function nextDue() {
-  return queue.length === 0 ? -1 : queue[0].due;
+  const timer = first();
+  return timer === undefined ? -1 : timer.due;
 }
 
-// Is this the `resolve` that a promise hands to its executor? A native function without a name that takes one value;
-// no other is reachable, but for its twin `reject`.
-function isResolver(callback) {
-  return (
-    callback.length === 1 &&
-    callback.name === "" &&
-    !hasOwn(callback, "prototype") &&
-    StringStartsWith(FunctionToString(callback), "function ()") &&
-    StringEndsWith(FunctionToString(callback), "[native code]\n}")
-  );
+function isKnown(timer) {
+  return MapGet(known, timer.number) === timer;
 }
 
-// Forget every timer. `new Promise((resolve) => setTimeout(resolve, ms))` is how people sleep: such a promise is
-// rejected, by resolving it to one that is. True when there was one.
-export function rejectSleepers(message) {
-  const left = ArraySlice(queue);
-  queue.length = 0;
-  MapClear(known);
-  let any = false;
-  for (let i = 0; i < left.length; i++) {
-    try {
-      if (!isResolver(left[i].callback)) continue;
-      any = true;
-      const reason = new Promise((_, reject) => reject(abortError(message)));
-      PromiseThen(reason, undefined, nothing);
-      apply(left[i].callback, undefined, [reason]);
-    } catch {
-      // A proxy in place of a function: not a sleeper.
-    }
+function isBefore(one, other) {
+  return one.due < other.due || (one.due === other.due && one.arrival < other.arrival);
+}
+
+function rise(timer, from) {
+  let at = from;
+  while (at > 0) {
+    const parent = (at - 1) >> 1;
+    if (!isBefore(timer, heap[parent])) break;
+    heap[at] = heap[parent];
+    at = parent;
   }
-  return any;
+  heap[at] = timer;
 }
 
-function nothing() {}
+function sink(timer, from) {
+  const count = heap.length;
+  let at = from;
+  for (;;) {
+    let child = 2 * at + 1;
+    if (child >= count) break;
+    if (child + 1 < count && isBefore(heap[child + 1], heap[child])) child++;
+    if (!isBefore(heap[child], timer)) break;
+    heap[at] = heap[child];
+    at = child;
+  }
+  heap[at] = timer;
+}
 
 function insert(timer) {
-  let low = 0;
-  let high = queue.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (queue[middle].due <= timer.due) low = middle + 1;
-    else high = middle;
+  timer.due = now() + timer.delay;
+  timer.arrival = ++arrivals;
+  ArrayPush(heap, timer);
+  rise(timer, heap.length - 1);
+}
+
+function dropFirst() {
+  const moved = ArrayPop(heap);
+  if (heap.length > 0) sink(moved, 0);
+}
+
+// The timer that is due first.
+function first() {
+  while (heap.length > 0) {
+    if (isKnown(heap[0])) return heap[0];
+    dropFirst();
   }
-  ArraySplice(queue, low, 0, timer);
+  return undefined;
+}
+
+function compact() {
+  let count = 0;
+  for (let i = 0; i < heap.length; i++) if (isKnown(heap[i])) heap[count++] = heap[i];
+  heap.length = count;
+  for (let i = (count >> 1) - 1; i >= 0; i--) sink(heap[i], i);
 }
 
 // A timer of the SDK's own, which takes no delay but the one it is given.
@@ -106,7 +126,7 @@ export function addTimer(callback, delayMs, repeat, args) {
   if (delay > LONGEST_MS) delay = LONGEST_MS;
   const number = ++last;
   if (!taking) return number;
-  const timer = { number, callback, args, due: now() + delay, interval: repeat ? delay : 0 };
+  const timer = { __proto__: null, number, callback, args, delay, repeat, due: 0, arrival: 0 };
   MapSet(known, number, timer);
   insert(timer);
   return number;
@@ -116,26 +136,19 @@ export function removeTimer(number) {
   const timer = MapGet(known, number);
   if (timer === undefined) return;
   MapDelete(known, number);
-  for (let i = 0; i < queue.length; i++) {
-    if (queue[i] === timer) {
-      ArraySplice(queue, i, 1);
-      return;
-    }
-  }
+  timer.callback = timer.args = undefined; // what only they refer to need not wait for the heap
+  if (heap.length > 2 * MapSize(known) + FEW) compact();
 }
 
 // Fire the first timer due by `moment`; false when there is none. What it throws is the caller's.
 export function fireOne(moment) {
-  const timer = queue.length === 0 ? undefined : queue[0];
+  const timer = first();
   if (timer === undefined || timer.due > moment) return false;
-  ArraySplice(queue, 0, 1);
-  if (timer.interval > 0 && MapGet(known, timer.number) === timer) {
-    timer.due = now() + timer.interval;
-    insert(timer);
-  } else {
-    MapDelete(known, timer.number);
-  }
-  apply(timer.callback, undefined, timer.args);
+  const { callback, args } = timer;
+  dropFirst();
+  if (timer.repeat) insert(timer);
+  else MapDelete(known, timer.number);
+  apply(callback, undefined, args);
   return true;
 }
 

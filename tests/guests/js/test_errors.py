@@ -76,6 +76,38 @@ async def test_a_cause_is_told_too(template: SandboxTemplate) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("thrown", "lines"),
+    [
+        (
+            "new AggregateError([new TypeError('a'), 7, new Error('b', { cause: new Error('c') })], 'all')",
+            ["Error 1 of 3: TypeError: a", "Error 2 of 3: 7", "Error 3 of 3: Error: b", "Caused by: Error: c"],
+        ),
+        (
+            "new SuppressedError(new Error('later'), new Error('first'), 's')",
+            ["Caused by: Error: later", "Suppressed: Error: first"],
+        ),
+        ("(() => { const e = new Error('e'); e.cause = e; return e })()", []),
+        (
+            "(() => { const e = new Error('e'), c = new Error('c', { cause: e }); e.cause = c; return e })()",
+            ["Caused by: Error: c"],
+        ),
+        (
+            "new AggregateError(Array.from({ length: 99 }, (_, i) => new Error(i)), 'many')",
+            [f"Error {i} of 99: Error: {i - 1}" for i in range(1, 9)],
+        ),
+    ],
+)
+async def test_what_is_behind_an_error_is_told_once(template: SandboxTemplate, thrown: str, lines: list[str]) -> None:
+    error = await failure(
+        template,
+        "globalThis.SuppressedError ??= class SuppressedError extends Error {"
+        " constructor(error, suppressed, message) { super(message); Object.assign(this, { error, suppressed }) } };"
+        f"function f() {{ throw {thrown} }}",
+    )
+    assert [line for line in error.traceback.splitlines() if not line.startswith("    at ")] == lines
+
+
 async def test_hostile_errors_are_described_all_the_same(template: SandboxTemplate) -> None:
     for thrown in (
         "new Proxy({}, { get() { throw 1 }, getPrototypeOf() { throw 2 } })",
@@ -83,7 +115,8 @@ async def test_hostile_errors_are_described_all_the_same(template: SandboxTempla
         "Object.assign(Object.create(null), { toString: null })",
         "Object.defineProperty(new Error(), 'message', { get() { throw 1 } })",
         "Object.defineProperty(new Error('x'), 'stack', { get() { throw 1 } })",
-        "(() => { const e = new Error('loop'); e.cause = e; return e })()",
+        "Object.defineProperty(new Error(), 'errors', { get() { throw 1 } })",
+        "Object.assign(new Error(), { errors: new Proxy([], { get() { throw 1 } }) })",
         "new Error('x'.repeat(1e6))",
     ):
         error = await failure(template, f"function f() {{ throw {thrown} }}")

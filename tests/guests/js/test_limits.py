@@ -34,6 +34,24 @@ async def test_fuel_runs_out(context: SandboxContext) -> None:
     template.close()
 
 
+async def test_a_timer_costs_the_same_however_many_there_are(context: SandboxContext) -> None:
+    template = await context.build_template("js", metered=True)
+    async with template.create() as sandbox:
+        await sandbox.load_script(
+            """
+            const sleep = n => Promise.all(Array.from({ length: n }, (_, i) => new Promise(r => setTimeout(r, 1 + i % 7))));
+            const clear = n => Array.from({ length: n }, () => setTimeout(() => {}, 1e6)).forEach(clearTimeout);
+            """
+        )
+        for name in ("sleep", "clear"):
+            spent: list[int] = []
+            for count in (500, 8000):
+                await sandbox.run(name, count)
+                spent.append(sandbox.usage.fuel or 0)
+            assert spent[1] < 2 * 16 * spent[0], name
+    template.close()
+
+
 async def test_cpu_runs_out_and_waiting_does_not_count(template: SandboxTemplate) -> None:
     async with template.create(max_cpu=0.1) as sandbox:
         await sandbox.load_script(
