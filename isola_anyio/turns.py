@@ -328,12 +328,12 @@ class Turns(ABC):
             self._busy_s -= time.monotonic() - began
 
     def let_others_run(self) -> None:
-        """Give the GIL away for a moment in the middle of long work for the guest, so that the event loop goes on.
+        """Give way in the middle of long work for the guest, so that the event loop goes on.
 
         Raises:
             ffi.StoreInterrupted: the guest is being stopped, and nobody waits for the work any more.
         """
-        time.sleep(0)
+        ffi.give_way()
         if self.guest.instance.interrupted:
             raise ffi.StoreInterrupted
 

@@ -120,6 +120,7 @@ class Instance:
                 self._woken.wait(_LONGEST_WAIT_S if seconds is None else min(seconds, _LONGEST_WAIT_S))
             finally:
                 self.crew.resume(self._turn, self._is_hurried)
+                ffi.rested()
         self._woken.clear()
         if self.store.interrupted:
             raise ffi.StoreInterrupted

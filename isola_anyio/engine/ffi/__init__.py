@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from isola_anyio.engine.ffi.backing import READ_BYTES as READ_BYTES
 from isola_anyio.engine.ffi.backing import Backing as Backing
+from isola_anyio.engine.ffi.fairness import give_way as give_way
+from isola_anyio.engine.ffi.fairness import rested as rested
 from isola_anyio.engine.ffi.linking import Code as Code
 from isola_anyio.engine.ffi.linking import Engine as Engine
 from isola_anyio.engine.ffi.linking import Host as Host

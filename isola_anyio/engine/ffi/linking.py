@@ -12,11 +12,13 @@ import sys
 import threading
 from ctypes import c_size_t, c_ubyte, c_void_p
 from importlib.metadata import version as installed_version
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import wasmtime
 
 from isola_anyio.engine.ffi.backing import READ_BYTES, Backing
+from isola_anyio.engine.ffi.fairness import LONG_CALL_S, host_call_took
 from isola_anyio.engine.ffi.raw import (
     ASYNC_STACK_BYTES,
     HOST_CALLBACK,
@@ -156,6 +158,7 @@ def _host_callback(index: int, params: str, *, result: bool) -> Any:
     get_view = _views.get
 
     def callback(_env: int, _caller: int, values: int, _count: int) -> int:
+        began = perf_counter()
         host = current.host
         try:
             view = get_view(values)
@@ -164,6 +167,9 @@ def _host_callback(index: int, params: str, *, result: bool) -> Any:
             answer = host.handlers[index](*unpack(view))  # type: ignore[union-attr]
             if result:
                 _write_i32(view, 0, answer)
+            ended = perf_counter()
+            if ended - began > LONG_CALL_S:
+                host_call_took(began, ended)
         except BaseException as exc:  # noqa: BLE001 - nothing may be raised through a C frame
             if host is not None:
                 host.fault = exc

@@ -23,7 +23,6 @@ import re
 import secrets
 import tempfile
 import threading
-import time
 from bisect import bisect_left
 from contextlib import suppress
 from functools import partial
@@ -258,7 +257,7 @@ class Stripper:
 
 def _breathe(instance: Instance) -> None:
     """Do what a guest does at an epoch, in the middle of work of the host's own for it: take turns, or stop."""
-    time.sleep(0)  # lets go of the GIL for a moment
+    ffi.give_way()
     if instance.store.on_epoch is not None:
         instance.store.on_epoch()
     if instance.interrupted:
