@@ -14,6 +14,7 @@ Start at :func:`build_template`; ``docs/`` has the guide.
 #   cli, demo, doctor           the command line, what it shows and what it reports
 #   testing                     strategies for those who test what they send
 #   template, building          contexts and templates; how a template is made
+#   options                     what may be asked of a template and a sandbox
 #   sandbox, run                life cycle and whose turn it is; one run's task
 #   door, turns, guest          one run on the guest's thread: what the guest says, its turns, what they drive
 #   hostcalls, feeds, events    what crosses while a run goes on: both ways, in, out

@@ -18,6 +18,7 @@ from isola_anyio.engine.instance import Instance
 from isola_anyio.engine.offload import in_guest_thread
 from isola_anyio.engine.wakeup import Wakeup
 from isola_anyio.guests.protocol import Call, message
+from isola_anyio.limits import Limits
 from tests.bench.measure import Samples, Table, private_bytes, timed, timed_async
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ async def _building(table: Table, runtime: str, prelude: str, other: str) -> Non
 
 def _raw_fork(template: SandboxTemplate, body: bytes) -> None:
     """The calls a first answer cannot do without: store, instance, mapping, one message."""
-    guest = template._fork(template._limits(*[None] * 7), (), {}, None)
+    guest = template._fork(Limits(max_memory=template._recipe.max_memory), (), {}, None)
     try:
         guest.instance.enter(partial(guest.port.deliver, message(Call.CALL, 0, body)))
     finally:

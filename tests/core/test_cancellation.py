@@ -444,26 +444,6 @@ async def test_two_native_cancels_stop_it_for_good_and_leave_nothing(template: S
             await sandbox.run("look")
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_second_native_cancel_cuts_the_grace_short(template: SandboxTemplate) -> None:
-    import asyncio
-
-    place = Place(template, "slow_to_unwind")
-    async with place.create() as sandbox:
-        await sandbox.load_script(CODE)
-        task = asyncio.create_task(sandbox.run("slow_to_unwind", 30))
-        await place.settle()
-        task.cancel()
-        await asyncio.sleep(0.05)
-        assert not task.done()
-        began = time.perf_counter()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert time.perf_counter() - began < 0.5 * SLACK
-        assert sandbox.broken
-
-
 async def test_a_run_cancelled_in_line_runs_nothing_and_leaves_the_others_their_turn(
     template: SandboxTemplate,
 ) -> None:
