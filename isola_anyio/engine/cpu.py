@@ -83,8 +83,8 @@ class _Turn(threading.local):
 _turn = _Turn()
 
 
-def _on_collection(phase: str, _info: dict[str, int]) -> None:
-    meter = _turn.meter
+def _on_collection(phase: str, _info: dict[str, int], turn: _Turn = _turn) -> None:
+    meter = turn.meter  # not by its global name, which is gone at the interpreter's end
     if meter is not None:
         meter.on_collection(phase)
 
