@@ -93,6 +93,7 @@ class HeldUp:
 
     def __exit__(self, *exc_info: object) -> None:
         self.over = True
+        self.owner = None  # a context that was copied inside may live for long
         _held_up.reset(self._token)
 
 

@@ -67,9 +67,7 @@ class DoorKeeper(Turns):
                 if self._stop is Stop.CANCELLED and not self._told:
                     return b""  # never answered: the guest hears of its cancellation next
                 self._block()
-            reply = self._on_hostcall(number, untrusted_body)
-            # To a guest that is to be told there is no answer: it waits for one, and hears of its cancellation.
-            return b"" if self._must_tell else reply
+            return self._on_hostcall_told(number, untrusted_body)
         if kind == Door.PARK:
             self._on_park(number, untrusted_body)
             return b""
@@ -99,6 +97,21 @@ class DoorKeeper(Turns):
             self._check_number(number)
             return self._on_wait(untrusted_body)
         raise ProtocolError(f"an unknown door call {kind:#x}")
+
+    def _on_hostcall_told(self, op: int, untrusted_body: memoryview) -> bytes:
+        """Answer a hostcall, and let a guest that was cancelled meanwhile hear of that before the answer."""
+        reply: bytes | None
+        try:
+            reply = self._on_hostcall(op, untrusted_body)
+        except ffi.StoreInterrupted:
+            if self._stop is not Stop.CANCELLED or self._told:
+                raise
+            self.guest.instance.forget_interrupt()  # its answer was being made: it waits, and can be told
+            reply = None
+        if reply == b"" or (reply is not None and not self._must_tell):
+            return reply
+        self.desk.defer(op, reply)
+        return b""
 
     def _on_hostcall(self, op: int, untrusted_body: memoryview) -> bytes:
         allowed = self.limits.max_total_hostcalls

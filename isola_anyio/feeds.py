@@ -132,6 +132,11 @@ class Feed:
             body = self._encode(batch, min(BATCH_BYTES, self._max_payload), wrap=1)
         except codec.EncodeError:
             return self._careful_batch(batch)
+        except BaseException:  # the guest is being stopped, but may yet unwind
+            items.extendleft(reversed(batch))
+            self._taken -= count
+            self._held = 0
+            raise
         return Status.ITEMS, body
 
     def _careful_batch(self, batch: list[JsonValue]) -> tuple[Status, bytes]:

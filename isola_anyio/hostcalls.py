@@ -43,6 +43,12 @@ which the garbage collector looks through in a few milliseconds while the event 
 LARGE_ANSWER_BYTES: Final = PENDING_BYTES // 8
 """What an answer counts that is too large to be encoded on the event loop, until the guest's thread has done that."""
 
+SMALL_ANSWER_BYTES: Final = 256 << 10
+"""... and one that is small, but one of too many."""
+SHARE: Final = 16
+"""Answers of a millisecond's work that are encoded on the event loop before it does something else."""
+TINY: Final = 128
+"""What an answer weighs that never matters; see ``codec.is_small``."""
 NAMES_SHOWN: Final = 20
 """Handlers that an error names; the rest are counted."""
 SLICE: Final = 64
@@ -87,6 +93,10 @@ def failure_of(name: str, type_name: str, text: str) -> bytes:
     return codec.encode({"name": name, "type": type_name, "message": text[:65536]})
 
 
+def _cancelled(name: str) -> bytes:
+    return failure_of(name, "CancelledError", "it was cancelled")
+
+
 def is_async(handler: Handler) -> bool:
     """Tell whether calling a handler gives a coroutine: looks through partials and ``__call__``."""
     while isinstance(handler, partial):
@@ -104,6 +114,8 @@ class _Request(NamedTuple):
 class _Answer(NamedTuple):
     size: int
     completion: Callable[[], bytes]
+    cancelled: bytes = b""
+    """What the guest gets should making the completion be interrupted."""
 
 
 class HostcallDesk:
@@ -150,6 +162,9 @@ class HostcallDesk:
         self._answer_bytes = 0
         self.completions: deque[_Answer] = deque()
         self.count = 0
+        self.in_handler = False
+        """Whether a plain handler has the guest's thread."""
+        self._share = SHARE
 
     @property
     def crowded(self) -> bool:
@@ -209,9 +224,11 @@ class HostcallDesk:
     def _call(self, handler: Handler, payload: JsonValue) -> Any:
         """Call a plain handler, or get an async one's awaitable; what it computes is not the guest's."""
         self._cpu.pause()
+        self.in_handler = True
         try:
             return self._context.run(self._call_held_up, handler, payload)
         finally:
+            self.in_handler = False
             self._cpu.resume()
 
     def _call_held_up(self, handler: Handler, payload: JsonValue) -> Any:
@@ -234,6 +251,7 @@ class HostcallDesk:
 
     def start(self, group: TaskGroup) -> None:
         """Start the handlers that were asked for, and cancel those nobody waits for, as many as one slice holds."""
+        self._share = SHARE
         for _ in range(min(SLICE, len(self._drops))):
             op = self._drops.popleft()
             scope = self._scopes.get(op)
@@ -251,7 +269,7 @@ class HostcallDesk:
             self._on_request()
 
     async def _serve(self, request: _Request, scope: anyio.CancelScope) -> None:
-        answer = self._failed(request, failure_of(request.name, "CancelledError", "it was cancelled"))
+        answer = self._failed(request, _cancelled(request.name))
         try:
             with scope, HeldUp(self._owner):
                 try:
@@ -276,10 +294,14 @@ class HostcallDesk:
             self._on_news()
 
     def _answer(self, request: _Request, result: JsonValue) -> _Answer:
-        if not codec.is_small(result):
-            return _Answer(LARGE_ANSWER_BYTES, partial(self._large_completion, request.op, request.name, result))
-        body = self._encode(request.name, result)
-        return _Answer(len(body), partial(completion, request.op, Status.OK, body))
+        small = codec.is_small(result)
+        if small and (self._share > 0 or codec.is_small(result, TINY)):
+            self._share -= 1
+            body = self._encode(request.name, result)
+            return _Answer(len(body), partial(completion, request.op, Status.OK, body))
+        later = partial(self._large_completion, request.op, request.name, result)
+        size = SMALL_ANSWER_BYTES if small else LARGE_ANSWER_BYTES
+        return _Answer(size, later, completion(request.op, Status.FAILED, _cancelled(request.name)))
 
     @staticmethod
     def _failed(request: _Request, body: bytes) -> _Answer:
@@ -297,7 +319,14 @@ class HostcallDesk:
         size = 0
         while self.completions and size <= PENDING_BYTES:
             answer = self.completions.popleft()
-            records.append(answer.completion())
+            try:
+                records.append(answer.completion())
+            except BaseException:
+                # The guest is being stopped, but may yet unwind: nothing that it waits for is lost.
+                with self._lock:
+                    self._answer_bytes -= answer.size
+                self.put_back([*records, answer.cancelled])
+                raise
             size += len(records[-1])
             with self._lock:
                 self._answer_bytes -= answer.size
@@ -305,16 +334,37 @@ class HostcallDesk:
             self._on_request()  # handlers may have been held back
         return records
 
+    def put_back(self, records: list[bytes]) -> None:
+        """Give back what was taken and could not be delivered."""
+        with self._lock:
+            self._answer_bytes += sum(map(len, records))
+        self.completions.extendleft(_Answer(len(record), partial(bytes, record)) for record in reversed(records))
+
+    def defer(self, op: int, reply: bytes | None) -> None:
+        """Deliver the reply to a door call later, as a completion; ``None``: making it was given up."""
+        record = (
+            completion(op, Status.FAILED, _cancelled(""))
+            if reply is None
+            else completion(op, Status(reply[0]), reply[1:])
+        )
+        self.put_back([record])
+        self._on_news()
+
     def _end(self, request: _Request) -> None:
         self._open.discard(request.op)
         with self._lock:
             self._pending_bytes -= request.size
 
     def _encode(self, name: str, value: JsonValue, pause: Callable[[], object] | None = None) -> bytes:
+        if pause is not None:  # on the guest's thread, and not its work
+            self._cpu.pause()
         try:
             return codec.encode(value, max_bytes=self._max_payload, dialect=self._dialect, pause=pause)
         except codec.EncodeError as exc:
             raise InvalidArgumentError(f"what the handler of {name!r} returned cannot cross: {exc}") from None
+        finally:
+            if pause is not None:
+                self._cpu.resume()
 
     def abandon(self) -> None:
         """Forget requests that were never started: the run is over."""

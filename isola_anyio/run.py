@@ -249,6 +249,8 @@ class Run(DoorKeeper):
             return 0.0
         if self._in_handler:
             return COURTESY_S
+        if self.phase is Phase.COMPUTING and self._verdict is None and self._cpu.paused:
+            return 0.0  # the host makes an answer for it, and stops at once
         if self.phase is Phase.COMPUTING and self._verdict is None:
             return max(0.0, COURTESY_S - (self._cpu.now() - self._silent_since_cpu))
         return COURTESY_S
@@ -256,7 +258,7 @@ class Run(DoorKeeper):
     @property
     def _in_handler(self) -> bool:
         """Whether a plain handler has the guest's thread: the guest waits for it and is told when it returns."""
-        return self.phase is Phase.COMPUTING and self._cpu.paused
+        return self.phase is Phase.COMPUTING and self.desk.in_handler
 
     def _stop_for_good(self) -> None:
         """The grace is over: whatever still runs is interrupted; a guest that did not unwind is not trusted again."""

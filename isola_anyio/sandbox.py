@@ -298,6 +298,13 @@ class Sandbox(AsyncResource):
 
     def _usable(self) -> Guest:
         """Return the guest if a run may be asked for."""
+        guest = self._alive()
+        self._refuse_other_loops()
+        self._refuse_own_handlers()
+        return guest
+
+    def _alive(self) -> Guest:
+        """Return the guest if there is one; from any thread."""
         guest = self._guest
         if guest is None or self._state is not _State.STARTED:
             advice = "is closed" if self._state is _State.CLOSED else "was not started; use `async with` or start()"
@@ -306,8 +313,6 @@ class Sandbox(AsyncResource):
             raise SandboxBrokenError(
                 "the sandbox was stopped in the middle of a computation, or its guest died; create a new one"
             )
-        self._refuse_other_loops()
-        self._refuse_own_handlers()
         return guest
 
     def _refuse_other_loops(self) -> None:
@@ -356,7 +361,7 @@ class Sandbox(AsyncResource):
             InvalidArgumentError: nothing of that kind is mounted there.
             SandboxClosedError: the sandbox is closed, or was not started.
         """
-        return self._usable().files.mount_view(guest_path)
+        return self._alive().files.mount_view(guest_path)
 
     @property
     def closed(self) -> bool:
@@ -439,11 +444,13 @@ class _Streaming:
         self._activity = _Activity(sandbox, options, self.queue)
         self._scope = anyio.CancelScope()
         self._call_soon = loop_caller()
+        self._is_alone = False
         self.refuse_own_handlers = self._activity.refuse_own_handlers
 
     def begin(self, group: TaskGroup | None) -> None:
         """Start the run's task; its turn is the next from now."""
         self._activity.stand_in_line()
+        self._is_alone = group is None
         if group is None:
             start_ungrouped(self._work, name="isola event stream")
         else:
@@ -460,7 +467,10 @@ class _Streaming:
                 except GuestError as exc:
                     self.queue.put(ErrorEvent(data=f"{exc.type}: {exc.message}", exception=exc), 0)
                     error = None
-                except Exception as exc:  # noqa: BLE001 - it is raised where the events are read
+                except BaseException as exc:
+                    # Raised where the events are read; what is not an Exception, in the sandbox's group if it has one.
+                    if is_cancellation(exc) or not (isinstance(exc, Exception) or self._is_alone):
+                        raise
                     error = exc
         finally:
             self.queue.end(error)

@@ -252,10 +252,14 @@ class Turns(ABC):
     def _collect(self) -> list[bytes]:
         """Take the completions that have come."""
         records = self.desk.take_completions()
-        for feed in self._feeds:
-            record = feed.completion()
-            if record is not None:
-                records.append(record)
+        try:
+            for feed in self._feeds:
+                record = feed.completion()
+                if record is not None:
+                    records.append(record)
+        except BaseException:
+            self.desk.put_back(records)
+            raise
         return records
 
     def _end_with(self, exc: BaseException) -> None:

@@ -128,6 +128,8 @@ def unpack(data: memoryview, pause: Callable[[], object]) -> Frame:
     at = _HEAD.size + 4 * n_segments
     if at > len(data):
         raise CodecError("$", f"{n_segments} segments are more than {len(data)} bytes hold")
+    if at + key_length + text_length > len(data):
+        raise CodecError("$", f"a text of {text_length} bytes is more than {len(data)} bytes hold")
     if n_segments * _SHORTEST_REFERENCE_BYTES > text_length:
         raise CodecError("$", f"{n_segments} segments are more than a text of {text_length} bytes refers to")
     # Slices never fail and never grow, so one check at the end is enough.

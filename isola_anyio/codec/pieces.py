@@ -28,14 +28,18 @@ _STR_CHARS: Final = 64 * 1024
 # Untyped, because narrowing Any to "dict of unknowns" helps nobody.
 _DICT: Final = cast("type[Any]", dict)
 _SEQUENCES: Final = cast("tuple[type[Any], ...]", (list, tuple))
-_SCALARS: Final[frozenset[object]] = frozenset({int, float, bool, type(None)})
+_SCALARS: Final[frozenset[object]] = frozenset({float, bool, type(None)})
+_INT: Final[frozenset[object]] = frozenset({int})
+_BITS_PER_UNIT: Final = 128
+"""Of an int: writing one takes the square of its length."""
+_SHORT_INT: Final = 1 << 64
 
 _Write: TypeAlias = "Callable[[Any, int], bytes | None]"
 
 
-def is_small(value: Any) -> bool:
+def is_small(value: Any, limit: int = SMALL) -> bool:
     """Say whether writing ``value`` takes no time worth mentioning; asking takes less."""
-    return type(value) in _SCALARS or _weight(value, SMALL) <= SMALL
+    return type(value) in _SCALARS or _weight(value, limit) <= limit
 
 
 def _weight(value: Any, limit: int) -> int:
@@ -46,6 +50,11 @@ def _weight(value: Any, limit: int) -> int:
         for item in left.pop():
             weight += 1
             if type(item) in _SCALARS:
+                continue
+            if type(item) is int:
+                weight += item.bit_length() // _BITS_PER_UNIT
+                if weight > limit:
+                    return weight
                 continue
             if type(item) is str:
                 weight += len(item) // _CHARS_PER_UNIT
@@ -97,7 +106,10 @@ class _CannotWrite(Exception):  # noqa: N818 - a signal
 
 def _fitting(items: Any) -> int:
     """Return how many of the first items are small together."""
-    if _SCALARS.issuperset(map(type, items)) or _weight(items, SMALL) <= SMALL:
+    types = set(map(type, items))
+    if types <= _SCALARS or (types == _INT and min(items) > -_SHORT_INT and max(items) < _SHORT_INT):
+        return len(items)
+    if _weight(items, SMALL) <= SMALL:
         return len(items)
     weight = 0
     for count, item in enumerate(items):

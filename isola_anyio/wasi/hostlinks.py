@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from isola_anyio.wasi.resolve import Resolver
 
 LOOKED_AT_MAX: Final = 65_536
-"""Entries of a directory that are looked at before it is moved up; a guess: a tenth of a second."""
+"""Entries of a directory, and names on the way to them, that are looked at before it is moved up; a guess: a tenth of a
+second."""
 
 _LIST_FLAGS: Final[int] = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | FILE_FLAGS
 
@@ -59,6 +60,9 @@ def check_moved(root_fd: int, from_fd: int, name: bytes, to_fd: int, resolver: R
     todo: list[Names] = [(name,)]
     while todo:
         names = todo.pop()
+        left -= len(names)  # each is looked up from the top again
+        if left < 0:
+            raise WasiError(Errno.XDEV)
         pinned = resolver.parent(from_fd, (*names, b"."), 0)
         try:
             fd = os.open(".", _LIST_FLAGS, dir_fd=pinned)

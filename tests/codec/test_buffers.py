@@ -218,7 +218,9 @@ def test_a_numpy_number_crosses_as_the_number_it_is(scalar: Any, number: Any, di
     assert equal_exact(found, {"a": [number]})
 
 
-@pytest.mark.parametrize("scalar", [np.complex64(1j), np.longdouble(1), np.datetime64("2024-01-01"), np.timedelta64(1, "s")])
+@pytest.mark.parametrize(
+    "scalar", [np.complex64(1j), np.longdouble(1), np.datetime64("2024-01-01"), np.timedelta64(1, "s")]
+)
 def test_a_numpy_scalar_that_is_no_number_of_pythons_is_refused(scalar: Any) -> None:
     with pytest.raises(codec.EncodeTypeError, match=r"convert it with \.item\(\)"):
         codec.encode([scalar])

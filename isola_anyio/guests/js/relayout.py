@@ -55,15 +55,20 @@ def relayout(source: str, stripped: str, pause: Callable[[], object] = lambda: N
         end = left.ends[index]
         text = stripped[start:end]
         line = given.lines[place] if place < len(given.lines) else 0
+        is_blank = not gap or gap.isspace()
+        if not is_blank:
+            # A comment, or part of a regular expression that was not seen as one: it stays as it is.
+            out.write(gap)
+            current += gap.count("\n")
         if line > current and before not in _NO_BREAK_AFTER and text not in _NO_BREAK_BEFORE and text[0] != "`":
             out.write("\n" * (line - current))
             current = line
-        elif gap and before:
-            # As it is where possible: should this be within a regular expression that was not seen as one, it counts.
-            out.write(gap if gap.isspace() and "\n" not in gap else " ")
+        elif is_blank and gap and before:
+            out.write(" " if "\n" in gap else gap)
         out.write(text)
         current += text.count("\n")
         before = text
+    out.write(stripped[end:])
     return out.getvalue() + "\n"
 
 
