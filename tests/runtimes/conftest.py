@@ -47,7 +47,7 @@ def wasm_module(exports: tuple[str, ...] = EXPORTS, padding: int = 0) -> bytes:
 
 
 MAIN = wasm_module()
-LIBRARY = os.urandom(300_000)
+LIBRARY = os.urandom(700_000)  # pip reads 256 KiB at a time since 24.1, and half of the wheel must be more
 
 
 def pinned(member: str, content: bytes) -> PinnedFile:
