@@ -60,7 +60,7 @@ def check_moved(root_fd: int, from_fd: int, name: bytes, to_fd: int, resolver: R
     todo: list[Names] = [(name,)]
     while todo:
         names = todo.pop()
-        left -= len(names)  # each is looked up from the top again
+        left -= len(names) - 1  # each is looked up from the top again
         if left < 0:
             raise WasiError(Errno.XDEV)
         pinned = resolver.parent(from_fd, (*names, b"."), 0)

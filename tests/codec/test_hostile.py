@@ -204,3 +204,10 @@ def test_a_long_str_of_a_segment_comes_back_whole_and_never_far_from_its_pauses(
     raw = text.encode("utf-8", "surrogatepass")
     assert codec.decode(frame(b'{"$":"s0"}', raw), pause=lambda: pauses.append(1)) == text
     assert len(pauses) >= len(raw) // (256 * 1024)
+
+
+def test_a_text_longer_than_the_frame_is_refused_before_its_segments_are_counted() -> None:
+    wire = bytearray(codec.encode([b"x"]))
+    wire[4:8] = b"\xff" * 4  # how long the text is
+    with pytest.raises(codec.CodecError, match="a text of 4294967295 bytes"):
+        codec.decode(bytes(wire))

@@ -159,3 +159,13 @@ def test_a_pause_that_raises_ends_the_encoding() -> None:
 )
 def test_small_is_what_takes_no_time(value: Any, small: bool) -> None:
     assert codec.is_small(value) is small
+
+
+@pytest.mark.parametrize("bits", [2_000, 14_000])
+def test_long_ints_weigh_what_writing_them_takes(bits: int) -> None:
+    few, many = [1 << bits], [1 << bits] * 4000
+    assert codec.is_small(few)
+    assert not codec.is_small(many)
+    _, times, pauses = pieces_of(many, "python")
+    assert pauses
+    assert max(times) < PIECE_S * SLACK

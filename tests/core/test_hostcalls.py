@@ -613,3 +613,70 @@ async def test_runs_on_a_closed_sandbox_in_a_handler_say_so(template: SandboxTem
     async with template.create(hostcalls={"other": other}) as sandbox:
         await sandbox.load_script(CODE)
         assert await sandbox.run("call", "other") == "closed"
+
+
+@pytest.mark.parametrize("kind", ["async", "plain"])
+async def test_what_encoding_an_answer_takes_is_not_the_guests_cpu(template: SandboxTemplate, kind: str) -> None:
+    rows = [[float(i), str(i)] for i in range(200_000)]
+
+    async def later(_: Any) -> Any:
+        return rows
+
+    async with template.create(hostcalls={"rows": later if kind == "async" else lambda _: rows}) as sandbox:
+        await sandbox.load_script(
+            "from sandbox.asyncio import hostcall\nasync def f(): return len(await hostcall('rows'))"
+        )
+        began = time.process_time()
+        assert await sandbox.run("f") == 200_000
+        assert sandbox.usage.cpu_s < (time.process_time() - began) * 0.8
+
+
+async def test_answers_that_came_are_not_lost_when_making_another_is_cancelled(template: SandboxTemplate) -> None:
+    big = [[float(i), str(i)] for i in range(1_500_000)]
+
+    async def get(_: Any) -> Any:
+        return big
+
+    async def small(_: Any) -> int:
+        return 1
+
+    async with template.create(hostcalls={"get": get, "small": small}) as sandbox:
+        await sandbox.load_script(
+            "import asyncio\nfrom sandbox.asyncio import hostcall\nseen = []\n"
+            "async def f():\n"
+            "    first, second = (asyncio.ensure_future(hostcall(name)) for name in ('small', 'get'))\n"
+            "    try: await asyncio.shield(second)\n"
+            "    finally: seen.append(await asyncio.wait_for(asyncio.shield(first), 0.5))\n"
+            "def told(): return seen"
+        )
+        with anyio.move_on_after(0.1):
+            await sandbox.run("f")
+        assert not sandbox.broken
+        assert await sandbox.run("told") == [1]
+
+
+async def test_a_plain_handlers_answer_reaches_a_guest_that_was_cancelled_meanwhile(
+    template: SandboxTemplate,
+) -> None:
+    entered = threading.Event()
+
+    def slow(_: Any) -> str:
+        entered.set()
+        time.sleep(0.2)
+        return "done"
+
+    async with template.create(hostcalls={"slow": slow}) as sandbox:
+        await sandbox.load_script(
+            "import asyncio\nfrom sandbox.asyncio import hostcall\nseen = []\n"
+            "async def f():\n"
+            "    answer = asyncio.ensure_future(hostcall('slow'))\n"
+            "    try: await asyncio.shield(answer)\n"
+            "    finally: seen.append(await answer)\n"
+            "def told(): return seen"
+        )
+        async with anyio.create_task_group() as group:
+            group.start_soon(sandbox.run, "f")
+            await anyio.to_thread.run_sync(entered.wait)
+            group.cancel_scope.cancel()
+        assert not sandbox.broken
+        assert await sandbox.run("told") == ["done"]

@@ -457,3 +457,41 @@ async def test_a_producer_that_uses_the_sandbox_it_feeds_is_refused(template: Sa
         with anyio.fail_after(10), pytest.raises(SandboxBusyError, match="producer"):
             await sandbox.run("total", StreamArg.from_async_iterable(items()))
         assert await sandbox.run("value") == 5
+
+
+async def test_a_mount_may_be_looked_at_from_any_thread_and_from_handlers(template: SandboxTemplate) -> None:
+    seen: list[Any] = []
+
+    async def later(_: Any) -> None:
+        seen.append(sandbox.mount("/tmp").list())
+
+    def plain(_: Any) -> None:
+        seen.append(sandbox.mount("/tmp").list())
+
+    async with template.create(hostcalls={"later": later, "plain": plain}) as sandbox:
+        await sandbox.load_script(
+            "from sandbox.asyncio import hostcall\nasync def ask(name): await hostcall(name)\n"
+            "open('/tmp/note', 'w').close()"
+        )
+        await sandbox.run("ask", "later")
+        await sandbox.run("ask", "plain")
+        seen.append(await anyio.to_thread.run_sync(lambda: sandbox.mount("/tmp").list()))
+    assert len(seen) == 3
+    assert all(len(names) == 1 for names in seen)
+
+
+async def test_a_handler_that_ends_the_program_ends_the_stream_of_a_sandbox_without_a_group(
+    template: SandboxTemplate,
+) -> None:
+    def leave(_: Any) -> None:
+        raise SystemExit("enough")
+
+    sandbox = await template.instantiate(hostcalls={"leave": leave})
+    await sandbox.start()
+    try:
+        await sandbox.load_script("from sandbox.asyncio import hostcall\nasync def f(): await hostcall('leave')")
+        with pytest.raises(SystemExit, match="enough"):
+            async for _ in sandbox.run_stream("f"):
+                pass
+    finally:
+        await sandbox.aclose()

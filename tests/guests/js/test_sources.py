@@ -415,3 +415,14 @@ async def test_a_specifier_longer_than_any_path_is_not_looked_at(
         assert await sandbox.run("f", 10) == "ReferenceError"
         assert await sandbox.run("f", 1_000_000) == "ReferenceError"
     assert seen == ["./" + "a/" * 10]
+
+
+@pytest.mark.parametrize("pattern", ["/[/*]/", "/[//]/"])
+async def test_a_pattern_that_looks_like_a_comment_stays_in_typescript(template: SandboxTemplate, pattern: str) -> None:
+    async with template.create() as sandbox:
+        await sandbox.load_script(
+            f"let s: string = '/'\nlet n: number = 0\nif (s) {{ n = 1 }}\n{pattern}.test(s) ? n += 1 : n\n"
+            "function f(): number {\n  return n\n}",
+            filename="pattern.ts",
+        )
+        assert await sandbox.run("f") == 2
