@@ -191,22 +191,22 @@ def test_host_directories_are_refused_on_windows(host: Path, monkeypatch: pytest
 IN_PLACE_OF_A_LINK = """
 import os
 def attack():
-    os.unlink("/work/link")
-    os.mkdir("/work/link")
-    open("/work/link/x", "w").close()
+    os.unlink("/disk/link")
+    os.mkdir("/disk/link")
+    open("/disk/link/x", "w").close()
 """
 TOO_LONG_A_PATH = """
 import os
 def attack():
     for top in "AB":
-        path = "/work/" + top
+        path = "/disk/" + top
         os.mkdir(path)
         for _ in range(14):
             path += "/" + "d" * 200
             os.mkdir(path)
         if top == "A":
             leaf = path
-    os.rename("/work/B", leaf + "/B")
+    os.rename("/disk/B", leaf + "/B")
 """
 
 
@@ -217,10 +217,10 @@ async def test_no_tree_a_guest_builds_keeps_its_sandbox_from_closing(host: Path,
     try:
         before = _open_descriptors()
         async with template.create(
-            mounts=[MountConfig(host, "/work", "read-write", "read-write", mode="overlay")]
+            mounts=[MountConfig(host, "/disk", "read-write", "read-write", mode="overlay")]
         ) as sb:
             await sb.load_script(script)
-            view = sb.mount("/work")
+            view = sb.mount("/disk")
             await sb.run("attack")
             assert len(view.changes()) == listed
         assert sb.closed
@@ -260,7 +260,7 @@ held = []
 def attack():
     try:
         while True:
-            held.append(os.open("/work/f", os.O_RDONLY))
+            held.append(os.open("/disk/f", os.O_RDONLY))
     except OSError as error:
         return len(held), errno.errorcode[error.errno]
 """
@@ -271,7 +271,7 @@ def attack():
             resource.setrlimit(resource.RLIMIT_NOFILE, (320, limits[1]))
             found: list[JsonValue] = []
             for _ in range(3):
-                sandbox = await sandboxes.enter_async_context(template.create(mounts=[MountConfig(host, "/work")]))
+                sandbox = await sandboxes.enter_async_context(template.create(mounts=[MountConfig(host, "/disk")]))
                 await sandbox.load_script(script)
                 found.append(await sandbox.run("attack"))
             assert found == [[128, "EMFILE"], [32, "ENFILE"], [0, "ENFILE"]]

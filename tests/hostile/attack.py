@@ -77,7 +77,7 @@ class Attack:
         script: defines ``attack``, which is then called.
         expect: what must hold, besides what always must.
         options: of ``template.create``.
-        mounts: which of the world's directories are mounted: ``ro`` at ``/data``, ``rw`` at ``/work``.
+        mounts: which of the world's directories are mounted: ``ro`` at ``/data``, ``rw`` at ``/disk``.
         cancel_after: seconds after which the harness cancels the call.
         stream: the call's events are read, ``slowly`` after a pause so that the guest meets a full channel.
         twin: the same script is run in a second sandbox of the template, and the value is a list of both results.

@@ -67,7 +67,7 @@ ATTACKS = [
     python(
         "arguments and paths of the interpreter",
         "import sys\ndef attack(): return [sys.argv, sys.orig_argv, sys.executable, sys.prefix, sys.path, sys.flags.__class__.__name__]\n",
-        holds(lambda value: "/work" not in str(value) and "/home" not in str(value)),
+        holds(lambda value: "/disk" not in str(value) and "/home" not in str(value)),
     ),
     python(
         "hooks of a debugger or a profiler",
@@ -121,7 +121,7 @@ ATTACKS = [
     js(
         "what an error's stack tells",
         "function attack() { try { null.x } catch (error) { return error.stack } }",
-        holds(lambda stack: "/work" not in stack and "site-packages" not in stack),
+        holds(lambda stack: "/disk" not in stack and "site-packages" not in stack),
     ),
 ]
 

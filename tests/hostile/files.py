@@ -105,7 +105,7 @@ ATTACKS = [
                 "../outside/secret.txt", "/etc/passwd", "sub/../../outside", "../../../../etc", "./.././outside", "..",
                 "", "a" * 5000,
             )):
-                link = f"/work/mine{number}"
+                link = f"/disk/mine{number}"
                 try:
                     os.symlink(target, link)
                     found.append(target)
@@ -123,26 +123,26 @@ ATTACKS = [
         """
         import os
         def attack():
-            os.makedirs("/work/a/b/c")
-            os.symlink("../../..", "/work/a/b/c/top")
-            os.symlink("../../outside", "/work/a/b/later")
-            os.symlink(".", "/work/here")
+            os.makedirs("/disk/a/b/c")
+            os.symlink("../../..", "/disk/a/b/c/top")
+            os.symlink("../../outside", "/disk/a/b/later")
+            os.symlink(".", "/disk/here")
             made = []
             for act, name in (
-                (lambda: os.symlink("../outside", "/work/a/b/c/top/one"), "one"),
-                (lambda: os.symlink("../../../outside", "/work/a/b/c/top/two"), "two"),
-                (lambda: os.symlink("here/../outside", "/work/three"), "three"),
-                (lambda: os.symlink("a/../../outside", "/work/four"), "four"),
-                (lambda: os.rename("/work/a/b/later", "/work/five"), "five"),
-                (lambda: os.link("/work/a/b/later", "/work/six", follow_symlinks=False), "six"),
-                (lambda: os.rename("/work/a/b", "/work/seven"), "seven"),
-                (lambda: os.rename("/work/a/b", "/work/a/b/c/top/eight"), "eight"),
+                (lambda: os.symlink("../outside", "/disk/a/b/c/top/one"), "one"),
+                (lambda: os.symlink("../../../outside", "/disk/a/b/c/top/two"), "two"),
+                (lambda: os.symlink("here/../outside", "/disk/three"), "three"),
+                (lambda: os.symlink("a/../../outside", "/disk/four"), "four"),
+                (lambda: os.rename("/disk/a/b/later", "/disk/five"), "five"),
+                (lambda: os.link("/disk/a/b/later", "/disk/six", follow_symlinks=False), "six"),
+                (lambda: os.rename("/disk/a/b", "/disk/seven"), "seven"),
+                (lambda: os.rename("/disk/a/b", "/disk/a/b/c/top/eight"), "eight"),
             ):
                 try:
                     act()
                 except (OSError, NotImplementedError):
                     pass
-                if os.path.lexists("/work/" + name):
+                if os.path.lexists("/disk/" + name):
                     made.append(name)
             return made
         """,
@@ -154,21 +154,21 @@ ATTACKS = [
         """
         import os
         def attack():
-            os.makedirs("/work/a/b")
+            os.makedirs("/disk/a/b")
             found = []
             try:
-                os.symlink("../../sub", "/work/a/b/link")
-                os.rename("/work/a/b/link", "/work/link")
-                found.append(os.listdir("/work/link"))
+                os.symlink("../../sub", "/disk/a/b/link")
+                os.rename("/disk/a/b/link", "/disk/link")
+                found.append(os.listdir("/disk/link"))
             except OSError:
                 pass
             try:
-                os.symlink("../../outside", "/work/a/b/deep")
-                os.rename("/work/a/b", "/work/b")
-                os.rename("/work/b", "/work/sub/b")
-                found.append(os.listdir("/work/sub/b/deep"))
-                os.rename("/work/sub/b/deep", "/work/deep")
-                found.append(open("/work/deep/secret.txt").read())
+                os.symlink("../../outside", "/disk/a/b/deep")
+                os.rename("/disk/a/b", "/disk/b")
+                os.rename("/disk/b", "/disk/sub/b")
+                found.append(os.listdir("/disk/sub/b/deep"))
+                os.rename("/disk/sub/b/deep", "/disk/deep")
+                found.append(open("/disk/deep/secret.txt").read())
             except OSError:
                 pass
             return found
@@ -182,15 +182,15 @@ ATTACKS = [
         import os
         def attack():
             made = []
-            for source in ("/work/secret", "/work/out/secret.txt", "/work/../outside/secret.txt", "/etc/passwd"):
+            for source in ("/disk/secret", "/disk/out/secret.txt", "/disk/../outside/secret.txt", "/etc/passwd"):
                 for follow in (True, False):
                     try:
-                        os.link(source, "/work/hard", follow_symlinks=follow)
-                        made.append(open("/work/hard").read())
+                        os.link(source, "/disk/hard", follow_symlinks=follow)
+                        made.append(open("/disk/hard").read())
                     except (OSError, NotImplementedError):
                         pass
                     try:
-                        os.unlink("/work/hard")
+                        os.unlink("/disk/hard")
                     except OSError:
                         pass
             return made
@@ -204,8 +204,8 @@ ATTACKS = [
         import os
         def attack():
             done = []
-            for path in ("/work/out/new.txt", "/work/secret", "/work/up/new.txt", "/work/absroot/new.txt",
-                         "/work/up/outside/secret.txt", "/work/twice/new.txt"):
+            for path in ("/disk/out/new.txt", "/disk/secret", "/disk/up/new.txt", "/disk/absroot/new.txt",
+                         "/disk/up/outside/secret.txt", "/disk/twice/new.txt"):
                 for action in (lambda: open(path, "w").write("owned"), lambda: os.mkdir(path), lambda: os.utime(path),
                                lambda: os.truncate(path, 0), lambda: open(path, "a").write("owned")):
                     try:
@@ -225,13 +225,13 @@ ATTACKS = [
         def attack():
             done = []
             for action in (
-                lambda: os.rename("/work/out/secret.txt", "/work/taken"),
-                lambda: os.rename("/work/hello.txt", "/work/out/hello.txt"),
-                lambda: os.rename("/work/hello.txt", "/work/../outside/hello.txt"),
-                lambda: os.unlink("/work/out/secret.txt"),
-                lambda: os.rmdir("/work/up/outside"),
-                lambda: os.rename("/work/up/outside", "/work/taken"),
-                lambda: os.rename("/work/out", "/tmp/out"),
+                lambda: os.rename("/disk/out/secret.txt", "/disk/taken"),
+                lambda: os.rename("/disk/hello.txt", "/disk/out/hello.txt"),
+                lambda: os.rename("/disk/hello.txt", "/disk/../outside/hello.txt"),
+                lambda: os.unlink("/disk/out/secret.txt"),
+                lambda: os.rmdir("/disk/up/outside"),
+                lambda: os.rename("/disk/up/outside", "/disk/taken"),
+                lambda: os.rename("/disk/out", "/tmp/out"),
             ):
                 try:
                     action()
@@ -276,9 +276,9 @@ ATTACKS = [
         import os
         def attack():
             done = []
-            reader = os.open("/work/hello.txt", os.O_RDONLY)
-            writer = os.open("/work/sub/inner.txt", os.O_WRONLY)
-            folder = os.open("/work", os.O_RDONLY | os.O_DIRECTORY)
+            reader = os.open("/disk/hello.txt", os.O_RDONLY)
+            writer = os.open("/disk/sub/inner.txt", os.O_WRONLY)
+            folder = os.open("/disk", os.O_RDONLY | os.O_DIRECTORY)
             for action in (
                 lambda: os.write(reader, b"x"), lambda: os.ftruncate(reader, 0), lambda: os.pwrite(reader, b"x", 0),
                 lambda: os.read(writer, 1), lambda: os.pread(writer, 1, 0), lambda: os.read(folder, 1),
@@ -301,7 +301,7 @@ ATTACKS = [
         import os
         def attack():
             tried = 0
-            for path in ("/work/pipe", "/data/pipe"):
+            for path in ("/disk/pipe", "/data/pipe"):
                 for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_NONBLOCK):
                     try:
                         os.read(os.open(path, flags), 1)
@@ -319,8 +319,8 @@ ATTACKS = [
         def attack():
             done = []
             for action in (
-                lambda: os.rmdir("/work"), lambda: os.rename("/work", "/gone"), lambda: os.rename("/tmp", "/work/tmp"),
-                lambda: os.rename("/data", "/work/data"), lambda: os.unlink("/data"), lambda: os.rmdir("/"),
+                lambda: os.rmdir("/disk"), lambda: os.rename("/disk", "/gone"), lambda: os.rename("/tmp", "/disk/tmp"),
+                lambda: os.rename("/data", "/disk/data"), lambda: os.unlink("/data"), lambda: os.rmdir("/"),
                 lambda: os.rename("/", "/x"), lambda: os.mkdir("/new"), lambda: open("/file", "w"),
                 lambda: os.symlink("/tmp", "/link"), lambda: os.rename("/usr", "/tmp/usr"),
                 lambda: os.unlink("/usr/local/lib/python315.zip"), lambda: shutil.rmtree("/usr"),
@@ -361,7 +361,7 @@ ATTACKS = [
         """
         import os
         def attack():
-            return len([os.open("/work/hello.txt", os.O_RDWR) for _ in range(100)])
+            return len([os.open("/disk/hello.txt", os.O_RDWR) for _ in range(100)])
         """,
         gives(100),
         mounts="rw",
@@ -634,7 +634,7 @@ ATTACKS = [
                 for name in ("../../outside/owned", "/outside/owned", "out/owned", "up/outside/owned"):
                     archive.writestr(name, "owned")
             try:
-                zipfile.ZipFile(raw).extractall("/work")
+                zipfile.ZipFile(raw).extractall("/disk")
             except OSError:
                 pass
             raw = io.BytesIO()
@@ -649,11 +649,11 @@ ATTACKS = [
             raw.seek(0)
             for name in ("fully_trusted", "data"):
                 try:
-                    tarfile.open(fileobj=raw).extractall("/work", filter=name)
+                    tarfile.open(fileobj=raw).extractall("/disk", filter=name)
                 except Exception:
                     pass
             try:
-                return os.listdir("/work/sl")
+                return os.listdir("/disk/sl")
             except OSError:
                 return []
         """,
@@ -683,15 +683,15 @@ ATTACKS = [
         """
         import os
         def attack():
-            fd = os.open("/work/tool", os.O_CREAT | os.O_WRONLY, 0o7777)
+            fd = os.open("/disk/tool", os.O_CREAT | os.O_WRONLY, 0o7777)
             os.write(fd, b"#!/bin/sh\\ntouch owned\\n")
-            for change in (lambda: os.fchmod(fd, 0o7777), lambda: os.chmod("/work/tool", 0o4755),
-                           lambda: os.chown("/work/tool", 0, 0), lambda: os.umask(0)):
+            for change in (lambda: os.fchmod(fd, 0o7777), lambda: os.chmod("/disk/tool", 0o4755),
+                           lambda: os.chown("/disk/tool", 0, 0), lambda: os.umask(0)):
                 try:
                     change()
                 except (OSError, AttributeError):
                     pass
-            return os.path.exists("/work/tool")
+            return os.path.exists("/disk/tool")
         """,
         gives(True),
         mounts="rw",
@@ -702,9 +702,9 @@ ATTACKS = [
         import os
         def attack():
             errors = 0
-            fd = os.open("/work/huge", os.O_CREAT | os.O_RDWR)
+            fd = os.open("/disk/huge", os.O_CREAT | os.O_RDWR)
             for act in (lambda: os.ftruncate(fd, 1 << 42), lambda: os.posix_fallocate(fd, 0, 1 << 42),
-                        lambda: os.truncate("/work/huge", 1 << 42)):
+                        lambda: os.truncate("/disk/huge", 1 << 42)):
                 try:
                     act()
                 except (OSError, AttributeError):
@@ -720,12 +720,12 @@ ATTACKS = [
         import os
         def attack():
             for number in range(500):
-                open(f"/work/f{number}", "w").close()
-            with os.scandir("/work") as entries:
+                open(f"/disk/f{number}", "w").close()
+            with os.scandir("/disk") as entries:
                 for entry in entries:
                     if entry.name.startswith("f"):
                         os.unlink(entry.path)
-            return [name for name in os.listdir("/work") if name.startswith("f")]
+            return [name for name in os.listdir("/disk") if name.startswith("f")]
         """,
         gives([]),
         mounts="rw",
@@ -736,9 +736,9 @@ ATTACKS = [
         import os
         def attack():
             while True:
-                with open("/work/x", "w") as file:
+                with open("/disk/x", "w") as file:
                     file.write("x")
-                os.stat("/work/x"), os.listdir("/work"), os.unlink("/work/x")
+                os.stat("/disk/x"), os.listdir("/disk"), os.unlink("/disk/x")
         """,
         stopped(),
         mounts="rw",

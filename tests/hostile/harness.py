@@ -102,7 +102,7 @@ class World:
         if "ro" in which:
             mounts.append(MountConfig(self.root / "ro", "/data"))
         if "rw" in which:
-            mounts.append(MountConfig(self.root / "rw", "/work", "read-write", "read-write"))
+            mounts.append(MountConfig(self.root / "rw", "/disk", "read-write", "read-write"))
         return mounts
 
     def check_untouched(self) -> None:
