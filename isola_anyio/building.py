@@ -119,7 +119,10 @@ async def load_program(
             _logger.warning("compiled code could not be kept in %s and will be compiled again: %s", cache.root, exc)
         _report(on_progress, "compile", 1)
         program = await run_stoppable(load)
-        return _checked_program(recipe, linker, engine.load(target)) if program is None else program
+        if program is None:
+            with _blaming_disk(cache, "compiled code"):
+                program = _checked_program(recipe, linker, engine.load(target))
+        return program
 
 
 @contextmanager

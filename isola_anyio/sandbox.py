@@ -299,8 +299,8 @@ class Sandbox(AsyncResource):
     def _usable(self) -> Guest:
         """Return the guest if a run may be asked for."""
         guest = self._alive()
+        self._refuse_own_handlers()  # first: a plain handler is on a thread of its own, and its run is what matters
         self._refuse_other_loops()
-        self._refuse_own_handlers()
         return guest
 
     def _alive(self) -> Guest:

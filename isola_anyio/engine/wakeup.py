@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 
 
 def current_loop() -> object:
-    """Return what stands for the running event loop and no other."""
-    if sniffio.current_async_library() == "trio":
-        import trio  # noqa: PLC0415 - only where it is running
+    """Return what stands for the running event loop and no other; ``None`` where none runs."""
+    try:
+        if sniffio.current_async_library() == "trio":
+            import trio  # noqa: PLC0415 - only where it is running
 
-        return trio.lowlevel.current_trio_token()
-    import asyncio  # noqa: PLC0415 - only where it is running
+            return trio.lowlevel.current_trio_token()
+        import asyncio  # noqa: PLC0415 - only where it is running
 
-    return asyncio.get_running_loop()
+        return asyncio.get_running_loop()
+    except RuntimeError:  # a thread, which may have a loop's context all the same
+        return None
 
 
 def loop_caller() -> Callable[[Callable[[], Any]], None]:

@@ -495,3 +495,24 @@ async def test_a_handler_that_ends_the_program_ends_the_stream_of_a_sandbox_with
                 pass
     finally:
         await sandbox.aclose()
+
+
+async def test_a_plain_handler_is_refused_the_sandbox_it_holds_up_and_a_thread_is_refused_any(
+    template: SandboxTemplate,
+) -> None:
+    refused: list[str] = []
+
+    def ask(_: Any = None) -> None:
+        with pytest.raises(SandboxBusyError) as caught:
+            sandbox.run_stream("value")
+        refused.append(str(caught.value))
+
+    async with template.create(hostcalls={"ask": ask}) as sandbox:
+        await sandbox.load_script(
+            "from sandbox.asyncio import hostcall\nasync def f(): await hostcall('ask')\ndef value(): return 5"
+        )
+        await sandbox.run("f")
+        await anyio.to_thread.run_sync(ask)
+        assert await sandbox.run("value") == 5
+    assert ["wait for itself" in text for text in refused] == [True, False]
+    assert "event loop" in refused[1]
