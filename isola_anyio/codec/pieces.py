@@ -107,7 +107,7 @@ class _CannotWrite(Exception):  # noqa: N818 - a signal
 def _fitting(items: Any) -> int:
     """Return how many of the first items are small together."""
     types = set(map(type, items))
-    if types <= _SCALARS or (types == _INT and min(items) > -_SHORT_INT and max(items) < _SHORT_INT):
+    if types <= _SCALARS or (types <= _INT and min(items) > -_SHORT_INT and max(items) < _SHORT_INT):
         return len(items)
     if _weight(items, SMALL) <= SMALL:
         return len(items)
