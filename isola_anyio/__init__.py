@@ -11,13 +11,14 @@ Start at :func:`build_template`; ``docs/`` has the guide.
 # The rooms, from the front door down: imports go down this list, and to the right in a line, and never back.
 # tests/test_layering.py reads it here and walks them.
 #
-#   cli, demo, doctor           the command line, what it shows and what it reports
+#   cli                         the command line, what it shows and what it reports
 #   testing                     strategies for those who test what they send
 #   template, building          contexts and templates; how a template is made
 #   options                     what may be asked of a template and a sandbox
-#   sandbox, run                life cycle and whose turn it is; one run's task
-#   door, turns, guest          one run on the guest's thread: what the guest says, its turns, what they drive
-#   hostcalls, feeds, events    what crosses while a run goes on: both ways, in, out
+#   sandbox                     life cycle
+#   run                         one run: whose turn it is, its task, its turns, what the guest asks for
+#   snapshot, machine           an image with its files; one forked guest
+#   events                      what a run tells while it goes on
 #   values                      what may be an argument
 #   mounts, limits              what a sandbox may see and use
 #   guests                      one driver for each kind of guest, and the guests' own files
@@ -32,9 +33,9 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 from isola_anyio.cache import DEFAULT_CACHE_DIR as DEFAULT_CACHE_DIR
-from isola_anyio.doctor import DoctorCheck as DoctorCheck
-from isola_anyio.doctor import DoctorReport as DoctorReport
-from isola_anyio.doctor import doctor as doctor
+from isola_anyio.cli.doctor import DoctorCheck as DoctorCheck
+from isola_anyio.cli.doctor import DoctorReport as DoctorReport
+from isola_anyio.cli.doctor import doctor as doctor
 from isola_anyio.errors import CpuLimitError as CpuLimitError
 from isola_anyio.errors import DigestMismatchError as DigestMismatchError
 from isola_anyio.errors import FuelExhaustedError as FuelExhaustedError

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["Recipe", "Warm", "load_program", "warm_image"]
+__all__ = ["Recipe", "load_program", "warm_image"]
 
 import hashlib
 import json
 import logging
-import threading
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +17,7 @@ from isola_anyio.cache import entry_key
 from isola_anyio.engine import ffi
 from isola_anyio.engine.compiler import compile_module
 from isola_anyio.engine.image import Image
-from isola_anyio.engine.offload import in_guest_thread
+from isola_anyio.engine.run_sync import run_sync
 from isola_anyio.errors import (
     GuestError,
     InternalError,
@@ -27,11 +26,12 @@ from isola_anyio.errors import (
     RuntimeUnavailableError,
     clip,
 )
-from isola_anyio.guest import Guest
-from isola_anyio.guests.protocol import Call
+from isola_anyio.guests.protocol import ToGuest
 from isola_anyio.limits import Limits
+from isola_anyio.machine import Guest
 from isola_anyio.runtimes.progress import Progress
 from isola_anyio.runtimes.worker import run_stoppable
+from isola_anyio.snapshot import Snapshot
 from isola_anyio.wasi.system import GuestExit
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from isola_anyio.cache import Cache
-    from isola_anyio.engine.threads import Crew
+    from isola_anyio.engine.threads import ThreadPool
     from isola_anyio.guests import Driver
     from isola_anyio.runtimes.progress import OnProgress
     from isola_anyio.runtimes.resolve import RuntimeBundle
     from isola_anyio.runtimes.worker import Meter
     from isola_anyio.wasi.clock import Clock
-    from isola_anyio.wasi.filesystem import FileSystem
-    from isola_anyio.wasi.limits import FileLimits
+    from isola_anyio.wasi.files.filesystem import FileSystem
+    from isola_anyio.wasi.volumes.budgets import FileLimits
 
 _logger = logging.getLogger("isola_anyio.building")
 
@@ -191,51 +191,17 @@ def _checked_program(recipe: Recipe, linker: ffi.Linker, code: ffi.Code) -> ffi.
     return program
 
 
-class Warm:
-    """A warm interpreter's image, and its file system at that moment.
-
-    Shared by a template and its sandboxes: each holds it, and what it has open goes with the last of them, which calls
-    ``on_close`` as well.
-    """
-
-    def __init__(self, image: Image, files: FileSystem, base: FileSystem | None = None) -> None:
-        self.image = image
-        self.files = files
-        self._base = base
-        self.on_close: Callable[[], None] | None = None
-        self._holders = 1
-        self._lock = threading.Lock()
-
-    def hold(self) -> None:
-        """Count another holder."""
-        with self._lock:
-            self._holders += 1
-
-    def release(self) -> None:
-        """Count one holder less; the last one closes everything."""
-        with self._lock:
-            self._holders -= 1
-            last = self._holders == 0
-        if last:
-            self.image.close()
-            self.files.close()
-            if self._base is not None:
-                self._base.close()
-            if self.on_close is not None:
-                self.on_close()
-
-
 async def warm_image(
     recipe: Recipe,
     program: ffi.Program,
     *,
-    crew: Crew,
+    pool: ThreadPool,
     files: Callable[[bytes | None], FileSystem],
     file_limits: FileLimits,
     clock: Clock,
     cache: Cache | None,
     on_progress: OnProgress | None,
-) -> Warm:
+) -> Snapshot:
     """Load a template's image from the cache, or start the interpreter, run the prelude, and take one.
 
     ``files`` makes the template's file system, as it was dumped or new. Without ``cache`` nothing is kept on disk.
@@ -244,7 +210,7 @@ async def warm_image(
         GuestError: the prelude raised.
     """
     if cache is None:
-        return await _warm(recipe, program, crew, files(None), file_limits, clock, on_progress)
+        return await _warm(recipe, program, pool, files(None), file_limits, clock, on_progress)
     look_up = partial(_cached_image, recipe, cache, files)
     found = await run_stoppable(look_up)
     if found is not None:
@@ -255,7 +221,7 @@ async def warm_image(
         found = await run_stoppable(look_up)
         if found is not None:
             return found
-        warm = await _warm(recipe, program, crew, files(None), file_limits, clock, on_progress)
+        warm = await _warm(recipe, program, pool, files(None), file_limits, clock, on_progress)
         try:
             await run_stoppable(partial(_store_warm, recipe, cache, warm))
         except OSError as exc:
@@ -266,7 +232,7 @@ async def warm_image(
         return warm
 
 
-def _store_warm(recipe: Recipe, cache: Cache, warm: Warm, _meter: Meter) -> None:
+def _store_warm(recipe: Recipe, cache: Cache, warm: Snapshot, _meter: Meter) -> None:
     dump = warm.files.dump()
     cache.store_file("images", recipe.image_key, _FILES_SUFFIX, lambda out: out.write(dump))
     cache.store_file("images", recipe.image_key, _IMAGE_SUFFIX, warm.image.save)
@@ -274,7 +240,7 @@ def _store_warm(recipe: Recipe, cache: Cache, warm: Warm, _meter: Meter) -> None
 
 def _cached_image(
     recipe: Recipe, cache: Cache, files: Callable[[bytes | None], FileSystem], meter: Meter
-) -> Warm | None:
+) -> Snapshot | None:
     path = cache.lookup("images", recipe.image_key, _IMAGE_SUFFIX, on_bytes=meter.advance)
     dump = cache.read_verified("images", recipe.image_key, _FILES_SUFFIX)
     if path is None or dump is None:
@@ -285,7 +251,7 @@ def _cached_image(
         cache.discard("images", recipe.image_key, _IMAGE_SUFFIX)
         return None
     try:
-        return Warm(image, files(dump))
+        return Snapshot(image, files(dump))
     except ValueError:
         image.close()
         cache.discard("images", recipe.image_key, _FILES_SUFFIX)
@@ -295,18 +261,18 @@ def _cached_image(
 async def _warm(
     recipe: Recipe,
     program: ffi.Program,
-    crew: Crew,
+    pool: ThreadPool,
     files: FileSystem,
     file_limits: FileLimits,
     clock: Clock,
     on_progress: OnProgress | None,
-) -> Warm:
+) -> Snapshot:
     _report(on_progress, "warm", 0)
     try:
         guest = Guest(
             recipe.driver,
             program,
-            crew=crew,
+            pool=pool,
             limits=Limits(max_memory=recipe.max_memory),
             files=files,
             file_limits=file_limits,
@@ -317,12 +283,12 @@ async def _warm(
         files.close()
         raise _too_little_memory(recipe, exc) from exc
     try:
-        image = await in_guest_thread(crew, lambda: _boot_and_take(recipe, guest), stop=guest.instance.interrupt)
+        image = await run_sync(pool, lambda: _boot_and_take(recipe, guest), stop=guest.instance.interrupt)
         guest.owns_files = False  # the template goes on with them
     finally:
         guest.close()
     _report(on_progress, "warm", 1)
-    return Warm(image, files.fork((), file_limits), base=files)
+    return Snapshot(image, files.fork((), file_limits), base=files)
 
 
 def _boot_and_take(recipe: Recipe, guest: Guest) -> Image:
@@ -353,10 +319,10 @@ def _boot(recipe: Recipe, guest: Guest) -> None:
         raise _too_little_memory(recipe, exc) from exc
     if recipe.prelude is not None:
         source = recipe.driver.prepare_source(recipe.prelude, "<prelude>")
-        failure = guest.build_call(Call.PRELUDE, codec.encode([source, "<prelude>"], dialect=recipe.driver.dialect))
+        failure = guest.build_call(ToGuest.PRELUDE, codec.encode([source, "<prelude>"], dialect=recipe.driver.dialect))
         if failure is not None:
             raise _prelude_error(failure)
-    guest.build_call(Call.FREEZE, b"")
+    guest.build_call(ToGuest.FREEZE, b"")
 
 
 def _too_little_memory(recipe: Recipe, why: Exception) -> InvalidArgumentError:

@@ -16,19 +16,19 @@ from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from isola_anyio.errors import InvalidArgumentError, clip
-from isola_anyio.wasi.hostfs import HostVolume, MountedFileVolume
-from isola_anyio.wasi.hostside import READ_BYTES_MAX, TreeAccess
-from isola_anyio.wasi.limits import FileLimits, FileUsage
-from isola_anyio.wasi.memfs import MemoryVolume
-from isola_anyio.wasi.mounts import BoundMount, device_of
-from isola_anyio.wasi.overlay import OverlayVolume
-from isola_anyio.wasi.paths import guest_names
-from isola_anyio.wasi.volume import Permissions, Volume
+from isola_anyio.wasi.files.mount_table import BoundMount, device_of
+from isola_anyio.wasi.volumes.budgets import FileLimits, FileUsage
+from isola_anyio.wasi.volumes.host.volume import HostVolume, MountedFileVolume
+from isola_anyio.wasi.volumes.interfaces import Permissions, Volume
+from isola_anyio.wasi.volumes.memory.overlay import OverlayVolume
+from isola_anyio.wasi.volumes.memory.view import READ_BYTES_MAX, TreeAccess
+from isola_anyio.wasi.volumes.memory.volume import MemoryVolume
+from isola_anyio.wasi.volumes.paths import guest_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from isola_anyio.wasi.paths import Names
+    from isola_anyio.wasi.volumes.paths import Names
 
 Access = Literal["read", "write", "read-write"]
 Mode = Literal["direct", "overlay", "memory"]

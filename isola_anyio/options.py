@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from isola_anyio.cache import CacheDir
-    from isola_anyio.hostcalls import Handlers
     from isola_anyio.mounts import MountConfig
+    from isola_anyio.run.hostcalls import Handlers
     from isola_anyio.runtimes.progress import OnProgress
 
 _SEED_BYTES: Final = 32

@@ -21,7 +21,7 @@ from isola_anyio.concurrency import (
     single_exception,
     start_ungrouped,
 )
-from isola_anyio.engine.offload import in_guest_thread
+from isola_anyio.engine.run_sync import run_sync
 from isola_anyio.engine.wakeup import current_loop, loop_caller
 from isola_anyio.errors import (
     GuestError,
@@ -32,10 +32,10 @@ from isola_anyio.errors import (
     clip,
 )
 from isola_anyio.events import EndEvent, ErrorEvent, EventQueue, EventStream
-from isola_anyio.guests.protocol import Call
+from isola_anyio.guests.protocol import ToGuest
 from isola_anyio.limits import Usage
-from isola_anyio.run import Run
-from isola_anyio.turns import RunOptions
+from isola_anyio.run.task import Run
+from isola_anyio.run.turns import RunOptions
 from isola_anyio.values import bind_arguments
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from isola_anyio.guest import Guest
-    from isola_anyio.hostcalls import Handlers
     from isola_anyio.limits import Limits
+    from isola_anyio.machine import Guest
+    from isola_anyio.run.hostcalls import Handlers
     from isola_anyio.values import BoundArguments, JsonValue
-    from isola_anyio.wasi.hostside import MountView
+    from isola_anyio.wasi.volumes.memory.view import MountView
 
 _MAX_CODE_BYTES: Final = 64 << 20
 """How long a script may be; ``max_payload`` is about values."""
@@ -175,7 +175,7 @@ class Sandbox(AsyncResource):
         try:
             if guest.memory_size > _LARGE_GUEST_BYTES:
                 with anyio.CancelScope(shield=True):
-                    await in_guest_thread(guest.crew, guest.close, stop=lambda: None, urgent=True)
+                    await run_sync(guest.pool, guest.close, stop=lambda: None, urgent=True)
         finally:
             guest.close()
 
@@ -255,7 +255,7 @@ class Sandbox(AsyncResource):
             raise InvalidArgumentError(f"load_file takes a path inside the guest, not {clip(guest_path)}")
         self._usable()
         body = codec.encode(guest_path)
-        await self._complete(RunOptions(Call.LOAD_FILE, body))
+        await self._complete(RunOptions(ToGuest.LOAD_FILE, body))
 
     def run_stream(self, name: str, /, *args: Any, **kwargs: Any) -> EventStream:
         """Start a guest function and stream its events; arguments and errors as :meth:`run`.
@@ -283,7 +283,7 @@ class Sandbox(AsyncResource):
         # The limit is each argument's; together they may be more.
         if len(body) > guest.limits.max_payload and (error := _argument_error(bound, guest)) is not None:
             raise error
-        return RunOptions(Call.CALL, body, tuple(source for _, source in bound.streams))
+        return RunOptions(ToGuest.CALL, body, tuple(source for _, source in bound.streams))
 
     def _checked_script(self, code: str, filename: str) -> RunOptions:
         for what, value in (("code", code), ("filename", filename)):
@@ -294,7 +294,7 @@ class Sandbox(AsyncResource):
             body = codec.encode([code, filename], max_bytes=_MAX_CODE_BYTES, dialect=guest.driver.dialect)
         except codec.EncodeError as exc:
             raise InvalidArgumentError(f"the script cannot cross: {exc}") from None
-        return RunOptions(Call.LOAD, body)
+        return RunOptions(ToGuest.LOAD, body)
 
     def _usable(self) -> Guest:
         """Return the guest if a run may be asked for."""

@@ -18,20 +18,20 @@ from isola_anyio.building import Recipe, load_program, warm_image
 from isola_anyio.cache import DEFAULT_CACHE_DIR, Cache, open_cache
 from isola_anyio.cache.private import path_argument
 from isola_anyio.engine import ffi
-from isola_anyio.engine.threads import Crew
+from isola_anyio.engine.threads import ThreadPool
 from isola_anyio.errors import InvalidArgumentError, IsolaError, SandboxClosedError, clip
-from isola_anyio.guest import Guest
 from isola_anyio.guests.kinds import drivers
-from isola_anyio.hostcalls import check_handlers
 from isola_anyio.limits import Limits, check_count, check_size
+from isola_anyio.machine import Guest
 from isola_anyio.mounts import MountConfig, bind_all, validate_mounts
 from isola_anyio.options import SandboxOptions, TemplateOptions, check_env, check_seed, sandbox_limits
+from isola_anyio.run.hostcalls import check_handlers
 from isola_anyio.runtimes.progress import check_on_progress
 from isola_anyio.runtimes.resolve import find_runtime
 from isola_anyio.sandbox import Sandbox
 from isola_anyio.wasi.clock import SystemClock
-from isola_anyio.wasi.filesystem import FileSystem
-from isola_anyio.wasi.limits import FileLimits
+from isola_anyio.wasi.files.filesystem import FileSystem
+from isola_anyio.wasi.volumes.budgets import FileLimits
 
 if TYPE_CHECKING:
     import os
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from isola_anyio.building import Warm
     from isola_anyio.cache import CacheDir
-    from isola_anyio.hostcalls import Handlers
+    from isola_anyio.run.hostcalls import Handlers
     from isola_anyio.runtimes.progress import OnProgress
+    from isola_anyio.snapshot import Snapshot
     from isola_anyio.wasi.clock import Clock
 
 _MAX_PARALLEL: Final = 4096
@@ -62,8 +62,8 @@ class SandboxContext:
         if cache_dir is not None and cache_dir is not DEFAULT_CACHE_DIR:
             path_argument("cache_dir", cache_dir, "a directory's path or None")
         self._cache_dir = cache_dir
-        self._crew = Crew(max_parallel)
-        self._crew.bump = self._bump
+        self._pool = ThreadPool(max_parallel)
+        self._pool.increment_epoch = self._increment_epoch
         self._lock = threading.Lock()
         self._engines: dict[bool, ffi.Engine] = {}
         self._linkers: dict[tuple[str, bool], ffi.Linker] = {}
@@ -74,7 +74,7 @@ class SandboxContext:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<SandboxContext{' closed' if self._closed else ''} max_parallel={self._crew.max_parallel}>"
+        return f"<SandboxContext{' closed' if self._closed else ''} max_parallel={self._pool.max_parallel}>"
 
     async def __aenter__(self) -> Self:
         self.check_open()
@@ -88,7 +88,7 @@ class SandboxContext:
     def close(self) -> None:
         """Make no more templates and sandboxes; sandboxes that live go on to their end. A second call does nothing."""
         self._closed = True
-        self._crew.retire()
+        self._pool.retire()
         with self._lock:
             cache, self._scratch = self._scratch, None
             self._programs.clear()
@@ -209,7 +209,7 @@ class SandboxContext:
         warm = await warm_image(
             recipe,
             program,
-            crew=self._crew,
+            pool=self._pool,
             files=base,
             file_limits=file_limits,
             clock=clock,
@@ -241,9 +241,9 @@ class SandboxContext:
                 linker = self._linkers[driver.name, metered] = ffi.Linker(engine, driver.functions)
         return engine, linker
 
-    def _bump(self) -> None:
+    def _increment_epoch(self) -> None:
         for engine in list(self._engines.values()):
-            engine.bump()
+            engine.increment_epoch()
 
     def _hold_scratch(self) -> Cache:
         """Count another template that is to leave nothing behind; they share a directory, so as to compile once."""
@@ -266,9 +266,9 @@ class SandboxContext:
         cache.close()
 
     @property
-    def crew(self) -> Crew:
+    def pool(self) -> ThreadPool:
         """The guest threads."""
-        return self._crew
+        return self._pool
 
 
 class SandboxTemplate:
@@ -282,7 +282,7 @@ class SandboxTemplate:
         context: SandboxContext,
         recipe: Recipe,
         program: ffi.Program,
-        warm: Warm,
+        snapshot: Snapshot,
         file_limits: FileLimits,
         clock: Clock,
         sensitive: Sequence[str],
@@ -290,7 +290,7 @@ class SandboxTemplate:
         self._context = context
         self._recipe = recipe
         self._program = program
-        self._warm = warm
+        self._snapshot = snapshot
         self._file_limits = file_limits
         self._clock = clock
         self._sensitive = tuple(sensitive)
@@ -317,17 +317,17 @@ class SandboxTemplate:
     @property
     def image_size(self) -> int:
         """Bytes of the memory image, which all sandboxes share."""
-        return self._warm.image.size
+        return self._snapshot.image.size
 
     def close(self) -> None:
         """Make no more sandboxes. A second call does nothing."""
         if not self._closed:
             self._closed = True
-            self._warm.release()
+            self._snapshot.release()
 
     def on_gone(self, callback: Callable[[], None]) -> None:
         """Have ``callback`` called when the template is closed and the last of its sandboxes is gone."""
-        self._warm.on_close = callback
+        self._snapshot.on_close = callback
 
     def create(self, **options: Unpack[SandboxOptions]) -> Sandbox:
         """Give a sandbox to ``async with``: it is started on the way in and closed on the way out.
@@ -396,35 +396,35 @@ class SandboxTemplate:
     def _fork(self, limits: Limits, mounts: Sequence[MountConfig], env: Mapping[str, str], seed: bytes | None) -> Guest:
         """Fork a guest: an instance over the image, files of its own."""
         self._check_open()
-        files = self._warm.files.fork(bind_all(mounts, sensitive=self._sensitive), self._file_limits)
-        self._warm.hold()
+        files = self._snapshot.files.fork(bind_all(mounts, sensitive=self._sensitive), self._file_limits)
+        self._snapshot.hold()
         try:
             return self._make_guest(limits, files, env, seed)
         except (OSError, MemoryError, ffi.GuestTrap) as exc:
             files.close()
-            self._warm.release()
+            self._snapshot.release()
             raise IsolaError(
                 f"the machine has no room for another sandbox ({type(exc).__name__}: {exc}); close some, or raise its "
                 "limits on memory and on memory maps"
             ) from exc
         except BaseException:
             files.close()
-            self._warm.release()
+            self._snapshot.release()
             raise
 
     def _make_guest(self, limits: Limits, files: FileSystem, env: Mapping[str, str], seed: bytes | None) -> Guest:
         return Guest(
             self._recipe.driver,
             self._program,
-            crew=self._context.crew,
+            pool=self._context.pool,
             limits=limits,
             files=files,
             file_limits=self._file_limits,
             clock=self._clock,
-            image=self._warm.image,
+            image=self._snapshot.image,
             env=env,
             seed=seed,
-            on_close=self._warm.release,
+            on_close=self._snapshot.release,
         )
 
 

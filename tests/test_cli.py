@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from isola_anyio.cli import ProgressLines, main
+from isola_anyio.cli.commands import ProgressLines, main
 from isola_anyio.runtimes.progress import Progress
 
 ROOT: Final = Path(__file__).parents[1]

@@ -19,7 +19,7 @@ import pytest
 
 import isola_anyio
 from isola_anyio import build_template
-from isola_anyio.cli import main
+from isola_anyio.cli.commands import main
 from tests.test_surface import PUBLIC_NAMES
 
 ROOT: Final = Path(__file__).parents[1]

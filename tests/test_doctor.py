@@ -12,14 +12,14 @@ import pytest
 
 from isola_anyio import InvalidArgumentError, SandboxContext, doctor
 from isola_anyio.cache import DEFAULT_CACHE_DIR, open_cache
-from isola_anyio.doctor import DoctorCheck, DoctorReport
+from isola_anyio.cli.doctor import DoctorCheck, DoctorReport
 from isola_anyio.engine import ffi
 from isola_anyio.engine.image import COPY_SWITCH
 from isola_anyio.guests.kinds import drivers
-from isola_anyio.wasi import openat2
+from isola_anyio.wasi.volumes.host import openat2
 
 #: The module, which the function of the same name hides behind the front door.
-MODULE: Final = sys.modules["isola_anyio.doctor"]
+MODULE: Final = sys.modules["isola_anyio.cli.doctor"]
 
 
 def find(report: DoctorReport, name: str) -> DoctorCheck:
@@ -63,7 +63,7 @@ def test_marks_tell_what_is_needed_from_what_is_nice() -> None:
     report = DoctorReport(
         (
             DoctorCheck("a", ok=True, detail="fine", essential=True),
-            DoctorCheck("b", ok=False, detail="slow", remedy="hurry"),
+            DoctorCheck("b", ok=False, detail="slow", remedy="expedite"),
         )
     )
     assert report.ok

@@ -17,7 +17,7 @@ ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = ROOT / "isola_anyio"
 GUEST_PACKAGE: Final = PACKAGE / "guests" / "python" / "sandbox"
 SEAM: Final = "isola_anyio.engine.ffi"
-SYSTEM_CALLS: Final = "isola_anyio.wasi.openat2"
+SYSTEM_CALLS: Final = "isola_anyio.wasi.volumes.host.openat2"
 
 ROOMS: Final = [
     room
@@ -26,7 +26,7 @@ ROOMS: Final = [
 ]
 """What the comment in the front door lists: a line is its rooms, then two spaces or more, then what they are for."""
 RANK: Final = {room: rank for rank, room in enumerate(["__main__", *ROOMS])}
-PURE: Final = ("errors", "limits", "codec", "guests.protocol", "runtimes.pins", "wasi.abi", "wasi.paths")
+PURE: Final = ("errors", "limits", "codec", "guests.protocol", "runtimes.pins", "wasi.abi", "wasi.volumes.paths")
 """Rooms and modules that can be tested without an event loop and without an engine."""
 
 

@@ -16,7 +16,7 @@ import pytest
 from isola_anyio import JsonValue, build_template
 from isola_anyio.errors import InvalidArgumentError
 from isola_anyio.mounts import MemoryMount, MountConfig, bind, bind_all, validate_mounts
-from isola_anyio.wasi.volume import Permissions
+from isola_anyio.wasi.volumes.interfaces import Permissions
 
 
 @pytest.fixture

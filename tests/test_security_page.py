@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from isola_anyio import events, hostcalls
+from isola_anyio import events
 from isola_anyio.limits import Limits
-from isola_anyio.wasi.limits import NEW_ENTRY_BYTES, FileLimits
+from isola_anyio.run import hostcalls
+from isola_anyio.wasi.volumes.budgets import NEW_ENTRY_BYTES, FileLimits
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/security.md").read_text("utf-8")

@@ -40,4 +40,4 @@ from isola_anyio.cache.entries import (
     entry_key,
     open_cache,
 )
-from isola_anyio.cache.turns import Building, Scratch
+from isola_anyio.cache.locks import Building, Scratch

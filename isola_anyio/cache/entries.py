@@ -28,6 +28,7 @@ import platformdirs
 from filelock import FileLock
 
 from isola_anyio.cache.digests import OnBytes, Record, hash_file, read_record, stamp
+from isola_anyio.cache.locks import Building, Scratch, sweep
 from isola_anyio.cache.private import (
     NOFOLLOW,
     claim_directory,
@@ -38,7 +39,6 @@ from isola_anyio.cache.private import (
     refuse_foreign_links,
     remove,
 )
-from isola_anyio.cache.turns import Building, Scratch, sweep
 from isola_anyio.errors import InvalidArgumentError, clip
 
 if TYPE_CHECKING:

@@ -2,8 +2,8 @@
 
 Pure: no anyio, no wasmtime, no state. The wire form is JSON text, or, when JSON cannot say it, a frame of JSON texts
 and binary segments; ``docs/values.md`` has both, with the reasons. The guests carry their own copies of the algorithm
-(``guests/python/sandbox/_codec.py``, ``guests/js/codec.js``), because guest files never import host files; the tests
-in ``tests/codec`` hold the three to one model and to the same error texts.
+(``guests/python/sandbox/_codec.py``, ``guests/js/sdk/core/codec.js``), because guest files never import host files;
+tests in ``tests/codec`` hold the three to one model and to the same error texts.
 """
 
 from __future__ import annotations

@@ -15,14 +15,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio.engine import ffi
-from isola_anyio.engine.threads import Turn
-from isola_anyio.wasi.memory import GuestMemory
+from isola_anyio.engine.threads import SlotWaiter
+from isola_anyio.wasi.linear_memory import GuestMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from isola_anyio.engine.image import Image
-    from isola_anyio.engine.threads import Crew
+    from isola_anyio.engine.threads import ThreadPool
 
 _LONGEST_WAIT_S: Final = 3600.0 * 24
 
@@ -35,8 +35,8 @@ class Instance:
         store: the seam's store, for the driver that prepares exports and installs host functions.
     """
 
-    def __init__(self, program: ffi.Program, *, crew: Crew, max_memory: int, image: Image | None = None) -> None:
-        self.crew = crew
+    def __init__(self, program: ffi.Program, *, pool: ThreadPool, max_memory: int, image: Image | None = None) -> None:
+        self.pool = pool
         self.store = ffi.Store(program, max_memory=max_memory)
         try:
             if image is not None:
@@ -47,9 +47,9 @@ class Instance:
         self.max_memory = max_memory
         self.memory = GuestMemory(self.store.buffer, self.store.memory_size(), self.store.memory_size)
         self._woken = threading.Event()
-        self._hurried = False
-        self._turn = Turn()
-        self.store.on_epoch = partial(crew.take_turns, self._turn, self._is_hurried)
+        self._expedited = False
+        self._turn = SlotWaiter()
+        self.store.on_epoch = partial(pool.preempt, self._turn, self._is_expedited)
         self._engine_generation = program.engine.generation
 
     @property
@@ -85,28 +85,28 @@ class Instance:
     def interrupt(self) -> None:
         """Stop the guest wherever it is: in wasm at its next epoch check, in a wait at once. From any thread."""
         self.store.interrupted = True
-        self.store.program.engine.bump()
+        self.store.program.engine.increment_epoch()
         self._woken.set()
-        self.crew.hurry(self._turn)
+        self.pool.expedite(self._turn)
 
-    def _is_hurried(self) -> bool:
-        return self._hurried or self.store.interrupted
+    def _is_expedited(self) -> bool:
+        return self._expedited or self.store.interrupted
 
     def forget_interrupt(self) -> None:
         """Take back an interrupt that came after the guest had returned by itself."""
         self.store.interrupted = False
-        self._hurried = False
+        self._expedited = False
         self._woken.clear()
 
     def wake(self) -> None:
         """Make a :meth:`wait` return, now or the next time. From any thread."""
         self._woken.set()
 
-    def hurry(self) -> None:
+    def expedite(self) -> None:
         """Wake the guest to unwind: it does not wait for a slot. From any thread."""
-        self._hurried = True
+        self._expedited = True
         self._woken.set()
-        self.crew.hurry(self._turn)
+        self.pool.expedite(self._turn)
 
     def wait(self, seconds: float | None) -> None:
         """Block the guest thread until :meth:`wake`, or for ``seconds``; the slot is free meanwhile.
@@ -115,11 +115,11 @@ class Instance:
             ffi.StoreInterrupted: the guest is being stopped.
         """
         if seconds is None or seconds > 0:
-            self.crew.pause()
+            self.pool.pause()
             try:
                 self._woken.wait(_LONGEST_WAIT_S if seconds is None else min(seconds, _LONGEST_WAIT_S))
             finally:
-                self.crew.resume(self._turn, self._is_hurried)
+                self.pool.resume(self._turn, self._is_expedited)
                 ffi.rested()
         self._woken.clear()
         if self.store.interrupted:

@@ -1,21 +1,21 @@
 """Run guests on a bounded number of threads that have stacks large enough for them.
 
-A *slot* is the right to compute; a :class:`Crew` has ``max_parallel`` of them. Whoever wants one (a :class:`Ticket`
-with work, a guest that comes back from waiting) gets it first come first served; a ticket may be withdrawn while it
-waits. A guest that blocks keeps its thread but gives its slot back while it waits, so threads are as many as slots
+A *slot* is the right to compute; a :class:`ThreadPool` has ``max_parallel`` of them. Whoever wants one (a
+:class:`WorkItem`, a guest that comes back from waiting) gets it first come first served; an item may be withdrawn while
+it waits. A guest that blocks keeps its thread but gives its slot back while it waits, so threads are as many as slots
 plus blocked guests, and idle ones end after a while.
 
 A guest that computes for ever would keep its slot for ever. So when somebody has waited for a slot for
 ``PATIENCE_S``, guests are asked (by moving the epoch) to take turns: each gives its slot to the next in line and
 queues again, ``SLICE_S`` at a time, until nobody waits.
 
-Invariants, under ``_lock``: ``_active`` is the number of slots taken; a ticket is in ``_queue`` or has a thread, never
+Invariants, under ``_lock``: ``_active`` is the number of slots taken; a item is in ``_queue`` or has a thread, never
 both; ``_queue`` is empty whenever a slot is free.
 """
 
 from __future__ import annotations
 
-__all__ = ["Crew", "Ticket", "Turn"]
+__all__ = ["SlotWaiter", "ThreadPool", "WorkItem"]
 
 import os
 import threading
@@ -37,28 +37,28 @@ PATIENCE_S: Final = 2.0
 """How long somebody waits for a slot before computing guests must take turns; most runs are long over by then."""
 SLICE_S: Final = 0.05
 """How long a guest computes before it gives its slot away, once they take turns."""
-MAX_TURN_TAKERS: Final = 64
+MAX_PREEMPTED: Final = 64
 """Guests that may stand aside in the middle of a computation at once; each holds a thread and its stack."""
 
 _stack_size_lock: Final = threading.Lock()
 
 
-class Ticket:
+class WorkItem:
     """One piece of guest work; ``run`` must not raise."""
 
-    __slots__ = ("_crew", "run", "since")
+    __slots__ = ("_pool", "run", "since")
 
-    def __init__(self, crew: Crew, run: Callable[[], None]) -> None:
-        self._crew = crew
+    def __init__(self, pool: ThreadPool, run: Callable[[], None]) -> None:
+        self._pool = pool
         self.run = run
         self.since = 0.0
 
     def withdraw(self) -> bool:
-        """Take the ticket back if no thread has it yet; tell whether that worked."""
-        return self._crew._withdraw(self)  # noqa: SLF001 - same module
+        """Take the item back if no thread has it yet; tell whether that worked."""
+        return self._pool._withdraw(self)  # noqa: SLF001 - same module
 
 
-class Turn:
+class SlotWaiter:
     """A guest thread's place in the queue for a slot; one a guest, used again and again."""
 
     __slots__ = ("_granted", "since")
@@ -80,9 +80,9 @@ class Turn:
 class _Thread:
     """One guest thread and its inbox."""
 
-    def __init__(self, crew: Crew, number: int) -> None:
-        self._crew = crew
-        self.inbox: SimpleQueue[Ticket | None] = SimpleQueue()
+    def __init__(self, pool: ThreadPool, number: int) -> None:
+        self._pool = pool
+        self.inbox: SimpleQueue[WorkItem | None] = SimpleQueue()
         self.ending = False
         thread = threading.Thread(target=self._work, name=f"isola-guest-{number}", daemon=True)
         with _stack_size_lock:
@@ -93,88 +93,88 @@ class _Thread:
                 threading.stack_size(before)
 
     def _work(self) -> None:
-        crew = self._crew
+        pool = self._pool
         while True:
             try:
-                ticket = self.inbox.get(timeout=IDLE_S)
+                item = self.inbox.get(timeout=IDLE_S)
             except Empty:
-                if crew._retire_idle(self):  # noqa: SLF001 - same module
+                if pool._retire_idle(self):  # noqa: SLF001 - same module
                     return
-                ticket = self.inbox.get()
-            if ticket is None:
+                item = self.inbox.get()
+            if item is None:
                 return
-            while ticket is not None:
-                ticket.run()
-                ticket = crew._next(self)  # noqa: SLF001 - same module
-                # `ticket` was rebound before the thread parks, so what the last one referred to can die.
+            while item is not None:
+                item.run()
+                item = pool._next(self)  # noqa: SLF001 - same module
+                # `item` was rebound before the thread parks, so what the last one referred to can die.
             if self.ending:
                 return
 
 
-class Crew:
+class ThreadPool:
     """The guest threads of one context.
 
     Attributes:
-        bump: called to make computing guests look whether they should take turns; the context sets it.
+        increment_epoch: called to make computing guests look whether they should take turns; the context sets it.
     """
 
     def __init__(self, max_parallel: int | None = None) -> None:
         self.max_parallel: Final = max_parallel or (os.cpu_count() or 1) + EXTRA_SLOTS
         self.retired = False
-        self.bump: Callable[[], None] = lambda: None
+        self.increment_epoch: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
-        self._queue: deque[Ticket | Turn] = deque()
+        self._queue: deque[WorkItem | SlotWaiter] = deque()
         self._idle: list[_Thread] = []
         self._active = 0
         self._started = 0
-        self._aside = 0
+        self._preempted = 0
         self._ticking = False
         self._slice = PATIENCE_S
 
-    def submit(self, run: Callable[[], None], *, urgent: bool = False) -> Ticket:
+    def submit(self, run: Callable[[], None], *, urgent: bool = False) -> WorkItem:
         """Have ``run`` called on a guest thread when a slot is free, or at once when it is ``urgent``.
 
         Urgent is a turn in which a cancelled guest unwinds: it is short, and must not wait for other guests.
         """
-        ticket = Ticket(self, run)
+        item = WorkItem(self, run)
         with self._lock:
             if urgent or self._active < self.max_parallel:
                 self._active += 1
-                self._hand_over(ticket)
+                self._hand_over(item)
             else:
-                self._enqueue(ticket)
-        return ticket
+                self._enqueue(item)
+        return item
 
-    def _enqueue(self, waiting: Ticket | Turn) -> None:
+    def _enqueue(self, waiting: WorkItem | SlotWaiter) -> None:
         waiting.since = time.monotonic()
         self._queue.append(waiting)
         if not self._ticking:
             self._ticking = True
             threading.Thread(target=self._tick, name="isola-slices", daemon=True).start()
 
-    def _hand_over(self, ticket: Ticket) -> None:
+    def _hand_over(self, item: WorkItem) -> None:
         if self._idle:
             thread = self._idle.pop()
         else:
             self._started += 1
             thread = _Thread(self, self._started)
-        thread.inbox.put(ticket)
+        thread.inbox.put(item)
 
-    def _withdraw(self, ticket: Ticket) -> bool:
+    def _withdraw(self, item: WorkItem) -> bool:
         with self._lock:
             try:
-                self._queue.remove(ticket)
+                self._queue.remove(item)
             except ValueError:
                 return False
             return True
 
-    def _next(self, thread: _Thread) -> Ticket | None:
-        """Give the thread's slot to whoever waits longest, and the thread its next work if that is a ticket."""
+    def _next(self, thread: _Thread) -> WorkItem | None:
+        """Give the thread's slot to whoever waits longest, and the thread its next work if that is a item."""
         with self._lock:
-            if self._queue and self._active <= self.max_parallel and isinstance(self._queue[0], Ticket):
-                ticket = self._queue.popleft()
-                assert isinstance(ticket, Ticket)
-                return ticket
+            if self._queue and self._active <= self.max_parallel and isinstance(self._queue[0], WorkItem):
+                item = self._queue.popleft()
+                assert isinstance(item, WorkItem)
+                return item
             self._free_slot()
             if self.retired:
                 thread.ending = True
@@ -188,7 +188,7 @@ class Crew:
             return
         self._active += 1
         first = self._queue.popleft()
-        if isinstance(first, Turn):
+        if isinstance(first, SlotWaiter):
             first.grant()
         else:
             self._hand_over(first)
@@ -208,20 +208,20 @@ class Crew:
         with self._lock:
             self._free_slot()
 
-    def resume(self, turn: Turn, hurried: Callable[[], bool]) -> None:
+    def resume(self, turn: SlotWaiter, expedited: Callable[[], bool]) -> None:
         """Take a slot again, before the guest computes on.
 
-        A guest that is ``hurried()``, about to be stopped, does not queue; see also :meth:`hurry`.
+        A guest that is ``expedited()``, about to be stopped, does not queue; see also :meth:`expedite`.
         """
         with self._lock:
-            if hurried() or self._active < self.max_parallel:
+            if expedited() or self._active < self.max_parallel:
                 self._active += 1
                 return
             self._enqueue(turn)
         turn.wait()
 
-    def hurry(self, turn: Turn) -> None:
-        """Let a guest that queues for a slot go on at once: it is being stopped, and its ``hurried`` is true by now."""
+    def expedite(self, turn: SlotWaiter) -> None:
+        """Let a guest that queues for a slot go on at once: it is being stopped, and ``expedited()`` is true."""
         with self._lock:
             try:
                 self._queue.remove(turn)
@@ -230,18 +230,18 @@ class Crew:
             self._active += 1
         turn.grant()
 
-    def take_turns(self, turn: Turn, hurried: Callable[[], bool]) -> None:
+    def preempt(self, turn: SlotWaiter, expedited: Callable[[], bool]) -> None:
         """Called by a computing guest at an epoch: give the slot to somebody who waited too long, and queue again."""
         with self._lock:
-            if not self._is_overdue() or self._aside >= MAX_TURN_TAKERS:
+            if not self._is_overdue() or self._preempted >= MAX_PREEMPTED:
                 return
-            self._aside += 1
+            self._preempted += 1
         self.pause()
         try:
-            self.resume(turn, hurried)
+            self.resume(turn, expedited)
         finally:
             with self._lock:
-                self._aside -= 1
+                self._preempted -= 1
 
     def _is_overdue(self) -> bool:
         return bool(self._queue) and time.monotonic() - self._queue[0].since >= self._slice
@@ -259,7 +259,7 @@ class Crew:
                 overdue = self._is_overdue()
                 self._slice = SLICE_S if overdue else PATIENCE_S
             if overdue:
-                self.bump()
+                self.increment_epoch()
 
     # --- state
 

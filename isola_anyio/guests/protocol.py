@@ -9,10 +9,10 @@ __all__ = [
     "FRAME_OVERHEAD_BYTES",
     "HEAD",
     "TEXT_PIECE_BYTES",
-    "Call",
-    "Door",
     "ProtocolError",
     "Status",
+    "ToGuest",
+    "ToHost",
     "completion",
     "message",
     "split_hostcall",
@@ -25,7 +25,7 @@ from enum import IntEnum
 from typing import Final
 
 
-class Call(IntEnum):
+class ToGuest(IntEnum):
     """Messages, host to guest."""
 
     SETUP = 0x01
@@ -38,7 +38,7 @@ class Call(IntEnum):
     FREEZE = 0x08
 
 
-class Door(IntEnum):
+class ToHost(IntEnum):
     """Door calls, guest to host."""
 
     HOSTCALL = 0x10
@@ -78,7 +78,7 @@ _COMPLETION: Final = struct.Struct("<IBI")
 _PARK: Final = struct.Struct("<dB")
 
 
-def message(kind: Call, number: int, body: bytes = b"") -> bytes:
+def message(kind: ToGuest, number: int, body: bytes = b"") -> bytes:
     """Build a message to the guest."""
     return HEAD.pack(kind, number) + body
 

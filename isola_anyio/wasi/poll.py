@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from isola_anyio.wasi.clock import Clock
-    from isola_anyio.wasi.descriptors import Descriptor, Table
+    from isola_anyio.wasi.volumes.descriptors import Descriptor, Table
 
 _HEAD: Final = Struct("<QB7x")  # userdata, tag
 _CLOCK: Final = Struct("<I4xQQH")  # id, timeout, precision, flags

@@ -9,8 +9,8 @@ __all__ = ["SilentStdio", "Stdio", "StdioDescriptor"]
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from isola_anyio.wasi.abi import FileType, Rights, Stat
-from isola_anyio.wasi.descriptors import Descriptor
 from isola_anyio.wasi.errno import Errno, WasiError
+from isola_anyio.wasi.volumes.descriptors import Descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,23 +13,23 @@ __all__ = ["GuestExit", "System"]
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio.wasi.abi import SUBSCRIPTION_BYTES
+from isola_anyio.wasi.answering import hostcall
+from isola_anyio.wasi.calls_fd import DescriptorCalls
+from isola_anyio.wasi.calls_path import PathCalls
 from isola_anyio.wasi.clock import read_clock
 from isola_anyio.wasi.errno import Errno, WasiError
-from isola_anyio.wasi.hostcall import hostcall
 from isola_anyio.wasi.poll import poll
 from isola_anyio.wasi.signatures import SIGNATURES
 from isola_anyio.wasi.stdio import StdioDescriptor
-from isola_anyio.wasi.system_fd import DescriptorCalls
-from isola_anyio.wasi.system_path import PathCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from isola_anyio.wasi.clock import Clock
-    from isola_anyio.wasi.filesystem import FileSystem
-    from isola_anyio.wasi.limits import FileLimits
-    from isola_anyio.wasi.memory import GuestMemory
+    from isola_anyio.wasi.files.filesystem import FileSystem
+    from isola_anyio.wasi.linear_memory import GuestMemory
     from isola_anyio.wasi.stdio import Stdio
+    from isola_anyio.wasi.volumes.budgets import FileLimits
 
 _RANDOM_CHUNK_BYTES: Final = 64 << 10
 _RANDOM_PAUSE_BYTES: Final = 16 << 20

@@ -15,9 +15,9 @@ import anyio
 from isola_anyio import SandboxContext
 from isola_anyio.codec import encode
 from isola_anyio.engine.instance import Instance
-from isola_anyio.engine.offload import in_guest_thread
+from isola_anyio.engine.run_sync import run_sync
 from isola_anyio.engine.wakeup import Wakeup
-from isola_anyio.guests.protocol import Call, message
+from isola_anyio.guests.protocol import ToGuest, message
 from isola_anyio.limits import Limits
 from tests.bench.measure import Samples, Table, private_bytes, timed, timed_async
 
@@ -81,7 +81,7 @@ def _raw_fork(template: SandboxTemplate, body: bytes) -> None:
     """The calls a first answer cannot do without: store, instance, mapping, one message."""
     guest = template._fork(Limits(max_memory=template._recipe.max_memory), (), {}, None)
     try:
-        guest.instance.enter(partial(guest.port.deliver, message(Call.CALL, 0, body)))
+        guest.instance.enter(partial(guest.port.deliver, message(ToGuest.CALL, 0, body)))
     finally:
         guest.close()
 
@@ -89,9 +89,9 @@ def _raw_fork(template: SandboxTemplate, body: bytes) -> None:
 def _bare_instance(template: SandboxTemplate) -> None:
     instance = Instance(
         template._program,
-        crew=template._context.crew,
+        pool=template._context.pool,
         max_memory=template._recipe.max_memory,
-        image=template._warm.image,
+        image=template._snapshot.image,
     )
     instance.close()
 
@@ -117,7 +117,7 @@ async def _forking(table: Table, template: SandboxTemplate) -> None:
     def floors() -> tuple[Samples, Samples]:
         return timed(partial(_bare_instance, template), 100), timed(partial(_raw_fork, template, body), 100)
 
-    instance_floor, answer_floor = await in_guest_thread(template._context.crew, floors, stop=lambda: None)
+    instance_floor, answer_floor = await run_sync(template._context.pool, floors, stop=lambda: None)
     table.row("create", forks, instance_floor, "store, instance, map the image, close")
     table.row("first run", firsts)
     table.row("create to first answer", totals, answer_floor, "the same and one message, on one thread, close")
@@ -129,17 +129,17 @@ async def _running(table: Table, sandbox: Sandbox) -> None:
     assert guest is not None
     warm = await timed_async(partial(sandbox.run, "add", 1, 2), 500, warm=100)
     body = encode(["add", [1, 2], {}, []], dialect=guest.driver.dialect)
-    frame = message(Call.CALL, 0, body)
+    frame = message(ToGuest.CALL, 0, body)
 
     def floor() -> Samples:
         # Between runs the door answers as it does while a template is built: the message's work, and nothing after it.
         return timed(partial(guest.instance.enter, partial(guest.port.deliver, frame)), 500, warm=100)
 
-    raw = await in_guest_thread(guest.crew, floor, stop=lambda: None)
+    raw = await run_sync(guest.pool, floor, stop=lambda: None)
 
     async def hop() -> None:
         news = Wakeup()
-        guest.crew.submit(news.set)
+        guest.pool.submit(news.set)
         await news.wait()
 
     table.row("warm run", warm, raw, "the message alone, on its own thread")

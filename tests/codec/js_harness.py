@@ -25,7 +25,7 @@ class JsCodec:
     def __init__(self, prelude: str = "") -> None:
         self._runtime = quickjs_rs.Runtime()
         self._context = self._runtime.new_context()
-        source = resources.files("isola_anyio.guests.js").joinpath("codec.js").read_text(encoding="utf-8")
+        source = resources.files("isola_anyio.guests.js").joinpath("sdk/core/codec.js").read_text(encoding="utf-8")
         self.eval(source.replace("export const codec =", "globalThis.codec =", 1) + "; 0")
         self.eval(SETUP + prelude + "; 0")
 

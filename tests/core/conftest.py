@@ -11,8 +11,8 @@ import anyio
 import pytest
 
 from isola_anyio import build_template
-from isola_anyio.engine.threads import Crew
-from isola_anyio.guest import Guest
+from isola_anyio.engine.threads import ThreadPool
+from isola_anyio.machine import Guest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,22 +35,22 @@ def template() -> Iterator[SandboxTemplate]:
     built[0].close()
 
 
-_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
-_crew_init = Crew.__init__
+_crews: weakref.WeakSet[ThreadPool] = weakref.WeakSet()
+_crew_init = ThreadPool.__init__
 
 
-def _remembering_init(self: Crew, *args: Any, **options: Any) -> None:
+def _remembering_init(self: ThreadPool, *args: Any, **options: Any) -> None:
     _crew_init(self, *args, **options)
     _crews.add(self)
 
 
-Crew.__init__ = _remembering_init  # type: ignore[method-assign]
+ThreadPool.__init__ = _remembering_init  # type: ignore[method-assign]
 
 
 def busy_guest_threads() -> int:
     """Count the guest threads that are not waiting for work."""
     alive = [thread for thread in threading.enumerate() if thread.name.startswith("isola-guest")]
-    return len(alive) - sum(crew.idle for crew in _crews)
+    return len(alive) - sum(pool.idle for pool in _crews)
 
 
 @pytest.fixture(scope="session")

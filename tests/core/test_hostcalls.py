@@ -13,7 +13,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from isola_anyio import CpuLimitError, GuestError, LimitError, SandboxBusyError, SandboxClosedError
-from isola_anyio.turns import Turns
+from isola_anyio.run.turns import Turns
 
 if TYPE_CHECKING:
     from isola_anyio import Sandbox, SandboxTemplate
@@ -320,13 +320,13 @@ class Pauses:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
     """Count them."""
     counted = Pauses()
-    pause = Turns.let_others_run
+    pause = Turns.yield_gil
 
     def counting(self: Turns) -> None:
         counted.count += 1
         pause(self)
 
-    monkeypatch.setattr(Turns, "let_others_run", counting)
+    monkeypatch.setattr(Turns, "yield_gil", counting)
     return counted
 
 

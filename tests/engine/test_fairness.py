@@ -35,7 +35,7 @@ def test_who_waits_for_the_lock_gets_it_between_long_host_calls(tmp_path: Path) 
         time.sleep(0.001)
         rounds += 1
     store.interrupted = True
-    store.program.engine.bump()
+    store.program.engine.increment_epoch()
     thread.join()
     store.close()
     assert rounds > 60

@@ -107,10 +107,10 @@ def test_interrupt_stops_a_spinning_guest_and_no_other(program: ffi.Program) -> 
 
     thread = threading.Thread(target=spin)
     thread.start()
-    program.engine.bump()
+    program.engine.increment_epoch()
     assert not stopped.wait(0.05)
     spinning.interrupted = True
-    program.engine.bump()
+    program.engine.increment_epoch()
     assert stopped.wait(5)
     thread.join()
     assert call(neighbour, "add", "ii>i", 1, 1) == 2
@@ -320,7 +320,7 @@ def test_interrupting_takes_well_under_the_promised_five_milliseconds(program: f
         time.sleep(0.002)
         start = time.perf_counter()
         store.interrupted = True
-        program.engine.bump()
+        program.engine.increment_epoch()
         thread.join()
         latencies.append(time.perf_counter() - start)
         store.close()

@@ -9,7 +9,7 @@ import pytest
 
 from isola_anyio.engine import ffi
 from isola_anyio.engine.instance import Instance
-from isola_anyio.engine.threads import Crew
+from isola_anyio.engine.threads import ThreadPool
 from tests.engine.support import call, make_program
 
 PAGE_BYTES = 65_536
@@ -23,11 +23,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> ffi.Program:
 
 @pytest.fixture
 def instance(program: ffi.Program) -> Iterator[Instance]:
-    crew = Crew(max_parallel=1)
-    instance = Instance(program, crew=crew, max_memory=16 * PAGE_BYTES)
+    pool = ThreadPool(max_parallel=1)
+    instance = Instance(program, pool=pool, max_memory=16 * PAGE_BYTES)
     yield instance
     instance.close()
-    crew.retire()
+    pool.retire()
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 10, None])

@@ -1,4 +1,4 @@
-"""The crew of guest threads: slots, order, withdrawal, blocking, and its end."""
+"""The pool of guest threads: slots, order, withdrawal, blocking, and its end."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from functools import partial
 
 import pytest
 
-from isola_anyio.engine.threads import Crew, Ticket, Turn
+from isola_anyio.engine.threads import SlotWaiter, ThreadPool, WorkItem
 
 
 @pytest.fixture
-def crew() -> Iterator[Crew]:
-    crew = Crew(max_parallel=1)
-    yield crew
-    crew.retire()
+def pool() -> Iterator[ThreadPool]:
+    pool = ThreadPool(max_parallel=1)
+    yield pool
+    pool.retire()
 
 
 class Work:
     """A piece of work that says when it began and ends when it is told."""
 
-    def __init__(self, crew: Crew, *, urgent: bool = False) -> None:
+    def __init__(self, pool: ThreadPool, *, urgent: bool = False) -> None:
         self.began, self.may_end, self.ended = threading.Event(), threading.Event(), threading.Event()
-        self.crew = crew
-        self.ticket: Ticket = crew.submit(self._run, urgent=urgent)
+        self.pool = pool
+        self.item: WorkItem = pool.submit(self._run, urgent=urgent)
 
     def _run(self) -> None:
         self.began.set()
@@ -36,8 +36,8 @@ class Work:
         assert self.ended.wait(10)
 
 
-def test_no_more_than_max_parallel_compute_at_once(crew: Crew) -> None:
-    first, second = Work(crew), Work(crew)
+def test_no_more_than_max_parallel_compute_at_once(pool: ThreadPool) -> None:
+    first, second = Work(pool), Work(pool)
     assert first.began.wait(10)
     assert not second.began.wait(0.05)
     first.finish()
@@ -45,32 +45,32 @@ def test_no_more_than_max_parallel_compute_at_once(crew: Crew) -> None:
     second.finish()
 
 
-def test_work_is_done_in_the_order_it_came(crew: Crew) -> None:
+def test_work_is_done_in_the_order_it_came(pool: ThreadPool) -> None:
     order: list[int] = []
-    gate = Work(crew)
+    gate = Work(pool)
     done = threading.Event()
     for number in range(20):
-        crew.submit(partial(order.append, number))
-    crew.submit(done.set)
+        pool.submit(partial(order.append, number))
+    pool.submit(done.set)
     gate.finish()
     assert done.wait(10)
     assert order == list(range(20))
 
 
-def test_a_queued_ticket_can_be_withdrawn_and_a_started_one_cannot(crew: Crew) -> None:
-    first, second = Work(crew), Work(crew)
+def test_a_queued_ticket_can_be_withdrawn_and_a_started_one_cannot(pool: ThreadPool) -> None:
+    first, second = Work(pool), Work(pool)
     assert first.began.wait(10)
-    assert second.ticket.withdraw()
-    assert not second.ticket.withdraw()
-    assert not first.ticket.withdraw()
+    assert second.item.withdraw()
+    assert not second.item.withdraw()
+    assert not first.item.withdraw()
     first.finish()
     assert not second.began.wait(0.05)
 
 
-def test_urgent_work_does_not_wait_for_a_slot(crew: Crew) -> None:
-    first = Work(crew)
+def test_urgent_work_does_not_wait_for_a_slot(pool: ThreadPool) -> None:
+    first = Work(pool)
     assert first.began.wait(10)
-    urgent = Work(crew, urgent=True)
+    urgent = Work(pool, urgent=True)
     assert urgent.began.wait(10)
     urgent.finish()
     first.finish()
@@ -79,23 +79,23 @@ def test_urgent_work_does_not_wait_for_a_slot(crew: Crew) -> None:
 class Blocked:
     """A guest that waits for something, its slot given back, and wants one again when it is woken."""
 
-    def __init__(self, crew: Crew) -> None:
-        self.crew, self.turn = crew, Turn()
-        self.paused, self.wake, self.resumed, self.hurried = (threading.Event() for _ in range(4))
-        crew.submit(self._run)
+    def __init__(self, pool: ThreadPool) -> None:
+        self.pool, self.turn = pool, SlotWaiter()
+        self.paused, self.wake, self.resumed, self.expedited = (threading.Event() for _ in range(4))
+        pool.submit(self._run)
         assert self.paused.wait(10)
 
     def _run(self) -> None:
-        self.crew.pause()
+        self.pool.pause()
         self.paused.set()
         self.wake.wait(10)
-        self.crew.resume(self.turn, self.hurried.is_set)
+        self.pool.resume(self.turn, self.expedited.is_set)
         self.resumed.set()
 
 
-def test_a_blocked_guest_gives_its_slot_to_the_next_and_takes_one_again(crew: Crew) -> None:
-    blocked = Blocked(crew)
-    second = Work(crew)
+def test_a_blocked_guest_gives_its_slot_to_the_next_and_takes_one_again(pool: ThreadPool) -> None:
+    blocked = Blocked(pool)
+    second = Work(pool)
     assert second.began.wait(10)
     blocked.wake.set()
     assert not blocked.resumed.wait(0.05)
@@ -103,30 +103,30 @@ def test_a_blocked_guest_gives_its_slot_to_the_next_and_takes_one_again(crew: Cr
     assert blocked.resumed.wait(10)
 
 
-def test_a_stopped_guest_resumes_at_once(crew: Crew) -> None:
-    blocked = Blocked(crew)
-    second = Work(crew)
+def test_a_stopped_guest_resumes_at_once(pool: ThreadPool) -> None:
+    blocked = Blocked(pool)
+    second = Work(pool)
     assert second.began.wait(10)
-    blocked.hurried.set()
+    blocked.expedited.set()
     blocked.wake.set()
     assert blocked.resumed.wait(10)
     second.finish()
 
 
-def test_a_hurried_guest_leaves_the_queue_for_a_slot(crew: Crew) -> None:
-    blocked = Blocked(crew)
-    second = Work(crew)
+def test_a_hurried_guest_leaves_the_queue_for_a_slot(pool: ThreadPool) -> None:
+    blocked = Blocked(pool)
+    second = Work(pool)
     assert second.began.wait(10)
     blocked.wake.set()
     assert not blocked.resumed.wait(0.05)
-    blocked.hurried.set()
-    crew.hurry(blocked.turn)
+    blocked.expedited.set()
+    pool.expedite(blocked.turn)
     assert blocked.resumed.wait(10)
     second.finish()
 
 
-def test_slots_are_never_lost_or_made(crew: Crew) -> None:
-    crew = Crew(max_parallel=3)
+def test_slots_are_never_lost_or_made(pool: ThreadPool) -> None:
+    pool = ThreadPool(max_parallel=3)
     lock = threading.Lock()
     running, most = 0, 0
     done = threading.Semaphore(0)
@@ -139,8 +139,8 @@ def test_slots_are_never_lost_or_made(crew: Crew) -> None:
         if number % 3 == 0:
             with lock:
                 running -= 1
-            crew.pause()
-            crew.resume(Turn(), lambda: False)
+            pool.pause()
+            pool.resume(SlotWaiter(), lambda: False)
             with lock:
                 running += 1
                 most = max(most, running)
@@ -149,45 +149,45 @@ def test_slots_are_never_lost_or_made(crew: Crew) -> None:
         done.release()
 
     for number in range(600):
-        crew.submit(partial(work, number))
+        pool.submit(partial(work, number))
     for _ in range(600):
         assert done.acquire(timeout=10)
     assert most <= 3
-    crew.retire()
+    pool.retire()
 
 
 def test_retiring_lets_threads_end_and_still_serves_what_comes() -> None:
-    crew = Crew(max_parallel=2)
-    work = Work(crew)
+    pool = ThreadPool(max_parallel=2)
+    work = Work(pool)
     assert work.began.wait(10)
-    crew.retire()
-    late = Work(crew)
+    pool.retire()
+    late = Work(pool)
     late.finish()
     work.finish()
     for thread in threading.enumerate():
         if thread.name.startswith("isola-guest"):
             thread.join(0.5)
-    assert crew.idle == 0
+    assert pool.idle == 0
 
 
 def test_computing_guests_take_turns_once_somebody_has_waited_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isola_anyio.engine.threads.PATIENCE_S", 0.05)
     monkeypatch.setattr("isola_anyio.engine.threads.SLICE_S", 0.01)
-    crew = Crew(max_parallel=1)
-    turn, stop, epoch = Turn(), threading.Event(), threading.Event()
-    crew.bump = epoch.set
+    pool = ThreadPool(max_parallel=1)
+    turn, stop, epoch = SlotWaiter(), threading.Event(), threading.Event()
+    pool.increment_epoch = epoch.set
 
     def compute() -> None:
         while not stop.is_set():
             if epoch.wait(0.01):
                 epoch.clear()
-                crew.take_turns(turn, stop.is_set)
+                pool.preempt(turn, stop.is_set)
 
-    crew.submit(compute)
+    pool.submit(compute)
     for _ in range(3):
         done = threading.Event()
-        crew.submit(done.set)
+        pool.submit(done.set)
         assert done.wait(10)
     stop.set()
-    crew.hurry(turn)
-    crew.retire()
+    pool.expedite(turn)
+    pool.retire()

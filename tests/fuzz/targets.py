@@ -24,28 +24,32 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from isola_anyio import codec, door, events, feeds, guest, hostcalls
+from isola_anyio import codec, events
+from isola_anyio import machine as guest
 from isola_anyio.building import _prelude_error
 from isola_anyio.cache.digests import Record, read_record
 from isola_anyio.codec import buffers, cutting, decoding, pieces
 from isola_anyio.codec.frame import pack
-from isola_anyio.door import DoorKeeper
 from isola_anyio.errors import InternalError, IsolaError
 from isola_anyio.events import EventQueue
-from isola_anyio.guest import Guest, TextOutput
-from isola_anyio.guests.protocol import HEAD, Call, Door, ProtocolError
+from isola_anyio.guests.protocol import HEAD, ProtocolError, ToGuest, ToHost
 from isola_anyio.guests.python.driver import PythonPort
 from isola_anyio.limits import Limits
+from isola_anyio.machine import Guest, TextOutput
 from isola_anyio.mounts import MountConfig, bind
+from isola_anyio.run import frames as door
+from isola_anyio.run import hostcalls
+from isola_anyio.run import streams as feeds
+from isola_anyio.run.frames import DoorKeeper
+from isola_anyio.run.turns import Phase, RunOptions, Stop
 from isola_anyio.runtimes.wasm import MalformedModuleError, export_names
 from isola_anyio.testing import equal_exact
-from isola_anyio.turns import Phase, RunOptions, Stop
 from isola_anyio.values import StreamSource
 from isola_anyio.wasi.errno import Errno, WasiError
-from isola_anyio.wasi.limits import FileLimits
-from isola_anyio.wasi.memory import GuestMemory
+from isola_anyio.wasi.linear_memory import GuestMemory
 from isola_anyio.wasi.signatures import SIGNATURES
 from isola_anyio.wasi.system import GuestExit
+from isola_anyio.wasi.volumes.budgets import FileLimits
 from tests.wasi import client
 
 MAX_CPU_S = 2.0
@@ -155,7 +159,7 @@ FRAME_MEMORY_BYTES = 1 << 20
 FRAME_AT = 4096
 REPLY_AT = 64
 ROOM_AT = 512 << 10
-DOORS = [*Door, 0, 0x0F, 0x1C, 0xFF]
+DOORS = [*ToHost, 0, 0x0F, 0x1C, 0xFF]
 NAMES = [b"plain", b"later", b"fails", b"odd", b"gives", b"never", b"", b"unknown", b"__rehearse_now__"]
 
 
@@ -266,7 +270,7 @@ class FrameGuest:
             StreamSource(_broken_items(), 1),
             StreamSource(["y" * 50, {}, {1}], 3),
         ]
-        options = RunOptions(Call.CALL, b"", streams if mode & 2 else ())
+        options = RunOptions(ToGuest.CALL, b"", streams if mode & 2 else ())
         self.turns = DoorKeeper(made, 1, options, HANDLERS, queue=EventQueue() if mode & 4 else None)
 
     def deliver(self, frame: bytes) -> None:
@@ -313,11 +317,11 @@ def _frame(source: Bytes) -> bytes:
     number = source.u8()
     number = 1 if number < 128 else number - 128 if number < 250 else source.number(4)
     body = source.chunk()
-    if kind == Door.HOSTCALL and (how := source.u8()) < 200:
+    if kind == ToHost.HOSTCALL and (how := source.u8()) < 200:
         name = NAMES[how % len(NAMES)]
         body = len(name).to_bytes(2, "little") + name + body
         number = how if number == 1 else number
-    elif kind in {Door.PARK, Door.WAIT} and (how := source.u8()) < 200:
+    elif kind in {ToHost.PARK, ToHost.WAIT} and (how := source.u8()) < 200:
         body = struct.pack("<dB", [-1.0, 0.0, 1e-9, 1.0, 1e308, float("inf"), float("nan")][how % 7], how >> 4)
     return HEAD.pack(kind, number) + body
 

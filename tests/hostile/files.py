@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isola_anyio import GuestError
-from isola_anyio.wasi.limits import FileLimits
+from isola_anyio.wasi.volumes.budgets import FileLimits
 from tests.hostile.attack import MIB, Attack, either, gives, holds, js, python, raises, stopped, survives
 
 READ = """

@@ -194,7 +194,7 @@ async def run_attack(attack: Attack, template: SandboxTemplate, world: World) ->
 
 
 async def _attempt(attack: Attack, template: SandboxTemplate, world: World) -> tuple[Outcome, str]:
-    crew = template._context.crew
+    pool = template._context.pool
     async with template.create() as neighbour:
         await neighbour.load_script(GUEST[attack.runtime])
         await neighbour.run("ping", 0)
@@ -206,9 +206,9 @@ async def _attempt(attack: Attack, template: SandboxTemplate, world: World) -> t
         outcome.grown_bytes = watch.peak_rss - resident
         assert await neighbour.run("ping", "after") == "after"
         with anyio.move_on_after(1):  # a thread tells the loop before it takes its next work
-            while crew.busy:
+            while pool.busy:
                 await anyio.sleep(TICK_S)
-        assert crew.busy == 0, "a guest thread is still busy"
+        assert pool.busy == 0, "a guest thread is still busy"
         assert len(anyio.get_running_tasks()) <= tasks, "a task is left"
         gc.collect()
         assert open_fds() <= fds, "a descriptor is left"

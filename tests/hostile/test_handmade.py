@@ -58,7 +58,7 @@ async def sandbox_of(wasm: bytes, tmp_path: Path) -> AsyncIterator[Sandbox]:
         async with template.create() as sandbox:
             yield sandbox
         with anyio.fail_after(1):  # a thread tells the loop before it takes its next work
-            while context._crew.busy:
+            while context._pool.busy:
                 await anyio.sleep(0.001)
         template.close()
 

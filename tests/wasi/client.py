@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from isola_anyio.wasi.abi import OFlags, Rights
 from isola_anyio.wasi.errno import Errno
-from isola_anyio.wasi.filesystem import FileSystem
-from isola_anyio.wasi.limits import FileLimits
-from isola_anyio.wasi.memory import GuestMemory
+from isola_anyio.wasi.files.filesystem import FileSystem
+from isola_anyio.wasi.linear_memory import GuestMemory
 from isola_anyio.wasi.system import System
+from isola_anyio.wasi.volumes.budgets import FileLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from isola_anyio.wasi.mounts import BoundMount
+    from isola_anyio.wasi.files.mount_table import BoundMount
 
 R = Rights.FD_READ
 W = Rights.FD_WRITE

@@ -34,27 +34,27 @@ from typing import TYPE_CHECKING, Any, Final
 
 from isola_anyio.engine import ffi
 from isola_anyio.engine.instance import Instance
-from isola_anyio.engine.threads import Crew
+from isola_anyio.engine.threads import ThreadPool
 from isola_anyio.wasi.clock import SystemClock
-from isola_anyio.wasi.filesystem import READ_WRITE, ROOT_FD, FileSystem
-from isola_anyio.wasi.hostfs import HostVolume
-from isola_anyio.wasi.hostside import TreeAccess
-from isola_anyio.wasi.limits import FileLimits, FileUsage
-from isola_anyio.wasi.memfs import MemoryVolume
-from isola_anyio.wasi.mounts import BoundMount, MountTable, device_of
-from isola_anyio.wasi.openat2 import available
-from isola_anyio.wasi.overlay import OverlayVolume
-from isola_anyio.wasi.resolve import OpenAt2Resolver
+from isola_anyio.wasi.files.filesystem import READ_WRITE, ROOT_FD, FileSystem
+from isola_anyio.wasi.files.mount_table import BoundMount, MountTable, device_of
 from isola_anyio.wasi.signatures import SIGNATURES
 from isola_anyio.wasi.system import GuestExit, System
-from isola_anyio.wasi.volume import At
-from isola_anyio.wasi.walk import WalkResolver
+from isola_anyio.wasi.volumes.budgets import FileLimits, FileUsage
+from isola_anyio.wasi.volumes.host.openat2 import available
+from isola_anyio.wasi.volumes.host.resolver import OpenAt2Resolver
+from isola_anyio.wasi.volumes.host.volume import HostVolume
+from isola_anyio.wasi.volumes.host.walk import WalkResolver
+from isola_anyio.wasi.volumes.interfaces import At
+from isola_anyio.wasi.volumes.memory.overlay import OverlayVolume
+from isola_anyio.wasi.volumes.memory.view import TreeAccess
+from isola_anyio.wasi.volumes.memory.volume import MemoryVolume
 from tests.wasi.client import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from isola_anyio.wasi.volume import Volume
+    from isola_anyio.wasi.volumes.interfaces import Volume
 
 VERSION: Final = "wasm32-wasip1"
 TIMEOUT_S: Final = 60.0
@@ -190,7 +190,7 @@ class Runner:
 
     def __init__(self, errno_mode: str = "permissive") -> None:
         self._env = {"ERRNO_MODE_UNIX": "1"} if errno_mode == "unix" else {}
-        self._crew = Crew()
+        self._pool = ThreadPool()
         self._engine = ffi.Engine(metered=False)
         imports = [("wasi_snapshot_preview1", name, params, result) for name, (params, result) in SIGNATURES.items()]
         self._linker = ffi.Linker(self._engine, imports)
@@ -210,7 +210,7 @@ class Runner:
     def _run_once(self, program: Program, prepared: ffi.Program, volume: str) -> str:
         with _files_of(program, volume) as files:
             stdio = Recorder(program.stdin)
-            instance = Instance(prepared, crew=self._crew, max_memory=MAX_MEMORY_BYTES)
+            instance = Instance(prepared, pool=self._pool, max_memory=MAX_MEMORY_BYTES)
             try:
                 system = System(
                     memory=instance.memory,
@@ -253,7 +253,7 @@ class Runner:
             finally:
                 done.set()
 
-        self._crew.submit(work)
+        self._pool.submit(work)
         if not done.wait(TIMEOUT_S):
             instance.interrupt()
             done.wait()
@@ -261,7 +261,7 @@ class Runner:
 
     def close(self) -> None:
         """Let the guest threads end."""
-        self._crew.retire()
+        self._pool.retire()
 
 
 @contextmanager

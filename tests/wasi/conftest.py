@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from isola_anyio.mounts import MountConfig, bind
-from isola_anyio.wasi import hostfs, resolve
-from isola_anyio.wasi.limits import FileLimits
-from isola_anyio.wasi.openat2 import available
-from isola_anyio.wasi.resolve import OpenAt2Resolver
-from isola_anyio.wasi.walk import WalkResolver
+from isola_anyio.wasi.volumes.budgets import FileLimits
+from isola_anyio.wasi.volumes.host import resolver as resolve
+from isola_anyio.wasi.volumes.host import volume as hostfs
+from isola_anyio.wasi.volumes.host.openat2 import available
+from isola_anyio.wasi.volumes.host.resolver import OpenAt2Resolver
+from isola_anyio.wasi.volumes.host.walk import WalkResolver
 from tests.wasi.client import Guest
 
 
@@ -62,8 +63,8 @@ def use_resolver(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(hostfs, "choose_resolver", WalkResolver)
     else:
         flags = resolve.DIR_FLAGS & ~resolve.O_PATH
-        for module in ("resolve", "walk", "hostfs"):
-            monkeypatch.setattr(f"isola_anyio.wasi.{module}.DIR_FLAGS", flags)
+        for module in ("resolver", "walk", "volume"):
+            monkeypatch.setattr(f"isola_anyio.wasi.volumes.host.{module}.DIR_FLAGS", flags)
         monkeypatch.setattr(hostfs, "choose_resolver", lambda: WalkResolver(pins=False))
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from isola_anyio.errors import InvalidArgumentError
 from isola_anyio.mounts import MountConfig, bind
-from isola_anyio.wasi import hostlinks
 from isola_anyio.wasi.abi import FileType
 from isola_anyio.wasi.errno import Errno
-from isola_anyio.wasi.kernelfs import is_kernel_device
+from isola_anyio.wasi.volumes.host import links as hostlinks
+from isola_anyio.wasi.volumes.host.kernelfs import is_kernel_device
 from tests.wasi.client import RW, Guest, R, W, WasiFailure
 
 SECRET = b"host only"

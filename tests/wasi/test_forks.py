@@ -13,9 +13,9 @@ import pytest
 from isola_anyio.mounts import MountConfig, bind
 from isola_anyio.wasi.abi import FdFlags, FileType
 from isola_anyio.wasi.errno import Errno
-from isola_anyio.wasi.filesystem import FileSystem
-from isola_anyio.wasi.limits import FileLimits
-from isola_anyio.wasi.memfs import MemoryVolume
+from isola_anyio.wasi.files.filesystem import FileSystem
+from isola_anyio.wasi.volumes.budgets import FileLimits
+from isola_anyio.wasi.volumes.memory.volume import MemoryVolume
 from tests.wasi.client import ROOT, RW, Guest, R, W
 from tests.wasi.test_files import refused
 

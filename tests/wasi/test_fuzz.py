@@ -10,8 +10,8 @@ from pathlib import Path
 from isola_anyio.mounts import MountConfig
 from isola_anyio.wasi.abi import Rights
 from isola_anyio.wasi.errno import Errno
-from isola_anyio.wasi.limits import FileLimits
 from isola_anyio.wasi.signatures import SIGNATURES
+from isola_anyio.wasi.volumes.budgets import FileLimits
 from tests.wasi.client import MEMORY_BYTES, Guest
 
 CALLS = 30_000

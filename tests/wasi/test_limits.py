@@ -12,11 +12,13 @@ from typing import Literal
 import pytest
 
 from isola_anyio.mounts import MountConfig
-from isola_anyio.wasi import hostio, hostside, overlay
-from isola_anyio.wasi.content import CHUNK_BYTES, CHUNK_COST_BYTES
 from isola_anyio.wasi.errno import Errno
-from isola_anyio.wasi.limits import NEW_ENTRY_BYTES, FileLimits
-from isola_anyio.wasi.memtree import NODE_COST_BYTES
+from isola_anyio.wasi.volumes.budgets import NEW_ENTRY_BYTES, FileLimits
+from isola_anyio.wasi.volumes.host import io as hostio
+from isola_anyio.wasi.volumes.memory import overlay
+from isola_anyio.wasi.volumes.memory import view as hostside
+from isola_anyio.wasi.volumes.memory.content import CHUNK_BYTES, CHUNK_COST_BYTES
+from isola_anyio.wasi.volumes.memory.tree import NODE_COST_BYTES
 from tests.wasi.client import BUFFER_BYTES, OUT, PATH2, RW, Guest, W, WasiFailure
 from tests.wasi.test_files import refused
 

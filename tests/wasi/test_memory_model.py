@@ -6,9 +6,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from isola_anyio.wasi.content import CHUNK_BYTES
 from isola_anyio.wasi.errno import Errno
-from isola_anyio.wasi.filesystem import FileSystem
+from isola_anyio.wasi.files.filesystem import FileSystem
+from isola_anyio.wasi.volumes.memory.content import CHUNK_BYTES
 from tests.wasi.client import RW, Guest, W, WasiFailure
 
 NAMES = st.sampled_from(["a", "b", "c"])

@@ -13,7 +13,7 @@ import pytest
 from isola_anyio.mounts import MountConfig, bind
 from isola_anyio.wasi.abi import FileType
 from isola_anyio.wasi.errno import Errno
-from isola_anyio.wasi.filesystem import FileSystem
+from isola_anyio.wasi.files.filesystem import FileSystem
 from tests.wasi.client import RW, Guest, W
 from tests.wasi.test_files import refused
 

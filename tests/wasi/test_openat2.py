@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from isola_anyio.wasi import hostfs, openat2
-from isola_anyio.wasi.resolve import OpenAt2Resolver
-from isola_anyio.wasi.walk import WalkResolver
+from isola_anyio.wasi.volumes.host import openat2
+from isola_anyio.wasi.volumes.host import volume as hostfs
+from isola_anyio.wasi.volumes.host.resolver import OpenAt2Resolver
+from isola_anyio.wasi.volumes.host.walk import WalkResolver
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="openat2 is Linux's")
 

@@ -11,10 +11,10 @@ import pytest
 
 from isola_anyio.errors import InvalidArgumentError
 from isola_anyio.mounts import MountConfig, bind
-from isola_anyio.wasi import overlay
 from isola_anyio.wasi.errno import Errno
-from isola_anyio.wasi.hostopen import HostFile
-from isola_anyio.wasi.limits import FileLimits
+from isola_anyio.wasi.volumes.budgets import FileLimits
+from isola_anyio.wasi.volumes.host.open_file import HostFile
+from isola_anyio.wasi.volumes.memory import overlay
 from tests.wasi.client import RW, Guest, R, W
 from tests.wasi.test_files import refused
 from tests.wasi.test_permissions import _picture

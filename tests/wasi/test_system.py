@@ -11,10 +11,10 @@ import pytest
 
 from isola_anyio.wasi.abi import FileType, Rights
 from isola_anyio.wasi.errno import Errno, WasiError, errno_of
-from isola_anyio.wasi.limits import FileLimits
-from isola_anyio.wasi.memory import GuestMemory
+from isola_anyio.wasi.linear_memory import GuestMemory
 from isola_anyio.wasi.signatures import SIGNATURES
 from isola_anyio.wasi.system import GuestExit, System
+from isola_anyio.wasi.volumes.budgets import FileLimits
 from tests.wasi.client import BUFFER, MEMORY_BYTES, OUT, PATH, ROOT, RW, Guest, R, WasiFailure
 from tests.wasi.test_files import refused
 

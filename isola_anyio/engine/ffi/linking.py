@@ -93,7 +93,7 @@ class Engine:
         self._engine = wasmtime.Engine(config)
         self._ptr = ctypes.cast(self._engine.ptr(), c_void_p)
 
-    def bump(self) -> None:
+    def increment_epoch(self) -> None:
         """Move the epoch: every running guest of this engine looks at its own interrupt flag, once."""
         c_increment_epoch(self._ptr)
 

@@ -59,7 +59,7 @@ _INTERRUPT_MESSAGE: Final = b"interrupted"
 
 
 def _on_epoch(_context: int, data: int, delta: int, _kind: int) -> int:
-    """Answer a store whose deadline has passed: stop it if its flag is up, else let it run to the next bump."""
+    """Answer a store whose deadline has passed: stop it if its flag is up, else let it run to the next increment."""
     try:
         store = stores.get(data)
         if store is None or store.interrupted:
@@ -130,7 +130,7 @@ class Store:
 
     Attributes:
         handlers: the host functions, in the linker's order.
-        interrupted: set before :meth:`Engine.bump` to stop the guest.
+        interrupted: set before :meth:`Engine.increment_epoch` to stop the guest.
         on_epoch: called on the guest's thread, in the middle of its computation, when the epoch has moved.
         fault: what a host function raised, until the call that entered the guest raises it.
         dead: the store trapped and must not be entered again.

@@ -1,4 +1,4 @@
-"""Make a warm engine of a fresh one: load the SDK, set the stack's limit, connect what ``patch.py`` prepared."""
+"""Make a warm engine of a fresh one: load the SDK, set the stack's limit, connect what ``engine_patch.py`` prepared."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ __all__ = ["boot", "read_environment"]
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio.errors import InternalError
+from isola_anyio.guests.js.engine_patch import TRACKER_EXPORT
 from isola_anyio.guests.js.exports import JsError
-from isola_anyio.guests.js.patch import TRACKER_EXPORT
 
 if TYPE_CHECKING:
     from isola_anyio.engine.instance import Instance
+    from isola_anyio.guests.js.engine_patch import Layout
     from isola_anyio.guests.js.exports import Js
-    from isola_anyio.guests.js.patch import Layout
-    from isola_anyio.guests.js.sdk import Sdk
+    from isola_anyio.guests.js.handles import Sdk
     from isola_anyio.wasi.system import System
 
 _STACK_PROBE: Final = 0xABCD11

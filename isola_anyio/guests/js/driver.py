@@ -13,11 +13,11 @@ import hashlib
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from isola_anyio.guests.js import patch as patching
+from isola_anyio.guests.js import engine_patch as patching
 from isola_anyio.guests.js.exports import EXPORTS
 from isola_anyio.guests.js.loader import Loader
 from isola_anyio.guests.js.port import IMPORTS, JsPort
-from isola_anyio.guests.js.typescript import Stripper
+from isola_anyio.guests.js.typescript.strip import Stripper
 from isola_anyio.wasi.signatures import SIGNATURES
 
 if TYPE_CHECKING:
@@ -30,25 +30,29 @@ if TYPE_CHECKING:
     from isola_anyio.runtimes.resolve import RuntimeBundle
     from isola_anyio.wasi.system import System
 
-_MODULES: Final = (
-    "abort",
+_CORE: Final = (
     "codec",
-    "console",
-    "crypto",
     "dispatcher",
     "door",
-    "encoding",
     "errors",
-    "events",
-    "globals",
-    "inspect",
     "main",
     "names",
     "ops",
-    "percent",
-    "performance",
     "primordials",
     "promises",
+    "waits",
+)
+"""The SDK's own modules, in ``sdk/core``."""
+_WEB: Final = (
+    "abort",
+    "console",
+    "crypto",
+    "encoding",
+    "events",
+    "globals",
+    "inspect",
+    "percent",
+    "performance",
     "random",
     "structured_clone",
     "timers",
@@ -56,16 +60,14 @@ _MODULES: Final = (
     "url_host",
     "url_params",
     "url_parser",
-    "waits",
 )
-
-
-_BUILDERS: Final = ("boot.py", "patch.py", "port.py", "rehearsal.py", "sdk.py")
+"""The web platform's globals, in ``sdk/web``. A module is imported as ``isola:NAME``, whichever folder it is in."""
+_BUILDERS: Final = ("boot.py", "engine_patch.py", "handles.py", "port.py", "rehearsal.py")
 """What of the host's side decides what is in an image."""
 
 
-def _read(names: tuple[str, ...], suffix: str) -> dict[str, str]:
-    root = resources.files("isola_anyio.guests.js")
+def _read(folder: str, names: tuple[str, ...], suffix: str = "") -> dict[str, str]:
+    root = resources.files("isola_anyio.guests.js").joinpath(folder)
     return {name: root.joinpath(name + suffix).read_text("utf-8") for name in names}
 
 
@@ -85,10 +87,10 @@ class JsDriver:
     needed_exports = EXPORTS
 
     def __init__(self, stripper: Stripper | None = None) -> None:
-        self._sdk = _read(_MODULES, ".js")
+        self._sdk = {**_read("sdk/core", _CORE, ".js"), **_read("sdk/web", _WEB, ".js")}
         self._stripper = stripper
         digest = hashlib.sha256()
-        for name, source in (*self._sdk.items(), *_read(_BUILDERS, "").items()):
+        for name, source in (*self._sdk.items(), *_read(".", _BUILDERS).items()):
             digest.update(f"\0{name}\0{source}".encode())
         self.sdk_digest = digest.hexdigest()
 
@@ -99,7 +101,7 @@ class JsDriver:
         return JsDriver(Stripper(bundle.lib_dir / "_transform.wasm", bundle.lib_sha256, cache))
 
     def adapt(self, module: bytes, sha256: str) -> bytes:
-        """Give the module that is compiled for this runtime; see ``patch.py``."""
+        """Give the module that is compiled for this runtime; see ``engine_patch.py``."""
         layout = patching.LAYOUTS.get(sha256)
         return module if layout is None else patching.patch(module, layout)
 

@@ -21,10 +21,10 @@ from isola_anyio.errors import clip
 from isola_anyio.guests.js import rehearsal
 from isola_anyio.guests.js.boot import boot, read_environment
 from isola_anyio.guests.js.exports import Js
+from isola_anyio.guests.js.handles import Sdk
 from isola_anyio.guests.js.idna import domain_to_ascii
-from isola_anyio.guests.js.sdk import Sdk
 from isola_anyio.guests.js.sources import Sources
-from isola_anyio.guests.protocol import HEAD, Call, Door, ProtocolError, Status
+from isola_anyio.guests.protocol import HEAD, ProtocolError, Status, ToGuest, ToHost
 from isola_anyio.wasi.errno import WasiError
 from isola_anyio.wasi.signatures import SIGNATURES
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from isola_anyio.engine.instance import Instance
     from isola_anyio.guests import DoorHandler
+    from isola_anyio.guests.js.engine_patch import Layout
     from isola_anyio.guests.js.loader import Loader
-    from isola_anyio.guests.js.patch import Layout
     from isola_anyio.wasi.system import System
 
 IMPORTS: Final = (
@@ -104,7 +104,7 @@ class JsPort:
         environment = read_environment(self._js, self._system)
         if environment:
             options = {"env": environment, "seed": "0" * 64, "max_payload": self._max_frame}
-            self._send(Call.SETUP, 0, codec.encode(options, dialect="js"))
+            self._send(ToGuest.SETUP, 0, codec.encode(options, dialect="js"))
         self._sdk.note()
 
     # --- turns -----------------------------------------------------------------------------------------------------
@@ -115,24 +115,24 @@ class JsPort:
         kind, number = HEAD.unpack_from(frame)
         body = frame[HEAD.size :]
         self._ended = False
-        if kind in (Call.LOAD, Call.PRELUDE):
+        if kind in (ToGuest.LOAD, ToGuest.PRELUDE):
             self._send(kind, number, b"")
             self._sources.load(*map(str, codec.decode(body)))
-        elif kind == Call.LOAD_FILE:
+        elif kind == ToGuest.LOAD_FILE:
             self._send(kind, number, b"")
             self._sources.load_file(str(codec.decode(body)))
-        elif kind == Call.FREEZE:
+        elif kind == ToGuest.FREEZE:
             self._freeze(number)
             return
-        elif kind == Call.RESUME:
+        elif kind == ToGuest.RESUME:
             self._resume(number, body)
         else:
             self._send(kind, number, body)
-        if kind == Call.SETUP:
+        if kind == ToGuest.SETUP:
             self._js.drain()
             return
         self._finish(number)
-        while kind == Call.PRELUDE and self._parked is not None:
+        while kind == ToGuest.PRELUDE and self._parked is not None:
             self._wait_in_prelude(number)
 
     def _wait_in_prelude(self, number: int) -> None:
@@ -140,7 +140,7 @@ class JsPort:
         assert self._parked is not None
         if self._parked < 0:
             self._parked = None
-            self._answer(HEAD.pack(Door.FAIL, number) + _STUCK)
+            self._answer(HEAD.pack(ToHost.FAIL, number) + _STUCK)
             return
         self._instance.sleep(self._parked)
         self._ended = False
@@ -180,10 +180,10 @@ class JsPort:
                 break
             texts.append(b"%d %d %b" % (op, status, body))
         else:
-            self._send(Call.RESUME, number, _RECORD.join(texts))
+            self._send(ToGuest.RESUME, number, _RECORD.join(texts))
             return
         js = self._js
-        head = js.string(b"%c%d " % (Call.RESUME, number))
+        head = js.string(b"%c%d " % (ToGuest.RESUME, number))
         try:
             value = js.uint8array(records)
             try:
@@ -201,7 +201,7 @@ class JsPort:
             self._js.drain()
             failures += not self._sdk.call("pump")
             if not self._ended and failures > 1:
-                self._answer(HEAD.pack(Door.FAIL, number) + _NO_MEMORY)
+                self._answer(HEAD.pack(ToHost.FAIL, number) + _NO_MEMORY)
                 return
             if self._ended:
                 return
@@ -216,7 +216,7 @@ class JsPort:
         finally:
             self._answer = answer
         self._sources.forget()
-        self._send(Call.FREEZE, number, b"")
+        self._send(ToGuest.FREEZE, number, b"")
         self._js.drain()
         self._js.run_gc()
         self._js.qjs_result_free()
@@ -251,18 +251,18 @@ class JsPort:
         kind = text[0]
         number = int(text[1:blank]) & 0xFFFF_FFFF
         body = text[blank + 1 :]
-        if kind == Door.RANDOM:
+        if kind == ToHost.RANDOM:
             return js.uint8array(self._random(body))
         if kind == _ROOM:
             return js.new_bool(int(self._has_room(body)))
-        if kind == Door.IDNA:
+        if kind == ToHost.IDNA:
             ascii_form = domain_to_ascii(body.decode("utf-8", "replace"))
             return js.new_undefined() if ascii_form is None else js.string(ascii_form.encode())
-        if kind in (Door.DONE, Door.FAIL):
+        if kind in (ToHost.DONE, ToHost.FAIL):
             self._ended = True
             if body == _THROWN_NULL and self._is_full():
                 body = _NO_MEMORY
-        elif kind == Door.PARK:
+        elif kind == ToHost.PARK:
             self._ended = True
             return self._park(number, body)
         try:
@@ -295,7 +295,7 @@ class JsPort:
         except ValueError:
             raise ProtocolError("a turn that ends with no time") from None
         self._parked = seconds
-        self._answer(HEAD.pack(Door.PARK, number) + struct.pack("<dB", seconds, flags == b"1"))
+        self._answer(HEAD.pack(ToHost.PARK, number) + struct.pack("<dB", seconds, flags == b"1"))
         return self._js.new_undefined()
 
     def _random(self, body: bytes) -> bytes:
@@ -314,20 +314,20 @@ class JsPort:
         js = self._js
         if not reply:
             return js.new_undefined()
-        if kind in (Door.EMIT, Door.LOG):
+        if kind in (ToHost.EMIT, ToHost.LOG):
             return js.new_bool(reply[0]) if reply[0] < _TOLD else js.new_undefined()
         return js.uint8array(reply) if reply[1:2] == b"\xfe" else js.string(reply)
 
 
 def _no_room(kind: int, text: str) -> bytes:
     """Answer a request whose answer the guest has no memory for: it failed."""
-    status = Status.PRODUCER_FAILED if kind == Door.READ else Status.FAILED
+    status = Status.PRODUCER_FAILED if kind == ToHost.READ else Status.FAILED
     return bytes((status,)) + codec.encode({"name": "", "type": "MemoryError", "message": text})
 
 
 def _body(kind: int, text: bytes, extra: bytes | None) -> bytes:
     """Build the body that docs/protocol.md has for this kind."""
-    if kind == Door.HOSTCALL:
+    if kind == ToHost.HOSTCALL:
         name, field, value = text.partition(_FIELD)
         if not field:
             raise ProtocolError("a hostcall without a name")
@@ -335,8 +335,8 @@ def _body(kind: int, text: bytes, extra: bytes | None) -> bytes:
         called = name if len(name) > _MAX_NAME_BYTES else str(json.loads(name)).encode("utf-8", "surrogatepass")
         called = called[:_MAX_NAME_BYTES]
         return len(called).to_bytes(2, "little") + called + (value if extra is None else extra)
-    if kind == Door.LOG:
+    if kind == ToHost.LOG:
         return bytes((text[0] - 0x30 if text else 1,)) + text[1:]
-    if kind == Door.READ:
+    if kind == ToHost.READ:
         return (int(text) if text.isdigit() else 0xFFFF_FFFF).to_bytes(4, "little")
     return text if extra is None else extra

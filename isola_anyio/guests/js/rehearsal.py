@@ -10,7 +10,7 @@ __all__ = ["answer", "frames"]
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio import codec
-from isola_anyio.guests.protocol import HEAD, Call, Door, Status, completion, message
+from isola_anyio.guests.protocol import HEAD, Status, ToGuest, ToHost, completion, message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,31 +30,31 @@ _CLEAN: Final = "for (const n of ['plain','async','call','later','stream','throw
 def answer(untrusted_frame: bytes) -> bytes:
     """Answer the door as a host would."""
     kind, _ = HEAD.unpack_from(untrusted_frame)
-    if kind == Door.HOSTCALL:
+    if kind == ToHost.HOSTCALL:
         return b"" if b"__rehearse_later" in untrusted_frame else b'\0{"ok":true}'
-    return b"\1" if kind in (Door.EMIT, Door.LOG) else b""
+    return b"\1" if kind in (ToHost.EMIT, ToHost.LOG) else b""
 
 
 def frames() -> Iterator[bytes]:
     """Give the messages of the rehearsal."""
     op = 0
     yield _setup()
-    yield message(Call.LOAD, 0, codec.encode([_SCRIPT, "<rehearsal>"], dialect="js"))
+    yield message(ToGuest.LOAD, 0, codec.encode([_SCRIPT, "<rehearsal>"], dialect="js"))
     for _ in range(_ROUNDS):
         for name in ("plain", "async", "stream", "throw"):
             yield _call(name, [3, "two", {"c": 1.5}])
         op += 2
         yield _call("call", [{"a": 1}])
         yield _call("later", [{"a": 1}])
-        yield message(Call.RESUME, 0, completion(op, Status.OK, b'{"b":2}'))
-    yield message(Call.LOAD, 0, codec.encode([_CLEAN, "<rehearsal>"], dialect="js"))
+        yield message(ToGuest.RESUME, 0, completion(op, Status.OK, b'{"b":2}'))
+    yield message(ToGuest.LOAD, 0, codec.encode([_CLEAN, "<rehearsal>"], dialect="js"))
     yield _setup()
 
 
 def _setup() -> bytes:
     options: dict[str, object] = {"env": {}, "seed": "0" * 64, "max_payload": 1 << 26}
-    return message(Call.SETUP, 0, codec.encode(options, dialect="js"))
+    return message(ToGuest.SETUP, 0, codec.encode(options, dialect="js"))
 
 
 def _call(name: str, args: list[object]) -> bytes:
-    return message(Call.CALL, 0, codec.encode([f"__r_{name}", args, {}, []], dialect="js"))
+    return message(ToGuest.CALL, 0, codec.encode([f"__r_{name}", args, {}, []], dialect="js"))

@@ -7,9 +7,9 @@ __all__ = ["Sources"]
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio.guests.js.exports import JsError
+from isola_anyio.guests.js.handles import source_name
 from isola_anyio.guests.js.loader import SourceError, is_module, may_be_module
-from isola_anyio.guests.js.sdk import source_name
-from isola_anyio.guests.js.typescript import (
+from isola_anyio.guests.js.typescript.strip import (
     TypeScriptError,
     UnreadTypeScriptError,
     is_javascript,
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from isola_anyio.guests.js.exports import Js
+    from isola_anyio.guests.js.handles import Sdk
     from isola_anyio.guests.js.loader import Loader
-    from isola_anyio.guests.js.sdk import Sdk
 
 _SCOPE: Final = "\n;globalThis[Symbol.for('isola.scope')]?.((n)=>{try{return eval(n)}catch{}});"
 """Put behind a module: lets its names be looked up after it has run."""

@@ -10,7 +10,7 @@ import pytest
 from isola_anyio import GuestError, LogEvent, RuntimeUnavailableError, SandboxContext
 from isola_anyio.engine import ffi
 from isola_anyio.guests.js.driver import JsDriver
-from isola_anyio.guests.js.patch import LAYOUTS, TRACKER_EXPORT, patch
+from isola_anyio.guests.js.engine_patch import LAYOUTS, TRACKER_EXPORT, patch
 
 DIGEST = next(iter(LAYOUTS))
 

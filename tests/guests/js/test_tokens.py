@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isola_anyio.guests.js.tokens import paced, scan
+from isola_anyio.guests.js.typescript.tokens import paced, scan
 
 
 def cut(code: str) -> list[str]:

@@ -1,0 +1,59 @@
+"""Run one piece of guest work on a guest thread and await it."""
+
+from __future__ import annotations
+
+__all__ = ["run_sync"]
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import anyio
+
+from isola_anyio.concurrency import outlast
+from isola_anyio.engine.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from isola_anyio.engine.threads import ThreadPool
+
+T = TypeVar("T")
+
+
+class _Outcome(Generic[T]):
+    """What the work came to; written on the guest's thread before the wake-up."""
+
+    value: T
+    error: BaseException | None = None
+    done = False
+
+
+async def run_sync(pool: ThreadPool, work: Callable[[], T], *, stop: Callable[[], None], urgent: bool = False) -> T:
+    """Call ``work`` on a guest thread and return its result.
+
+    When cancelled, work that has not begun is withdrawn; otherwise ``stop`` is called, which must make the work end
+    soon, and its end is awaited before the cancellation goes on.
+    """
+    await anyio.lowlevel.checkpoint_if_cancelled()
+    outcome: _Outcome[T] = _Outcome()
+    news = Wakeup()
+
+    def perform() -> None:
+        try:
+            outcome.value = work()
+        except BaseException as exc:  # noqa: BLE001 - carried to the caller
+            outcome.error = exc
+        outcome.done = True
+        news.set()
+
+    item = pool.submit(perform, urgent=urgent)
+    try:
+        while not outcome.done:
+            await news.wait()
+    except BaseException:
+        if not item.withdraw():
+            stop()
+            await outlast(lambda: outcome.done, news.wait)
+        raise
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.value

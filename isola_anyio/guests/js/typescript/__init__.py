@@ -1,0 +1,1 @@
+"""TypeScript to JavaScript, with lines kept."""

@@ -1,0 +1,1 @@
+"""One run of a guest: queue, task, turns, frames, and the services that answer a guest's requests."""

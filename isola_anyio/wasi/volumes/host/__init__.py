@@ -1,0 +1,1 @@
+"""Host directories and files, opened so that no path leaves them."""

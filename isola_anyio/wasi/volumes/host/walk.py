@@ -1,0 +1,174 @@
+"""Go below a host directory one component at a time, where the kernel cannot confine a whole path.
+
+Every step opens one plain name in an open directory and follows nothing; links are read and resolved here, and ``..``
+goes back to the directory we came from, which stays open. A name swapped under us is at worst not found.
+"""
+
+# ruff: noqa: D102 - overrides do what the base class documents
+
+from __future__ import annotations
+
+__all__ = ["WalkResolver", "walk"]
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from isola_anyio.wasi.errno import Errno, WasiError
+from isola_anyio.wasi.volumes.host import resolver as resolve
+from isola_anyio.wasi.volumes.host.resolver import DIR_FLAGS, FILE_FLAGS, Resolver, Target, admit
+from isola_anyio.wasi.volumes.interfaces import Crossing
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
+    from isola_anyio.wasi.volumes.paths import Names
+
+MAX_DEPTH: Final = 256
+"""Directories held open on one way down; deeper paths are ``NAMETOOLONG``. Real trees stay far below."""
+
+_SWAPS: Final = 32
+"""Times a name may turn into something else between two looks at it; a guess."""
+_SWAPPED: Final = (errno.EINVAL, errno.ELOOP, errno.ENOTDIR)  # it is not what it was a moment ago
+
+
+class Way(NamedTuple):
+    """Where a walk ended: in directory ``parent`` (the caller closes it) at ``name``.
+
+    ``name`` is empty when the walk ended at ``parent`` itself. ``st`` is ``None`` when there is nothing of that name.
+    """
+
+    parent: int
+    name: bytes
+    st: os.stat_result | None
+    names: Names
+
+
+def walk(
+    dir_fd: int,
+    names: Names,
+    follow: bool,
+    links: int,
+    covered: AbstractSet[Names] = frozenset(),
+    prefix: Names = (),
+) -> Way:
+    """Resolve names below a directory.
+
+    Raises:
+        Crossing: on the way to one of ``covered``, which like ``prefix`` (``dir_fd``) is from the volume's root.
+        WasiError: ``PERM`` for a way that leads out; and ``OSError`` from the host.
+    """
+    stack = [os.open(".", DIR_FLAGS, dir_fd=dir_fd)]
+    passed: list[bytes] = []
+    todo = list(reversed(names))
+    swaps = _SWAPS
+    try:
+        while todo:
+            name = todo.pop()
+            if name == b"..":
+                if not passed:
+                    raise WasiError(Errno.PERM)
+                passed.pop()
+                os.close(stack.pop())
+                continue
+            here = stack[-1]
+            if covered and (*prefix, *passed, name) in covered:
+                raise Crossing((*prefix, *passed, name), tuple(reversed(todo)))
+            try:
+                st = admit(os.stat(name, dir_fd=here, follow_symlinks=False))
+            except FileNotFoundError:
+                if todo:
+                    raise
+                return Way(stack.pop(), name, None, (*passed, name))
+            if stat.S_ISLNK(st.st_mode) and (todo or follow):
+                links -= 1
+                if links < 0:
+                    raise WasiError(Errno.LOOP)
+                try:
+                    target = os.readlink(name, dir_fd=here)
+                except OSError as exc:
+                    swaps -= 1
+                    if exc.errno not in _SWAPPED or not swaps:
+                        raise
+                    todo.append(name)
+                    continue
+                if target.startswith(b"/"):
+                    raise WasiError(Errno.PERM)
+                todo.extend(part for part in reversed(target.split(b"/")) if part and part != b".")
+            elif not todo:
+                return Way(stack.pop(), name, st, (*passed, name))
+            elif not stat.S_ISDIR(st.st_mode):
+                raise WasiError(Errno.NOTDIR)
+            elif len(stack) >= MAX_DEPTH:
+                raise WasiError(Errno.NAMETOOLONG)
+            else:
+                try:
+                    stack.append(os.open(name, DIR_FLAGS, dir_fd=here))
+                    passed.append(name)
+                except OSError as exc:
+                    swaps -= 1
+                    if exc.errno not in _SWAPPED or not swaps:
+                        raise
+                    todo.append(name)
+        return Way(stack.pop(), b"", None, tuple(passed))
+    finally:
+        for fd in stack:
+            os.close(fd)
+
+
+class WalkResolver(Resolver):
+    """Resolves by walking; ``pins`` says whether found things can be held without opening them."""
+
+    def __init__(self, *, pins: bool | None = None) -> None:
+        self._pins = resolve.HAS_PINS if pins is None else pins
+
+    def look(self, dir_fd: int, names: Names, follow: bool, links: int) -> Target:
+        way = walk(dir_fd, names, follow, links)
+        parent = way.parent
+        try:
+            if not way.name:
+                found = os.fstat(parent)
+                if self._pins:
+                    fd, parent = parent, -1
+                    return Target(found, fd)
+                held, parent = parent, -1
+                return Target(found, parent=held, name=b".")
+            if way.st is None:
+                raise WasiError(Errno.NOENT)
+            if self._pins:
+                fd = os.open(way.name, resolve.O_PATH | resolve.FILE_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
+                try:
+                    st = admit(os.fstat(fd))
+                    if stat.S_ISLNK(st.st_mode) and not stat.S_ISLNK(way.st.st_mode):
+                        raise WasiError(Errno.AGAIN)
+                except BaseException:
+                    os.close(fd)
+                    raise
+                return Target(st, fd)
+            held, parent = parent, -1
+            return Target(way.st, parent=held, name=way.name)
+        finally:
+            if parent >= 0:
+                os.close(parent)
+
+    def parent(self, dir_fd: int, names: Names, links: int) -> int:
+        way = walk(dir_fd, names[:-1], True, links)
+        if not way.name:
+            return way.parent
+        try:
+            if way.st is None:
+                raise WasiError(Errno.NOENT)
+            return os.open(way.name, DIR_FLAGS, dir_fd=way.parent)
+        finally:
+            os.close(way.parent)
+
+    def create(self, dir_fd: int, names: Names, follow: bool, links: int, flags: int) -> int:
+        way = walk(dir_fd, names, follow, links)
+        try:
+            if not way.name:
+                raise WasiError(Errno.ISDIR)
+            flags |= FILE_FLAGS | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            return os.open(way.name, flags, 0o666, dir_fd=way.parent)
+        finally:
+            os.close(way.parent)

@@ -1,0 +1,1 @@
+"""Trees of files in memory, and overlays of them over other volumes."""

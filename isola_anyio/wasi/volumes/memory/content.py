@@ -1,0 +1,228 @@
+"""Keep a file's bytes in memory: sparse, counted, and shared until they are written.
+
+Bytes live in chunks. A ``bytes`` chunk is shared with a template or another fork and never changes; the first write to
+it makes a private ``bytearray``, which is charged. What no chunk covers reads as zeros and costs nothing, so a file's
+size says nothing about what it holds.
+"""
+
+# ruff: noqa: ARG002 - a file without bytes answers without looking at what it is asked
+
+from __future__ import annotations
+
+__all__ = ["CHUNK_BYTES", "CHUNK_COST_BYTES", "Content", "FileBytes", "FrozenContent", "NoContent"]
+
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from isola_anyio.wasi.errno import Errno, WasiError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from isola_anyio.wasi.volumes.budgets import FileUsage
+
+CHUNK_BYTES: Final = 64 << 10
+"""Large enough that copying, not finding chunks, is the cost; small enough for sparse files."""
+
+CHUNK_COST_BYTES: Final = 256
+"""Charged for each private chunk besides its bytes: a bytearray, a dict slot and an int, rounded up."""
+
+SIZE_MAX: Final = (1 << 63) - 1
+
+_ZEROS: Final = memoryview(bytes(CHUNK_BYTES))
+
+
+class FrozenContent(NamedTuple):
+    """A file's bytes as they were at one moment, for any number of forks to start from."""
+
+    size: int
+    chunks: Mapping[int, bytes]
+
+
+class FileBytes(Protocol):
+    """What a file of an in-memory tree keeps its bytes in."""
+
+    size: int
+
+    def begun(self) -> FileBytes:
+        """Return what is to be written to: this, or what takes its place."""
+        ...
+
+    def read(self, views: Sequence[memoryview], offset: int) -> int:
+        """Fill the views from ``offset``; return how many bytes there were."""
+        ...
+
+    def write(self, views: Sequence[memoryview | bytes], offset: int) -> int:
+        """Take the views' bytes at ``offset``; return how many there was room for."""
+        ...
+
+    def resize(self, size: int) -> None:
+        """Cut or extend."""
+
+    def clear(self) -> None:
+        """Give everything back."""
+
+    def freeze(self) -> FrozenContent:
+        """Return the bytes as they are now, never to change."""
+        ...
+
+
+class NoContent:
+    """The bytes of every file of a tree that has none so far: files made and never written are many."""
+
+    __slots__ = ("_usage", "size")
+
+    def __init__(self, usage: FileUsage) -> None:
+        self._usage = usage
+        self.size = 0
+
+    def begun(self) -> Content:
+        """Return a file's own, to be written to."""
+        return Content(self._usage)
+
+    def read(self, views: Sequence[memoryview], offset: int) -> int:
+        """Return 0."""
+        return 0
+
+    def write(self, views: Sequence[memoryview | bytes], offset: int) -> int:
+        """Fail: ``begun`` comes first."""
+        raise WasiError(Errno.IO)
+
+    def resize(self, size: int) -> None:
+        """Fail unless nothing is to change: ``begun`` comes first."""
+        if size:
+            raise WasiError(Errno.IO)
+
+    def clear(self) -> None:
+        """Give back nothing."""
+
+    def freeze(self) -> FrozenContent:
+        """Return nothing."""
+        return FrozenContent(0, {})
+
+
+class Content:
+    """A file's bytes; ``usage`` is charged for the private ones."""
+
+    __slots__ = ("_chunks", "_usage", "size")
+
+    def __init__(self, usage: FileUsage, frozen: FrozenContent | None = None) -> None:
+        self._usage = usage
+        self._chunks: dict[int, bytes | bytearray] = {}
+        self.size = 0
+        if frozen is not None:
+            self.size = frozen.size
+            self._chunks.update(frozen.chunks)
+
+    def begun(self) -> Content:
+        """Return this."""
+        return self
+
+    def read(self, views: Sequence[memoryview], offset: int) -> int:
+        """Fill the views from ``offset``; return how many bytes there were."""
+        left = max(self.size - offset, 0)
+        done = 0
+        chunks = self._chunks
+        for view in views:
+            at = 0
+            end = min(len(view), left)
+            left -= end
+            while at < end:
+                index, inside = divmod(offset, CHUNK_BYTES)
+                n = min(CHUNK_BYTES - inside, end - at)
+                chunk = chunks.get(index, b"")
+                held = min(max(len(chunk) - inside, 0), n)
+                if held:
+                    view[at : at + held] = memoryview(chunk)[inside : inside + held]
+                if held < n:
+                    view[at + held : at + n] = _ZEROS[: n - held]
+                at += n
+                offset += n
+            done += at
+        return done
+
+    def write(self, views: Sequence[memoryview | bytes], offset: int) -> int:
+        """Take the views' bytes at ``offset``; return how many there was room for.
+
+        Raises:
+            WasiError: ``NOSPC`` when there was room for none, ``FBIG`` past the largest offset.
+        """
+        if offset + sum(map(len, views)) > SIZE_MAX:
+            raise WasiError(Errno.FBIG)
+        done = 0
+        try:
+            for view in views:
+                at = 0
+                end = len(view)
+                while at < end:
+                    index, inside = divmod(offset, CHUNK_BYTES)
+                    n = min(CHUNK_BYTES - inside, end - at)
+                    self._write_chunk(index, inside, view[at : at + n])
+                    at += n
+                    offset += n
+                    done += n
+                    self.size = max(self.size, offset)
+        except WasiError:
+            if not done:
+                raise
+        return done
+
+    def _write_chunk(self, index: int, inside: int, data: memoryview | bytes) -> None:
+        chunk = self._chunks.get(index)
+        n = len(data)
+        if chunk is None and not inside:
+            self._usage.hold(n + CHUNK_COST_BYTES)
+            self._chunks[index] = bytearray(data)
+        elif isinstance(chunk, bytearray) and len(chunk) == inside:
+            self._usage.hold(n)
+            chunk += data
+        else:
+            # Through a view: assigning a slice of a bytearray directly copies the source first.
+            with memoryview(self._private(index, inside + n)) as private:
+                private[inside : inside + n] = data
+
+    def _private(self, index: int, length: int) -> bytearray:
+        """Return a chunk that is ours and at least ``length`` long, charged for."""
+        chunk = self._chunks.get(index)
+        if isinstance(chunk, bytearray):
+            missing = length - len(chunk)
+            if missing > 0:
+                self._usage.hold(missing)
+                chunk.extend(_ZEROS[:missing])
+            return chunk
+        held = b"" if chunk is None else chunk
+        length = max(length, len(held))
+        self._usage.hold(length + CHUNK_COST_BYTES)
+        fresh = bytearray(held)
+        fresh.extend(_ZEROS[: length - len(held)])
+        self._chunks[index] = fresh
+        return fresh
+
+    def resize(self, size: int) -> None:
+        """Cut, or extend with zeros that cost nothing."""
+        if size > SIZE_MAX:
+            raise WasiError(Errno.FBIG)
+        if size < self.size:
+            last, inside = divmod(size, CHUNK_BYTES)
+            for index in [index for index in self._chunks if index > last or (index == last and not inside)]:
+                self._drop(index)
+            chunk = self._chunks.get(last)
+            if chunk is not None and len(chunk) > inside:
+                if isinstance(chunk, bytearray):
+                    self._usage.hold(inside - len(chunk))
+                    del chunk[inside:]
+                else:
+                    self._chunks[last] = chunk[:inside]
+        self.size = size
+
+    def _drop(self, index: int) -> None:
+        chunk = self._chunks.pop(index)
+        if isinstance(chunk, bytearray):
+            self._usage.hold(-len(chunk) - CHUNK_COST_BYTES)
+
+    def clear(self) -> None:
+        """Give everything back."""
+        self.resize(0)
+
+    def freeze(self) -> FrozenContent:
+        """Return the bytes as they are now, never to change."""
+        return FrozenContent(self.size, {i: bytes(chunk) for i, chunk in self._chunks.items()})

@@ -1,0 +1,90 @@
+"""Be an open file of a tree in memory."""
+
+# ruff: noqa: D102 - overrides do what the base class documents
+
+from __future__ import annotations
+
+__all__ = ["MemoryFile"]
+
+from typing import TYPE_CHECKING
+
+from isola_anyio.wasi.abi import Rights
+from isola_anyio.wasi.errno import Errno, WasiError
+from isola_anyio.wasi.volumes.descriptors import SeekableFile
+from isola_anyio.wasi.volumes.memory.tree import MemoryTree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from isola_anyio.wasi.abi import Stat
+    from isola_anyio.wasi.volumes.interfaces import Volume
+    from isola_anyio.wasi.volumes.memory.nodes import File
+
+
+class MemoryFile(SeekableFile):
+    """An open file of a memory volume."""
+
+    __slots__ = ("_lock", "_volume", "node")
+
+    def __init__(self, volume: MemoryTree, node: File) -> None:
+        super().__init__(0)
+        self._volume = volume
+        self._lock = volume.lock
+        self.node = node
+        node.opened()
+
+    @property
+    def volume(self) -> MemoryTree:
+        """Where the file is."""
+        return self._volume
+
+    def stat(self) -> Stat:
+        return self.node.stat()
+
+    def _size(self) -> int:
+        return self.node.size
+
+    def _read_at(self, views: Sequence[memoryview], offset: int) -> int:
+        with self._lock:
+            return self.node.read(views, offset)
+
+    def _write_at(self, views: Sequence[memoryview], offset: int) -> int:
+        with self._lock:
+            n = self.node.write(views, offset)
+            self._noted()
+            return n
+
+    def _append(self, views: Sequence[memoryview]) -> tuple[int, int]:
+        with self._lock:
+            end = self.node.size
+            n = self.node.write(views, end)
+            self._noted()
+            return n, end + n
+
+    def _noted(self) -> None:
+        self.node.touch(self._volume.now_ns())
+        self._volume.changed()
+
+    def set_size(self, size: int) -> None:
+        if not self.base & Rights.FD_WRITE:
+            raise WasiError(Errno.BADF)
+        with self._lock:
+            self.node.resize(size)
+            self._noted()
+
+    def _stamp(self, atim: int | None, mtim: int | None) -> None:
+        with self._lock:
+            self._volume.stamp(self.node, atim, mtim)
+
+    def fork(self, volumes: Callable[[Volume], Volume]) -> MemoryFile:
+        volume = volumes(self._volume)
+        assert isinstance(volume, MemoryTree)
+        with self._lock:
+            node = self.node if volume is self._volume else volume.thaw_file(self.node.freeze())
+        twin = MemoryFile(volume, node)
+        twin.take_after(self)
+        return twin
+
+    def close(self) -> None:
+        with self._lock:
+            self.node.closed()
