@@ -1,74 +1,86 @@
-"""How much CPU has a guest used? The clock of the thread that has its turn, less what the thread did for the host.
+"""CPU time of guests: the clock of the thread that has the turn, less what that thread did for the host.
 
 What is the host's own: the work of plain handlers, which run on the guest's thread, and garbage collections of the
 host's objects, which happen on whichever thread makes one object too many. A program with millions of objects needs
-tenths of a second for one; a guest must not pay for it.
+tenths of a second for one; a guest must not pay for it. For that the module adds a callback to ``gc.callbacks`` when it
+is imported.
 """
 
 from __future__ import annotations
 
-__all__ = ["CpuMeter"]
+__all__ = ["CpuMeter", "Running", "guest_thread", "read_clock"]
 
 import gc
 import threading
 import time
 from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_HAS_THREAD_CLOCKS: Final = hasattr(time, "pthread_getcpuclockid")
+
+
+def _read_nothing(_clock: int) -> float:
+    """Where threads have no clocks that others may read, time stands for CPU."""
+    return time.monotonic()
+
+
+read_clock: Final[Callable[[int], float]] = time.clock_gettime if _HAS_THREAD_CLOCKS else _read_nothing
+"""Seconds of CPU that a thread has used, by its clock; :class:`OSError` once the thread has ended."""
+
+
+class Running(NamedTuple):
+    """The turn that is being counted: the thread's clock, and what it showed when the meter stood at zero."""
+
+    clock: int
+    zero: float
 
 
 class CpuMeter:
-    """The CPU of one run, in seconds; its turns are on any threads, one at a time."""
+    """The CPU of one sandbox's guest, in seconds; its turns are on any threads, one at a time.
+
+    A turn begins and ends with three lines that stand in ``Turns.run``, because every turn of every guest comes there:
+    ``guest_thread.meter`` says whom a garbage collection on this thread would be charged to.
+
+    Attributes:
+        running: ``None`` while nothing counts. Written by the thread that has the turn; one object, so that whoever
+            reads it on another thread never takes one turn's clock for another's.
+        used_s: what was used up to the last time the meter stopped; written by that thread too, before ``running``.
+    """
+
+    __slots__ = ("_collecting", "running", "used_s")
 
     def __init__(self) -> None:
-        self._used_s = 0.0
-        # The clock of the thread that has the turn, and what it showed when the run had used nothing. One object, so
-        # that whoever asks from another thread never takes one turn's clock for another's. None while nothing counts.
-        self._running: tuple[int | None, float] | None = None
+        self.used_s = 0.0
+        self.running: Running | None = None
         self._collecting = False
-
-    def begin(self) -> None:
-        """The calling thread has the turn from now on."""
-        _turn.meter = self
-        self.resume()
-
-    def end(self) -> None:
-        """The calling thread's turn is over."""
-        self.pause()
-        _turn.meter = None
 
     def pause(self) -> None:
         """What the calling thread, which has the turn, does until :meth:`resume` is the host's own."""
-        self._used_s = self.own()
-        self._running = None
+        running = self.running
+        assert running is not None
+        self.used_s = read_clock(running.clock) - running.zero
+        self.running = None
 
     def resume(self) -> None:
-        """Undo :meth:`pause`."""
-        clock = _thread_clock()
-        self._running = (clock, _read(clock) - self._used_s)
-
-    @property
-    def paused(self) -> bool:
-        """Whether the thread that has the turn works for the host, or nobody has it."""
-        return self._running is None
+        """Count again, on the calling thread."""
+        clock = guest_thread.clock
+        self.running = Running(clock, read_clock(clock) - self.used_s)
 
     def now(self) -> float:
         """Seconds used so far, a turn under way included; from any thread."""
-        while (running := self._running) is not None:
-            clock, zero = running
+        while (running := self.running) is not None:
             with suppress(OSError):  # the thread has just ended
-                used = _read(clock) - zero
-                if self._running is running:  # the turn was still going on when the clock was read
+                used = read_clock(running.clock) - running.zero
+                if self.running is running:  # the turn was still going on when the clock was read
                     return used
-        return self._used_s
-
-    def own(self) -> float:
-        """Seconds used so far; on the thread that has the turn, while it counts."""
-        assert self._running is not None
-        clock, zero = self._running
-        return _read(clock) - zero
+        return self.used_s
 
     def on_collection(self, phase: str) -> None:
         """Called on the thread that has the turn, before and after a collection."""
-        if phase == "start" and self._running is not None:
+        if phase == "start" and self.running is not None:
             self._collecting = True
             self.pause()
         elif self._collecting:
@@ -76,28 +88,22 @@ class CpuMeter:
             self.resume()
 
 
-class _Turn(threading.local):
+class _GuestThread(threading.local):
+    """What a thread knows of itself: its clock, and whose turn it has."""
+
     meter: CpuMeter | None = None
 
+    def __init__(self) -> None:
+        self.clock = time.pthread_getcpuclockid(threading.get_ident()) if _HAS_THREAD_CLOCKS else 0
 
-_turn = _Turn()
+
+guest_thread: Final = _GuestThread()
 
 
-def _on_collection(phase: str, _info: dict[str, int], turn: _Turn = _turn) -> None:
-    meter = turn.meter  # not by its global name, which is gone at the interpreter's end
+def _on_collection(phase: str, _info: dict[str, int], thread: _GuestThread = guest_thread) -> None:
+    meter = thread.meter  # not by its global name, which is gone at the interpreter's end
     if meter is not None:
         meter.on_collection(phase)
 
 
 gc.callbacks.append(_on_collection)
-
-
-def _thread_clock() -> int | None:
-    if hasattr(time, "pthread_getcpuclockid"):
-        return time.pthread_getcpuclockid(threading.get_ident())
-    return None
-
-
-def _read(clock: int | None) -> float:
-    """Read a thread's clock; where threads have none, time stands for it."""
-    return time.monotonic() if clock is None else time.clock_gettime(clock)

@@ -1,8 +1,8 @@
-"""One guest: a forked store, its memory, its operating system, and how it is stopped.
+"""One guest's instance: a forked store, its memory, and how it is stopped.
 
-An instance is entered by one guest thread at a time. Other threads may only call :meth:`Instance.interrupt` and
-:meth:`Instance.wake`. A guest thread blocks nowhere but in :meth:`Instance.wait`, which gives the CPU slot back and
-ends at once when the guest is stopped.
+An instance is entered by one guest thread at a time. Other threads may only call :meth:`Instance.interrupt`,
+:meth:`Instance.expedite` and :meth:`Instance.wake`. A guest thread blocks nowhere but in :meth:`Instance.wait`, which
+gives the CPU slot back and ends at once when the guest is stopped.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ class Instance:
             raise
         self.max_memory = max_memory
         self.memory = GuestMemory(self.store.buffer, self.store.memory_size(), self.store.memory_size)
+        # Set by any thread, cleared by the guest's thread after it has waited: a set between the two is not lost,
+        # because whoever sets it has put what it is about somewhere first, and the guest's thread looks afterwards.
         self._woken = threading.Event()
-        self._expedited = False
-        self._turn = SlotWaiter()
-        self.store.on_epoch = partial(pool.preempt, self._turn, self._is_expedited)
-        self._engine_generation = program.engine.generation
+        self._expedited = False  # written by whoever stops the guest, under the run's lock
+        self._waiter = SlotWaiter()
+        self.store.on_epoch = partial(pool.preempt, self._waiter, self._is_expedited)
 
     @property
     def dead(self) -> bool:
@@ -70,30 +71,32 @@ class Instance:
         """Call ``work``, which calls the guest's exports, with this instance as the running one.
 
         Raises:
-            ffi.GuestTrap, ffi.FuelExhausted, ffi.StoreInterrupted: the guest is dead.
+            ffi.GuestTrap, ffi.FuelExhausted, ffi.StoreInterrupted: the guest is dead, or was not entered.
             BaseException: what a host function raised; the guest is dead.
         """
-        ffi.guard_signals()
         previous = self.store.enter()
         try:
-            if self.store.interrupted:
-                raise ffi.StoreInterrupted
             work()
         finally:
             self.store.leave(previous)
 
     def interrupt(self) -> None:
-        """Stop the guest wherever it is: in wasm at its next epoch check, in a wait at once. From any thread."""
+        """Stop the guest wherever it is: in WebAssembly at its next epoch check, in a wait at once. From any thread.
+
+        A guest whose epoch callback has just looked at the flag, and not yet returned to wasmtime, misses this
+        increment: wasmtime sets the store's next deadline from the epoch as it is then. So whoever waits for an
+        interrupted guest to come back calls this again now and then, and the next increment is noticed.
+        """
         self.store.interrupted = True
         self.store.program.engine.increment_epoch()
         self._woken.set()
-        self.pool.expedite(self._turn)
+        self.pool.expedite(self._waiter)
 
     def _is_expedited(self) -> bool:
         return self._expedited or self.store.interrupted
 
-    def forget_interrupt(self) -> None:
-        """Take back an interrupt that came after the guest had returned by itself."""
+    def clear_interrupt(self) -> None:
+        """Take back an interrupt that the guest has not noticed, and any expediting."""
         self.store.interrupted = False
         self._expedited = False
         self._woken.clear()
@@ -103,10 +106,10 @@ class Instance:
         self._woken.set()
 
     def expedite(self) -> None:
-        """Wake the guest to unwind: it does not wait for a slot. From any thread."""
+        """Wake the guest to unwind: from here on it does not wait for a slot. From any thread."""
         self._expedited = True
         self._woken.set()
-        self.pool.expedite(self._turn)
+        self.pool.expedite(self._waiter)
 
     def wait(self, seconds: float | None) -> None:
         """Block the guest thread until :meth:`wake`, or for ``seconds``; the slot is free meanwhile.
@@ -119,8 +122,8 @@ class Instance:
             try:
                 self._woken.wait(_LONGEST_WAIT_S if seconds is None else min(seconds, _LONGEST_WAIT_S))
             finally:
-                self.pool.resume(self._turn, self._is_expedited)
-                ffi.rested()
+                self.pool.resume(self._waiter, self._is_expedited)
+                ffi.note_gil_released()
         self._woken.clear()
         if self.store.interrupted:
             raise ffi.StoreInterrupted

@@ -1,10 +1,10 @@
-"""Run one piece of guest work on a guest thread and await it."""
+"""run_sync: one piece of guest work on a guest thread, awaited."""
 
 from __future__ import annotations
 
 __all__ = ["run_sync"]
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import anyio
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_REMINDER_S: Final = 0.01
+"""Between calls of ``stop`` while stopped work goes on; see ``Instance.interrupt`` for why one may not be enough."""
+
 
 class _Outcome(Generic[T]):
     """What the work came to; written on the guest's thread before the wake-up."""
@@ -30,8 +33,8 @@ class _Outcome(Generic[T]):
 async def run_sync(pool: ThreadPool, work: Callable[[], T], *, stop: Callable[[], None], urgent: bool = False) -> T:
     """Call ``work`` on a guest thread and return its result.
 
-    When cancelled, work that has not begun is withdrawn; otherwise ``stop`` is called, which must make the work end
-    soon, and its end is awaited before the cancellation goes on.
+    When cancelled, work that has not begun is withdrawn; otherwise ``stop`` is called, again and again, which must make
+    the work end soon, and its end is awaited before the cancellation goes on.
     """
     await anyio.lowlevel.checkpoint_if_cancelled()
     outcome: _Outcome[T] = _Outcome()
@@ -45,14 +48,20 @@ async def run_sync(pool: ThreadPool, work: Callable[[], T], *, stop: Callable[[]
         outcome.done = True
         news.set()
 
+    async def wait_and_remind() -> None:
+        with anyio.move_on_after(_REMINDER_S):
+            await news.wait()
+        if not outcome.done:
+            stop()
+
     item = pool.submit(perform, urgent=urgent)
     try:
         while not outcome.done:
             await news.wait()
     except BaseException:
-        if not item.withdraw():
+        if not pool.withdraw(item):
             stop()
-            await outlast(lambda: outcome.done, news.wait)
+            await outlast(lambda: outcome.done, wait_and_remind)
         raise
     if outcome.error is not None:
         raise outcome.error

@@ -15,14 +15,14 @@ both; ``_queue`` is empty whenever a slot is free.
 
 from __future__ import annotations
 
-__all__ = ["SlotWaiter", "ThreadPool", "WorkItem"]
+__all__ = ["SlotWaiter", "ThreadPool", "Work", "WorkItem"]
 
 import os
 import threading
 import time
 from collections import deque
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,23 +43,36 @@ MAX_PREEMPTED: Final = 64
 _stack_size_lock: Final = threading.Lock()
 
 
+class Work(Protocol):
+    """What a guest thread can be given.
+
+    Attributes:
+        since: when it began to wait for a slot, by ``time.monotonic``; written by the pool.
+    """
+
+    since: float
+
+    def run(self) -> None:
+        """Do it, on a guest thread; must not raise."""
+
+
 class WorkItem:
-    """One piece of guest work; ``run`` must not raise."""
+    """Work that is one call of a function, which must not raise."""
 
-    __slots__ = ("_pool", "run", "since")
+    __slots__ = ("run", "since")
 
-    def __init__(self, pool: ThreadPool, run: Callable[[], None]) -> None:
-        self._pool = pool
+    def __init__(self, run: Callable[[], None]) -> None:
         self.run = run
         self.since = 0.0
 
-    def withdraw(self) -> bool:
-        """Take the item back if no thread has it yet; tell whether that worked."""
-        return self._pool._withdraw(self)  # noqa: SLF001 - same module
-
 
 class SlotWaiter:
-    """A guest thread's place in the queue for a slot; one a guest, used again and again."""
+    """A guest thread's place in the queue for a slot; one a guest, used again and again.
+
+    The lock is held except for the moment between :meth:`grant` and the end of :meth:`wait`: acquiring it a second time
+    is what blocks the thread, and whoever grants the slot releases it from another thread. A plain lock, because a
+    condition or a semaphore costs several times as much, and there is one waiter.
+    """
 
     __slots__ = ("_granted", "since")
 
@@ -82,7 +95,7 @@ class _Thread:
 
     def __init__(self, pool: ThreadPool, number: int) -> None:
         self._pool = pool
-        self.inbox: SimpleQueue[WorkItem | None] = SimpleQueue()
+        self.inbox: SimpleQueue[Work | None] = SimpleQueue()
         self.ending = False
         thread = threading.Thread(target=self._work, name=f"isola-guest-{number}", daemon=True)
         with _stack_size_lock:
@@ -96,17 +109,17 @@ class _Thread:
         pool = self._pool
         while True:
             try:
-                item = self.inbox.get(timeout=IDLE_S)
+                work = self.inbox.get(timeout=IDLE_S)
             except Empty:
                 if pool._retire_idle(self):  # noqa: SLF001 - same module
                     return
-                item = self.inbox.get()
-            if item is None:
+                work = self.inbox.get()
+            if work is None:
                 return
-            while item is not None:
-                item.run()
-                item = pool._next(self)  # noqa: SLF001 - same module
-                # `item` was rebound before the thread parks, so what the last one referred to can die.
+            while work is not None:
+                work.run()
+                work = pool._next(self)  # noqa: SLF001 - same module
+                # `work` was rebound before the thread parks, so what the last one referred to can die.
             if self.ending:
                 return
 
@@ -123,7 +136,7 @@ class ThreadPool:
         self.retired = False
         self.increment_epoch: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
-        self._queue: deque[WorkItem | SlotWaiter] = deque()
+        self._queue: deque[Work | SlotWaiter] = deque()
         self._idle: list[_Thread] = []
         self._active = 0
         self._started = 0
@@ -132,50 +145,56 @@ class ThreadPool:
         self._slice = PATIENCE_S
 
     def submit(self, run: Callable[[], None], *, urgent: bool = False) -> WorkItem:
-        """Have ``run`` called on a guest thread when a slot is free, or at once when it is ``urgent``.
+        """:meth:`put` a function's call."""
+        item = WorkItem(run)
+        self.put(item, urgent=urgent)
+        return item
+
+    def put(self, work: Work, *, urgent: bool = False) -> None:
+        """Have ``work.run()`` called on a guest thread when a slot is free, or at once when it is ``urgent``.
 
         Urgent is a turn in which a cancelled guest unwinds: it is short, and must not wait for other guests.
         """
-        item = WorkItem(self, run)
         with self._lock:
             if urgent or self._active < self.max_parallel:
                 self._active += 1
-                self._hand_over(item)
+                if self._idle:
+                    self._idle.pop().inbox.put(work)
+                else:
+                    self._start_thread(work)
             else:
-                self._enqueue(item)
-        return item
+                self._enqueue(work)
 
-    def _enqueue(self, waiting: WorkItem | SlotWaiter) -> None:
+    def _enqueue(self, waiting: Work | SlotWaiter) -> None:
         waiting.since = time.monotonic()
         self._queue.append(waiting)
         if not self._ticking:
             self._ticking = True
             threading.Thread(target=self._tick, name="isola-slices", daemon=True).start()
 
-    def _hand_over(self, item: WorkItem) -> None:
-        if self._idle:
-            thread = self._idle.pop()
-        else:
-            self._started += 1
-            thread = _Thread(self, self._started)
-        thread.inbox.put(item)
+    def _start_thread(self, work: Work) -> None:
+        self._started += 1
+        _Thread(self, self._started).inbox.put(work)
 
-    def _withdraw(self, item: WorkItem) -> bool:
+    def withdraw(self, work: Work) -> bool:
+        """Take work back if no thread has it yet; tell whether that worked."""
         with self._lock:
             try:
-                self._queue.remove(item)
+                self._queue.remove(work)
             except ValueError:
                 return False
             return True
 
-    def _next(self, thread: _Thread) -> WorkItem | None:
-        """Give the thread's slot to whoever waits longest, and the thread its next work if that is a item."""
+    def _next(self, thread: _Thread) -> Work | None:
+        """Give the thread's slot to whoever waits longest, and the thread its next work if that is work."""
         with self._lock:
-            if self._queue and self._active <= self.max_parallel and isinstance(self._queue[0], WorkItem):
-                item = self._queue.popleft()
-                assert isinstance(item, WorkItem)
-                return item
-            self._free_slot()
+            if self._queue:
+                if self._active <= self.max_parallel and not isinstance(first := self._queue[0], SlotWaiter):
+                    self._queue.popleft()
+                    return first
+                self._free_slot()
+            else:
+                self._active -= 1
             if self.retired:
                 thread.ending = True
             else:
@@ -190,8 +209,10 @@ class ThreadPool:
         first = self._queue.popleft()
         if isinstance(first, SlotWaiter):
             first.grant()
+        elif self._idle:
+            self._idle.pop().inbox.put(first)
         else:
-            self._hand_over(first)
+            self._start_thread(first)
 
     def _retire_idle(self, thread: _Thread) -> bool:
         with self._lock:

@@ -34,7 +34,7 @@ damages = pytest.mark.parametrize("damage", [cut, garble])
 @pytest.fixture
 def _mapped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Map whatever its size."""
-    monkeypatch.setattr("isola_anyio.engine.ffi.linking.READ_BYTES", 0)
+    monkeypatch.setattr("isola_anyio.engine.ffi.programs.READ_BYTES", 0)
     monkeypatch.setattr(ffi, "READ_BYTES", 0)
 
 
@@ -118,8 +118,8 @@ def test_mapped_code_that_was_written_to_is_refused_and_harms_nobody(
         """
         import gc
         from pathlib import Path
-        from isola_anyio.engine.ffi import linking
-        linking.READ_BYTES = 0
+        from isola_anyio.engine.ffi import programs
+        programs.READ_BYTES = 0
         from isola_anyio.engine import ffi
         from isola_anyio.errors import RuntimeUnavailableError
         from tests.engine import test_backing

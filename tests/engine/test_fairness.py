@@ -44,7 +44,7 @@ def test_who_waits_for_the_lock_gets_it_between_long_host_calls(tmp_path: Path) 
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     sleeps: list[float] = []
     monkeypatch.setattr(fairness, "sleep", sleeps.append)
-    fairness.rested()
+    fairness.note_gil_released()
     return sleeps
 
 
@@ -54,7 +54,7 @@ def test_long_host_calls_add_up_and_waiting_makes_good(monkeypatch: pytest.Monke
     for _ in range(10):
         fairness.host_call_took(now, now + 0.00025)
     assert len(sleeps) == 1
-    fairness.rested()
+    fairness.note_gil_released()
     fairness.host_call_took(now - 10, time.perf_counter())  # it waited in between: only what came after counts
     assert len(sleeps) == 1
 
@@ -62,10 +62,10 @@ def test_long_host_calls_add_up_and_waiting_makes_good(monkeypatch: pytest.Monke
 def test_long_work_gives_way_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     sleeps = slept(monkeypatch)
     for _ in range(1000):
-        fairness.give_way()
+        fairness.yield_gil()
     few = len(sleeps)
     end = time.perf_counter() + 0.02
     while time.perf_counter() < end:
-        fairness.give_way()
+        fairness.yield_gil()
     assert few < 5
     assert len(sleeps) > few

@@ -241,7 +241,7 @@ PROVOKE = """
         try:
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
-                ffi.guard_signals()
+                ffi.trap_handlers.guard()
             caught.append(str(said[0].message) if said else "silent")
             call(store, {name!r}, {signature!r}, *{args!r})
         except BaseException as exc:

@@ -60,9 +60,9 @@ def test_work_is_done_in_the_order_it_came(pool: ThreadPool) -> None:
 def test_a_queued_ticket_can_be_withdrawn_and_a_started_one_cannot(pool: ThreadPool) -> None:
     first, second = Work(pool), Work(pool)
     assert first.began.wait(10)
-    assert second.item.withdraw()
-    assert not second.item.withdraw()
-    assert not first.item.withdraw()
+    assert pool.withdraw(second.item)
+    assert not pool.withdraw(second.item)
+    assert not pool.withdraw(first.item)
     first.finish()
     assert not second.began.wait(0.05)
 

@@ -17,16 +17,15 @@ from __future__ import annotations
 
 from isola_anyio.engine.ffi.backing import READ_BYTES as READ_BYTES
 from isola_anyio.engine.ffi.backing import Backing as Backing
-from isola_anyio.engine.ffi.fairness import give_way as give_way
-from isola_anyio.engine.ffi.fairness import rested as rested
-from isola_anyio.engine.ffi.linking import Code as Code
-from isola_anyio.engine.ffi.linking import Engine as Engine
-from isola_anyio.engine.ffi.linking import Host as Host
+from isola_anyio.engine.ffi.fairness import note_gil_released as note_gil_released
+from isola_anyio.engine.ffi.fairness import yield_gil as yield_gil
 from isola_anyio.engine.ffi.linking import Linker as Linker
-from isola_anyio.engine.ffi.linking import Program as Program
-from isola_anyio.engine.ffi.linking import engine_fingerprint as engine_fingerprint
 from isola_anyio.engine.ffi.mapping import IMAGE_MAPPING as IMAGE_MAPPING
 from isola_anyio.engine.ffi.mapping import map_private as map_private
+from isola_anyio.engine.ffi.programs import Code as Code
+from isola_anyio.engine.ffi.programs import Engine as Engine
+from isola_anyio.engine.ffi.programs import Program as Program
+from isola_anyio.engine.ffi.programs import engine_fingerprint as engine_fingerprint
 from isola_anyio.engine.ffi.raw import CHECKED_ON as CHECKED_ON
 from isola_anyio.engine.ffi.raw import PAGE_BYTES as PAGE_BYTES
 from isola_anyio.engine.ffi.raw import FuelExhausted as FuelExhausted
@@ -34,7 +33,8 @@ from isola_anyio.engine.ffi.raw import GuestTrap as GuestTrap
 from isola_anyio.engine.ffi.raw import StoreInterrupted as StoreInterrupted
 from isola_anyio.engine.ffi.raw import UnusableCodeError as UnusableCodeError
 from isola_anyio.engine.ffi.signals import generation as generation
-from isola_anyio.engine.ffi.signals import guard_signals as guard_signals
+from isola_anyio.engine.ffi.signals import trap_handlers as trap_handlers
 from isola_anyio.engine.ffi.store import Export as Export
+from isola_anyio.engine.ffi.store import Host as Host
 from isola_anyio.engine.ffi.store import Store as Store
 from isola_anyio.engine.ffi.store import stores as stores

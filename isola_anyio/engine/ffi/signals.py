@@ -1,15 +1,15 @@
-"""Keep wasmtime's signal handlers first, and know when this process is a fork of the one that made the engine."""
+"""Signals and forks: wasmtime's trap handlers, kept first, and the generation of the process that made an engine."""
 
 from __future__ import annotations
 
-__all__ = ["generation", "guard_signals", "trap_handlers"]
+__all__ = ["TrapHandler", "c_sigaction", "generation", "trap_handlers"]
 
 import ctypes
 import os
 import signal
 import threading
 import warnings
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from isola_anyio.engine.ffi.raw import libc
 
@@ -36,10 +36,31 @@ _TRAP_SIGNALS: Final = tuple(
     int(getattr(signal, name)) for name in ("SIGSEGV", "SIGILL", "SIGFPE", "SIGBUS") if hasattr(signal, name)
 )
 _SIGACTION_BYTES: Final = 256  # larger than any platform's `struct sigaction`
-_sigaction: Any = None
+_ADDRESS_BYTES: Final = 8
+"""Where ``struct sigaction`` begins with the handler's address, as on Linux and macOS."""
+c_sigaction: Any = None
 if libc is not None:
-    _sigaction = libc["sigaction"]
-    _sigaction.restype = ctypes.c_int
+    c_sigaction = libc["sigaction"]
+    c_sigaction.restype = ctypes.c_int
+
+
+class TrapHandler(NamedTuple):
+    """wasmtime's handler of one signal, and what is needed to compare it with the one in force.
+
+    Attributes:
+        number: the signal.
+        query: ``sigaction``'s answer goes here. One buffer a signal, shared by all threads: whoever writes to it
+            writes what is in force for this very signal, and no thread gives up the GIL while it asks.
+        seen: the first bytes of ``query``: the handler's address.
+        address: wasmtime's own.
+        action: wasmtime's whole ``struct sigaction``.
+    """
+
+    number: int
+    query: Any
+    seen: memoryview
+    address: bytes
+    action: Any
 
 
 class _TrapHandlers:
@@ -47,42 +68,45 @@ class _TrapHandlers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._ours: list[tuple[int, Any, bytes]] = []
-        self._query = ctypes.create_string_buffer(_SIGACTION_BYTES)
-        self._checks: list[tuple[Any, bytes]] = []
+        self.installed: tuple[TrapHandler, ...] = ()
+        """Written once, under the lock, when the first store was made; empty where there is no ``sigaction``."""
 
     def remember(self) -> None:
         """Record the handlers as they are now; called when the first store has been made."""
-        if _sigaction is None or self._ours:
+        if c_sigaction is None or self.installed:
             return
         with self._lock:
-            if self._ours:
+            if self.installed:
                 return
-            found: list[tuple[int, Any, bytes]] = []
+            found: list[TrapHandler] = []
             for number in _TRAP_SIGNALS:
-                buffer = ctypes.create_string_buffer(_SIGACTION_BYTES)
-                if _sigaction(number, None, buffer) == 0:
-                    found.append((number, buffer, buffer.raw[:8]))
-            self._ours = found
+                action = ctypes.create_string_buffer(_SIGACTION_BYTES)
+                if c_sigaction(number, None, action) == 0:
+                    query = ctypes.create_string_buffer(_SIGACTION_BYTES)
+                    seen = memoryview(query).cast("B")[:_ADDRESS_BYTES]
+                    found.append(TrapHandler(number, query, seen, action.raw[:_ADDRESS_BYTES], action))
+            self.installed = tuple(found)
 
     def guard(self) -> None:
-        """Put wasmtime's handlers back where another has taken their place; about 2 µs when nothing changed."""
-        for number, ours, address in self._ours:
-            query = ctypes.create_string_buffer(_SIGACTION_BYTES)
-            if _sigaction(number, None, query) == 0 and query.raw[:8] != address:
-                self._restore(number, ours)
+        """Put wasmtime's handlers back where another has taken their place; about 2 µs when nothing changed.
 
-    def _restore(self, number: int, ours: Any) -> None:
+        ``Store.enter`` does the same in line, before every turn of every guest.
+        """
+        for handler in self.installed:
+            if c_sigaction(handler.number, None, handler.query) == 0 and handler.seen != handler.address:
+                self.restore(handler)
+
+    def restore(self, handler: TrapHandler) -> None:
+        """Put one of wasmtime's handlers back, and say so."""
         with self._lock:
-            _sigaction(number, ours, None)
+            c_sigaction(handler.number, handler.action, None)
         warnings.warn(
-            f"the handler of {signal.Signals(number).name} was replaced after wasmtime installed its own (by "
+            f"the handler of {signal.Signals(handler.number).name} was replaced after wasmtime installed its own (by "
             "faulthandler.enable() or signal.signal, most likely); it has been put back, because without it a guest's "
             "trap would end this process. Enable such handlers before the first template is built.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
 
 
 trap_handlers: Final = _TrapHandlers()
-guard_signals: Final = trap_handlers.guard

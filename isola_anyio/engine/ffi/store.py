@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-__all__ = ["Export", "Store", "stores"]
+__all__ = ["Export", "Host", "Store", "current", "host_callback", "stores"]
 
 import ctypes
 import struct
+import threading
 from ctypes import c_size_t, c_ubyte, c_uint64, c_void_p
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from wasmtime import _bindings
 
-from isola_anyio.engine.ffi.linking import current
+from isola_anyio.engine.ffi.fairness import LONG_CALL_S, host_call_took
 from isola_anyio.engine.ffi.raw import (
     EPOCH_CALLBACK,
     EXTERN_FUNC,
     EXTERN_MEMORY,
+    HOST_CALLBACK,
+    MAX_PARAMS,
     MAX_TABLE_ELEMENTS,
     PAGE_BYTES,
     RESERVATION_BYTES,
@@ -40,16 +44,78 @@ from isola_anyio.engine.ffi.raw import (
     c_store_delete,
     c_store_limiter,
     c_store_new,
+    c_trap_new,
     take_error,
     take_trap,
 )
-from isola_anyio.engine.ffi.signals import trap_handlers
+from isola_anyio.engine.ffi.signals import c_sigaction, trap_handlers
 from isola_anyio.errors import InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from isola_anyio.engine.ffi.linking import Host, Program
+    from isola_anyio.engine.ffi.programs import Program
+
+
+class Host(Protocol):
+    """What a linker needs of the instance that is running: its host functions, and a place for their exception."""
+
+    handlers: Sequence[Callable[..., Any]]
+    fault: BaseException | None
+
+
+class _Current(threading.local):
+    host: Host | None = None
+
+
+current: Final = _Current()
+_views: Final[dict[int, memoryview]] = {}
+_MAX_VIEWS: Final = 256
+
+_HOST_MESSAGE: Final = b"host function failed"
+_write_i32: Final = struct.Struct("<I").pack_into
+
+
+def _vals(address: int) -> memoryview:
+    """View the value array at ``address`` (a host call's frame: the same few addresses come back)."""
+    view = _views.get(address)
+    if view is None:
+        if len(_views) >= _MAX_VIEWS:
+            _views.clear()
+        view = memoryview((c_ubyte * (VAL_BYTES * MAX_PARAMS)).from_address(address)).cast("B")
+        _views[address] = view
+    return view
+
+
+def host_callback(index: int, params: str, *, result: bool) -> Any:
+    """Make the C callback of one host function: read the arguments, call the running instance's handler.
+
+    ``params`` has one character for each parameter: ``i`` (32 bits) or ``I`` (64 bits); both arrive unsigned.
+    """
+    unpack = struct.Struct("<" + "".join("I12x" if kind == "i" else "Q8x" for kind in params)).unpack_from
+    get_view = _views.get
+
+    def callback(_env: int, _caller: int, values: int, _count: int) -> int:
+        began = perf_counter()
+        host = current.host
+        try:
+            view = get_view(values)
+            if view is None:
+                view = _vals(values)
+            answer = host.handlers[index](*unpack(view))  # type: ignore[union-attr]
+            if result:
+                _write_i32(view, 0, answer)
+            ended = perf_counter()
+            if ended - began > LONG_CALL_S:
+                host_call_took(began, ended)
+        except BaseException as exc:  # noqa: BLE001 - nothing may be raised through a C frame
+            if host is not None:
+                host.fault = exc
+            return int(c_trap_new(_HOST_MESSAGE, len(_HOST_MESSAGE)))
+        return 0
+
+    return HOST_CALLBACK(callback)
+
 
 stores: Final[dict[int, Store]] = {}
 _store_numbers = iter(range(1, 1 << 62))
@@ -243,9 +309,21 @@ class Store:
         return left.value
 
     def enter(self) -> Host | None:
-        """Make this the store whose guest runs on this thread; give the answer to :meth:`leave`."""
+        """Make this the store whose guest runs on this thread; give the answer to :meth:`leave`.
+
+        Raises:
+            StoreInterrupted: the guest is being stopped; it was not entered, and there is nothing to leave.
+        """
+        # Other code may have put its signal handlers before wasmtime's since the last turn: `trap_handlers.guard`, in
+        # line because every turn of every guest comes here.
+        for handler in trap_handlers.installed:
+            if c_sigaction(handler.number, None, handler.query) == 0 and handler.seen != handler.address:
+                trap_handlers.restore(handler)
+        if self._memory_limit != self._applied_limit:
+            self._apply_memory_limit()
+        if self.interrupted:
+            raise StoreInterrupted
         previous, current.host = current.host, self
-        self._apply_memory_limit()
         return previous
 
     @staticmethod
