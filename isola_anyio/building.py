@@ -26,9 +26,10 @@ from isola_anyio.errors import (
     RuntimeUnavailableError,
     clip,
 )
-from isola_anyio.guests.protocol import ToGuest
+from isola_anyio.guests.build_conversation import BuildConversation
+from isola_anyio.guests.protocol import ToGuest, message
 from isola_anyio.limits import Limits
-from isola_anyio.machine import Guest
+from isola_anyio.machine import GuestMachine
 from isola_anyio.runtimes.progress import Progress
 from isola_anyio.runtimes.worker import run_stoppable
 from isola_anyio.snapshot import Snapshot
@@ -55,9 +56,8 @@ IMAGE_FORMAT: Final = "1"
 _CHUNK_BYTES: Final = 1 << 20
 _COMPILER_POLL_S: Final = 0.01
 """How often it is asked whether the compiler is done, and whether the build is still wanted."""
-_KEPT_WRITES: Final = 64
-_KEPT_BYTES: Final = 4096
-"""How much of a build's output is kept, to be shown should the guest die."""
+_SHOWN_OUTPUT_BYTES: Final = 2000
+"""How much of a build's output is shown should the guest die."""
 _CODE_SUFFIX: Final = ".cwasm"
 _IMAGE_SUFFIX: Final = ".image"
 _FILES_SUFFIX: Final = ".files"
@@ -269,7 +269,7 @@ async def _warm(
 ) -> Snapshot:
     _report(on_progress, "warm", 0)
     try:
-        guest = Guest(
+        machine = GuestMachine(
             recipe.driver,
             program,
             pool=pool,
@@ -283,46 +283,44 @@ async def _warm(
         files.close()
         raise _too_little_memory(recipe, exc) from exc
     try:
-        image = await run_sync(pool, lambda: _boot_and_take(recipe, guest), stop=guest.instance.interrupt)
-        guest.owns_files = False  # the template goes on with them
+        image = await run_sync(pool, lambda: _boot_and_take(recipe, machine), stop=machine.instance.interrupt)
+        machine.owns_files = False  # the template goes on with them
     finally:
-        guest.close()
+        machine.close()
     _report(on_progress, "warm", 1)
     return Snapshot(image, files.fork((), file_limits), base=files)
 
 
-def _boot_and_take(recipe: Recipe, guest: Guest) -> Image:
+def _boot_and_take(recipe: Recipe, machine: GuestMachine) -> Image:
     """On a guest thread: boot, run the prelude, rehearse, freeze, take the image."""
-    output: list[bytes] = []
-
-    def keep(_fd: int, data: bytes) -> None:
-        if len(output) < _KEPT_WRITES:
-            output.append(data[:_KEPT_BYTES])
-
-    guest.build_output = keep
+    conversation = BuildConversation(machine.instance.sleep)
     try:
-        guest.instance.enter(lambda: _boot(recipe, guest))
+        machine.instance.enter(lambda: _boot(recipe, machine, conversation))
     except ffi.GuestTrap as exc:
-        tail = b"".join(output)[-2000:].decode(errors="replace")
+        tail = conversation.output_tail(_SHOWN_OUTPUT_BYTES)
         raise GuestError("Trap", f"the guest died while the template was built: {exc}", tail) from None
     except GuestExit as exc:
         raise GuestError("SystemExit", f"the prelude ended the guest's process with status {exc.code}") from None
-    return Image.take(guest.instance.store)
+    return Image.take(machine.instance.store)
 
 
-def _boot(recipe: Recipe, guest: Guest) -> None:
+def _boot(recipe: Recipe, machine: GuestMachine, conversation: BuildConversation) -> None:
+    driver = machine.driver
+    machine.conversation = conversation
     try:
-        guest.driver.boot(guest.port, recipe.bundle)
+        driver.boot(machine.port, recipe.bundle, conversation)
     except (ffi.GuestTrap, GuestError, InternalError, MemoryError) as exc:
-        if recipe.max_memory >= recipe.driver.default_max_memory:
+        if recipe.max_memory >= driver.default_max_memory:
             raise
         raise _too_little_memory(recipe, exc) from exc
     if recipe.prelude is not None:
-        source = recipe.driver.prepare_source(recipe.prelude, "<prelude>")
-        failure = guest.build_call(ToGuest.PRELUDE, codec.encode([source, "<prelude>"], dialect=recipe.driver.dialect))
-        if failure is not None:
-            raise _prelude_error(failure)
-    guest.build_call(ToGuest.FREEZE, b"")
+        source = driver.prepare_source(recipe.prelude, "<prelude>")
+        conversation.forget_failure()
+        body = codec.encode([source, "<prelude>"], dialect=driver.dialect)
+        machine.deliver(message(ToGuest.PRELUDE, 0, body), conversation)
+        if conversation.failure is not None:
+            raise _prelude_error(conversation.failure)
+    machine.deliver(message(ToGuest.FREEZE, 0), conversation)
 
 
 def _too_little_memory(recipe: Recipe, why: Exception) -> InvalidArgumentError:

@@ -6,7 +6,6 @@ __all__ = ["Sandbox"]
 
 import itertools
 import warnings
-from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,23 +18,23 @@ from isola_anyio.concurrency import (
     is_held_up_by_caller,
     outlast,
     single_exception,
-    start_ungrouped,
 )
 from isola_anyio.engine.run_sync import run_sync
-from isola_anyio.engine.wakeup import current_loop, loop_caller
+from isola_anyio.engine.wakeup import current_loop
 from isola_anyio.errors import (
-    GuestError,
     InvalidArgumentError,
-    SandboxBrokenError,
     SandboxBusyError,
     SandboxClosedError,
     clip,
 )
-from isola_anyio.events import EndEvent, ErrorEvent, EventQueue, EventStream
+from isola_anyio.events import EventStream
 from isola_anyio.guests.protocol import ToGuest
 from isola_anyio.limits import Usage
+from isola_anyio.run.queue import RunQueue
+from isola_anyio.run.services import Message
+from isola_anyio.run.state import PATIENCE
+from isola_anyio.run.streaming import Streaming
 from isola_anyio.run.task import Run
-from isola_anyio.run.turns import RunOptions
 from isola_anyio.values import bind_arguments
 
 if TYPE_CHECKING:
@@ -46,8 +45,9 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from isola_anyio.limits import Limits
-    from isola_anyio.machine import Guest
+    from isola_anyio.machine import GuestMachine
     from isola_anyio.run.hostcalls import Handlers
+    from isola_anyio.run.state import Patience
     from isola_anyio.values import BoundArguments, JsonValue
     from isola_anyio.wasi.volumes.memory.view import MountView
 
@@ -57,7 +57,7 @@ _LARGE_GUEST_BYTES: Final = 96 << 20
 """A guest with more memory than this is freed on a thread: giving it back to the kernel takes milliseconds."""
 
 
-def _argument_error(bound: BoundArguments, guest: Guest) -> InvalidArgumentError | None:
+def _argument_error(bound: BoundArguments, machine: GuestMachine) -> InvalidArgumentError | None:
     """Say which argument cannot cross by itself: encode them one by one until one fails."""
     streams = {where for where, _ in bound.streams}
     indices = (index for index in itertools.count() if index not in streams)
@@ -65,7 +65,7 @@ def _argument_error(bound: BoundArguments, guest: Guest) -> InvalidArgumentError
     places += [(f"argument {name!r}", value) for name, value in bound.named.items()]
     for where, value in places:
         try:
-            codec.encode(value, max_bytes=guest.limits.max_payload, dialect=guest.driver.dialect)
+            codec.encode(value, max_bytes=machine.limits.max_payload, dialect=machine.driver.dialect)
         except codec.EncodeError as found:
             return InvalidArgumentError(f"{where} cannot cross: {found}")
     return None
@@ -98,16 +98,15 @@ class Sandbox(AsyncResource):
     code, no hostcall, no stream producer.
     """
 
-    def __init__(self, fork: Callable[[], Guest], handlers: Handlers, limits: Limits) -> None:
+    def __init__(
+        self, fork: Callable[[], GuestMachine], handlers: Handlers, limits: Limits, patience: Patience = PATIENCE
+    ) -> None:
         self._fork = fork
         self._handlers = handlers
         self._limits = limits
+        self._patience = patience
         self._state = _State.NEW
-        self._guest: Guest | None = None
-        self._usage = Usage(total=Usage())
-        self._line: deque[_Activity] = deque()
-        self._numbers = itertools.count(1)
-        self._activities: set[_Activity] = set()
+        self._runs: RunQueue | None = None  # from start() on, also when closed: it has the usage
         self._group: TaskGroup | None = None
         self._closed = anyio.Event()
         self._home: object = None  # the event loop it was started in
@@ -131,7 +130,7 @@ class Sandbox(AsyncResource):
         if self._state is _State.CLOSED:
             raise SandboxClosedError("the sandbox is closed; create another from the template")
         if self._state is _State.NEW:
-            self._guest = self._fork()
+            self._runs = RunQueue(self._fork(), self._handlers, self._patience)
             self._home = current_loop()
             self._state = _State.STARTED
 
@@ -145,39 +144,34 @@ class Sandbox(AsyncResource):
             SandboxBusyError: called by a handler of the sandbox's own run, which it would wait for; or from another
                 event loop while the sandbox is in use in its own.
         """
-        self._refuse_own_handlers()
-        if self._activities:
+        runs = self._runs
+        if runs is not None and runs.line:
+            self._refuse_own_handlers()
             self._refuse_other_loops()
         if self._state is _State.CLOSED:
             await self._closed.wait()
             return
         self._state = _State.CLOSED
         try:
-            for activity in list(self._activities):
-                activity.close()
-            await outlast(lambda: not self._activities, self._wait_for_an_activity)
+            if runs is not None:
+                runs.close()
+                await outlast(lambda: not runs.line, runs.join)
         finally:
             try:
-                await self._release()
+                if runs is not None:
+                    await self._release(runs.machine)
             finally:
                 self._closed.set()
         await anyio.lowlevel.checkpoint()
 
-    async def _wait_for_an_activity(self) -> None:
-        for activity in list(self._activities):
-            await activity.ended.wait()
-
-    async def _release(self) -> None:
-        guest, self._guest = self._guest, None
-        if guest is None:
-            return
-        self._usage = guest.usage
+    @staticmethod
+    async def _release(machine: GuestMachine) -> None:
         try:
-            if guest.memory_size > _LARGE_GUEST_BYTES:
+            if machine.memory_size > _LARGE_GUEST_BYTES:
                 with anyio.CancelScope(shield=True):
-                    await run_sync(guest.pool, guest.close, stop=lambda: None, urgent=True)
+                    await run_sync(machine.pool, machine.close, stop=lambda: None, urgent=True)
         finally:
-            guest.close()
+            machine.close()
 
     async def __aenter__(self) -> Self:
         if self._group is not None:
@@ -235,7 +229,7 @@ class Sandbox(AsyncResource):
             LimitError: a limit stopped it.
             SandboxClosedError, SandboxBrokenError, SandboxBusyError: it cannot run.
         """
-        return await self._complete(self._call_options(name, args, kwargs))
+        return await self._complete(self._call_message(name, args, kwargs))
 
     async def load_script(self, code: str, *, filename: str = "<script>") -> None:
         """Run top-level code, which may use ``await``; the names it defines persist.
@@ -243,7 +237,7 @@ class Sandbox(AsyncResource):
         Raises:
             As :meth:`run`; a syntax error is a ``GuestError`` too.
         """
-        await self._complete(self._checked_script(code, filename))
+        await self._complete(self._script_message(code, filename))
 
     async def load_file(self, guest_path: str) -> None:
         """Run a file the guest can see as :meth:`load_script` does.
@@ -255,7 +249,7 @@ class Sandbox(AsyncResource):
             raise InvalidArgumentError(f"load_file takes a path inside the guest, not {clip(guest_path)}")
         self._usable()
         body = codec.encode(guest_path)
-        await self._complete(RunOptions(ToGuest.LOAD_FILE, body))
+        await self._complete(Message(ToGuest.LOAD_FILE, body))
 
     def run_stream(self, name: str, /, *args: Any, **kwargs: Any) -> EventStream:
         """Start a guest function and stream its events; arguments and errors as :meth:`run`.
@@ -263,57 +257,59 @@ class Sandbox(AsyncResource):
         It runs in the sandbox's task group; a sandbox started by :meth:`start` has none, and ends it in
         :meth:`aclose`.
         """
-        return self._stream(self._call_options(name, args, kwargs))
+        return self._stream(self._call_message(name, args, kwargs))
 
     def load_stream(self, code: str, *, filename: str = "<script>") -> EventStream:
         """:meth:`load_script` with its output as events."""
-        return self._stream(self._checked_script(code, filename))
+        return self._stream(self._script_message(code, filename))
 
-    def _call_options(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunOptions:
+    def _call_message(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
         if not isinstance(name, str) or not name:
             raise InvalidArgumentError(f"run takes the name of a guest function, not {clip(name)}")
-        guest = self._usable()
+        machine = self._usable().machine
+        dialect, max_bytes = machine.driver.dialect, machine.limits.max_payload
         bound = bind_arguments(args, kwargs)
         streams = [(where, number) for number, (where, _) in enumerate(bound.streams)]
         value = [name, bound.positional, bound.named, streams]
         try:
-            body = codec.encode(value, dialect=guest.driver.dialect, wrap=2)
+            body = codec.encode(value, dialect=dialect, wrap=2)
         except codec.EncodeError as exc:
-            raise _argument_error(bound, guest) or InvalidArgumentError(f"the arguments cannot cross: {exc}") from None
+            raise _argument_error(bound, machine) or InvalidArgumentError(
+                f"the arguments cannot cross: {exc}"
+            ) from None
         # The limit is each argument's; together they may be more.
-        if len(body) > guest.limits.max_payload and (error := _argument_error(bound, guest)) is not None:
+        if len(body) > max_bytes and (error := _argument_error(bound, machine)) is not None:
             raise error
-        return RunOptions(ToGuest.CALL, body, tuple(source for _, source in bound.streams))
+        return Message(ToGuest.CALL, body, tuple(source for _, source in bound.streams))
 
-    def _checked_script(self, code: str, filename: str) -> RunOptions:
+    def _script_message(self, code: str, filename: str) -> Message:
         for what, value in (("code", code), ("filename", filename)):
             if not isinstance(value, str):
                 raise InvalidArgumentError(f"{what} is a str, not {clip(value)}")
-        guest = self._usable()
+        dialect = self._usable().machine.driver.dialect
         try:
-            body = codec.encode([code, filename], max_bytes=_MAX_CODE_BYTES, dialect=guest.driver.dialect)
+            body = codec.encode([code, filename], max_bytes=_MAX_CODE_BYTES, dialect=dialect)
         except codec.EncodeError as exc:
             raise InvalidArgumentError(f"the script cannot cross: {exc}") from None
-        return RunOptions(ToGuest.LOAD, body)
+        return Message(ToGuest.LOAD, body)
 
-    def _usable(self) -> Guest:
-        """Return the guest if a run may be asked for."""
-        guest = self._alive()
-        self._refuse_own_handlers()  # first: a plain handler is on a thread of its own, and its run is what matters
+    def _usable(self) -> RunQueue:
+        """Return the queue of runs if a run may be asked for, here and now."""
+        runs = self._alive()
+        # A plain handler is on a thread of its own, where no loop runs; that its own run waits for it is what matters.
+        if runs.line:
+            self._refuse_own_handlers()
         self._refuse_other_loops()
-        return guest
+        return runs
 
-    def _alive(self) -> Guest:
-        """Return the guest if there is one; from any thread."""
-        guest = self._guest
-        if guest is None or self._state is not _State.STARTED:
+    def _alive(self) -> RunQueue:
+        """Return the queue of runs if there is a guest to run something; from any thread."""
+        runs = self._runs
+        if runs is None or self._state is not _State.STARTED:
             advice = "is closed" if self._state is _State.CLOSED else "was not started; use `async with` or start()"
             raise SandboxClosedError(f"the sandbox {advice}")
-        if guest.broken:
-            raise SandboxBrokenError(
-                "the sandbox was stopped in the middle of a computation, or its guest died; create a new one"
-            )
-        return guest
+        runs.check_whole()
+        return runs
 
     def _refuse_other_loops(self) -> None:
         """Refuse what would touch another event loop's tasks from here."""
@@ -325,19 +321,22 @@ class Sandbox(AsyncResource):
 
     def _refuse_own_handlers(self, awaited: Run | None = None) -> None:
         """Refuse to wait for a run, ``awaited`` or whichever is under way, when called by what it waits for."""
-        run = self._line[0].run if self._line else None
+        line = () if self._runs is None else self._runs.line
+        run = line[0] if line else None
         if run is not None and awaited in (None, run) and is_held_up_by_caller(run):
             raise SandboxBusyError(
                 "a handler or a producer of this sandbox's own run would wait for itself: let it return first, or use "
                 "another sandbox"
             )
 
-    async def _complete(self, options: RunOptions) -> JsonValue:
+    async def _complete(self, message: Message) -> JsonValue:
         await anyio.lowlevel.checkpoint_if_cancelled()
-        return await _Activity(self, options).perform()
+        assert self._runs is not None
+        return await Run(self._runs, message).complete()
 
-    def _stream(self, options: RunOptions) -> EventStream:
-        streaming = _Streaming(self, options)
+    def _stream(self, message: Message) -> EventStream:
+        assert self._runs is not None
+        streaming = Streaming(self._runs, message, self._refuse_own_handlers)
         streaming.begin(self._group)
         return EventStream(streaming)
 
@@ -346,13 +345,12 @@ class Sandbox(AsyncResource):
     @property
     def usage(self) -> Usage:
         """What the last run used, with the total of all in ``usage.total``; kept after a failure and after closing."""
-        guest = self._guest
-        return self._usage if guest is None else guest.usage
+        return Usage(total=Usage()) if self._runs is None else self._runs.usage
 
     @property
     def memory_size(self) -> int:
         """Bytes of guest linear memory right now; 0 when not started or closed."""
-        return 0 if self._guest is None else self._guest.memory_size
+        return 0 if self._runs is None or self.closed else self._runs.machine.memory_size
 
     def mount(self, guest_path: str) -> MountView:
         """Look at a memory or overlay mount of this sandbox from the host's side; see :class:`MountView`.
@@ -361,7 +359,7 @@ class Sandbox(AsyncResource):
             InvalidArgumentError: nothing of that kind is mounted there.
             SandboxClosedError: the sandbox is closed, or was not started.
         """
-        return self._alive().files.mount_view(guest_path)
+        return self._alive().machine.files.mount_view(guest_path)
 
     @property
     def closed(self) -> bool:
@@ -371,119 +369,4 @@ class Sandbox(AsyncResource):
     @property
     def broken(self) -> bool:
         """Whether the guest was stopped in the middle of a computation; it runs nothing more."""
-        return self._guest is not None and self._guest.broken
-
-
-class _Activity:
-    """One use of a sandbox, waiting for its turn or running; what closing the sandbox has to stop and wait for."""
-
-    def __init__(self, sandbox: Sandbox, options: RunOptions, queue: EventQueue | None = None) -> None:
-        self._sandbox = sandbox
-        self._options = options
-        self._queue = queue
-        self.run: Run | None = None
-        self._in_line = False
-        self._turn: anyio.Event | None = None
-        self._waiting = anyio.CancelScope()
-        self.ended = anyio.Event()
-
-    def close(self) -> None:
-        """Stop it because the sandbox is being closed."""
-        self._waiting.cancel()
-        if self.run is not None:
-            self.run.close()
-
-    def refuse_own_handlers(self) -> None:
-        """Refuse to wait for this when called from inside a handler of its run."""
-        if self.run is not None:
-            self._sandbox._refuse_own_handlers(self.run)  # noqa: SLF001 - same module
-
-    def stand_in_line(self) -> None:
-        """Take a place among the sandbox's runs: first come, first served."""
-        self._in_line = True
-        self._sandbox._line.append(self)  # noqa: SLF001 - same module
-        self._sandbox._activities.add(self)  # noqa: SLF001 - same module
-
-    async def perform(self) -> JsonValue:
-        """Wait for the turn, run, return the value."""
-        sandbox = self._sandbox
-        if not self._in_line:
-            self.stand_in_line()
-        try:
-            await self._wait_for_turn()
-            guest = sandbox._usable()  # noqa: SLF001 - same module
-            number = next(sandbox._numbers)  # noqa: SLF001 - same module
-            self.run = Run(guest, number, self._options, sandbox._handlers, queue=self._queue)  # noqa: SLF001
-            return await self.run.complete()
-        finally:
-            self._leave_line()
-            sandbox._activities.discard(self)  # noqa: SLF001 - same module
-            self.ended.set()
-
-    async def _wait_for_turn(self) -> None:
-        line = self._sandbox._line  # noqa: SLF001 - same module
-        if line[0] is not self:
-            self._turn = anyio.Event()
-            with self._waiting:
-                await self._turn.wait()
-        if line[0] is not self or self._sandbox.closed:
-            raise SandboxClosedError("the sandbox was closed before this had its turn")
-
-    def _leave_line(self) -> None:
-        line = self._sandbox._line  # noqa: SLF001 - same module
-        line.remove(self)
-        if line and line[0]._turn is not None:  # noqa: SLF001 - same class
-            line[0]._turn.set()  # noqa: SLF001 - same class
-
-
-class _Streaming:
-    """A run whose events are streamed, by a task of its own."""
-
-    def __init__(self, sandbox: Sandbox, options: RunOptions) -> None:
-        self.queue = EventQueue()
-        self._activity = _Activity(sandbox, options, self.queue)
-        self._scope = anyio.CancelScope()
-        self._call_soon = loop_caller()
-        self._is_alone = False
-        self.refuse_own_handlers = self._activity.refuse_own_handlers
-
-    def begin(self, group: TaskGroup | None) -> None:
-        """Start the run's task; its turn is the next from now."""
-        self._activity.stand_in_line()
-        self._is_alone = group is None
-        if group is None:
-            start_ungrouped(self._work, name="isola event stream")
-        else:
-            group.start_soon(self._work, name="isola event stream")
-
-    async def _work(self) -> None:
-        error: BaseException | None = SandboxClosedError("the run was cancelled before it ended")
-        try:
-            with self._scope:
-                try:
-                    value = await self._activity.perform()
-                    self.queue.put(EndEvent(data=value), 0)
-                    error = None
-                except GuestError as exc:
-                    self.queue.put(ErrorEvent(data=f"{exc.type}: {exc.message}", exception=exc), 0)
-                    error = None
-                except BaseException as exc:
-                    # Raised where the events are read; what is not an Exception, in the sandbox's group if it has one.
-                    if is_cancellation(exc) or not (isinstance(exc, Exception) or self._is_alone):
-                        raise
-                    error = exc
-        finally:
-            self.queue.end(error)
-
-    def cancel(self) -> None:
-        """Cancel the run."""
-        self._scope.cancel()
-
-    def abandon(self, *, cancel: bool) -> None:
-        """Nobody has the stream any more; a collector may call this on any thread."""
-        self._call_soon(self._scope.cancel if cancel else self.queue.discard)
-
-    async def join(self) -> None:
-        """Wait until nothing of the run is left."""
-        with anyio.CancelScope(shield=True):
-            await self._activity.ended.wait()
+        return self._runs is not None and not self.closed and self._runs.machine.broken

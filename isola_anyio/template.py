@@ -22,7 +22,7 @@ from isola_anyio.engine.threads import ThreadPool
 from isola_anyio.errors import InvalidArgumentError, IsolaError, SandboxClosedError, clip
 from isola_anyio.guests.kinds import drivers
 from isola_anyio.limits import Limits, check_count, check_size
-from isola_anyio.machine import Guest
+from isola_anyio.machine import GuestMachine
 from isola_anyio.mounts import MountConfig, bind_all, validate_mounts
 from isola_anyio.options import SandboxOptions, TemplateOptions, check_env, check_seed, sandbox_limits
 from isola_anyio.run.hostcalls import check_handlers
@@ -393,13 +393,15 @@ class SandboxTemplate:
         if self._closed:
             raise SandboxClosedError("the template is closed and makes no more sandboxes; build it again")
 
-    def _fork(self, limits: Limits, mounts: Sequence[MountConfig], env: Mapping[str, str], seed: bytes | None) -> Guest:
+    def _fork(
+        self, limits: Limits, mounts: Sequence[MountConfig], env: Mapping[str, str], seed: bytes | None
+    ) -> GuestMachine:
         """Fork a guest: an instance over the image, files of its own."""
         self._check_open()
         files = self._snapshot.files.fork(bind_all(mounts, sensitive=self._sensitive), self._file_limits)
         self._snapshot.hold()
         try:
-            return self._make_guest(limits, files, env, seed)
+            return self._make_machine(limits, files, env, seed)
         except (OSError, MemoryError, ffi.GuestTrap) as exc:
             files.close()
             self._snapshot.release()
@@ -412,8 +414,10 @@ class SandboxTemplate:
             self._snapshot.release()
             raise
 
-    def _make_guest(self, limits: Limits, files: FileSystem, env: Mapping[str, str], seed: bytes | None) -> Guest:
-        return Guest(
+    def _make_machine(
+        self, limits: Limits, files: FileSystem, env: Mapping[str, str], seed: bytes | None
+    ) -> GuestMachine:
+        return GuestMachine(
             self._recipe.driver,
             self._program,
             pool=self._context.pool,

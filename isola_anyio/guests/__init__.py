@@ -6,7 +6,7 @@ messages get in and out. Everything else (runs, events, hostcalls, cancellation,
 
 from __future__ import annotations
 
-__all__ = ["DoorHandler", "Driver", "Port"]
+__all__ = ["Conversation", "Driver", "Port"]
 
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,19 +21,33 @@ if TYPE_CHECKING:
     from isola_anyio.wasi.system import System
 
 
-class DoorHandler(Protocol):
-    """Answers one frame from the guest; runs on the guest's thread."""
+class Conversation(Protocol):
+    """Whom a guest talks to while it has its turn: a run, or the build of a template.
 
-    def __call__(self, untrusted_frame: bytes, /) -> bytes:
-        """Return the reply; an exception stops the guest."""
+    Called on the guest's thread only, inside the turn that ``Port.deliver`` runs. An exception stops the guest, and
+    comes out of ``deliver``.
+    """
+
+    def answer(self, kind: int, number: int, untrusted_body: memoryview, /) -> bytes:
+        """Answer a door call: its kind, the number in its head, and what follows."""
+        ...
+
+    def write(self, fd: int, untrusted_chunks: Sequence[memoryview], /) -> None:
+        """Take what the guest writes to standard output (``fd`` 1) or error (2); may block for room."""
+        ...
+
+    def sleep(self, seconds: float | None, /) -> None:
+        """Sleep as plain guest code asked; ``None``: for ever."""
         ...
 
 
 class Port(Protocol):
     """One instance's message port."""
 
-    def deliver(self, frame: bytes) -> None:
+    def deliver(self, frame: bytes, conversation: Conversation) -> None:
         """Run one turn of the guest with this message; call it inside ``Instance.enter``.
+
+        What the guest says during the turn goes to ``conversation``.
 
         Raises:
             MemoryError: the guest has no room for the message; it is unharmed.
@@ -88,7 +102,7 @@ class Driver(Protocol):
         """Give the module that is compiled for this runtime; most are compiled as they are."""
         ...
 
-    def attach(self, instance: Instance, system: System, answer: DoorHandler, *, max_frame: int) -> Port:
+    def attach(self, instance: Instance, system: System, *, max_frame: int) -> Port:
         """Connect a fresh or forked instance: install its host functions and prepare its exports."""
         ...
 
@@ -96,8 +110,11 @@ class Driver(Protocol):
         """Name the archive that the guest sees as its standard library; ``None`` for a guest that has none."""
         ...
 
-    def boot(self, port: Port, bundle: RuntimeBundle) -> None:
-        """Start the interpreter of a fresh instance and load the guest's own package; at build time, once."""
+    def boot(self, port: Port, bundle: RuntimeBundle, conversation: Conversation) -> None:
+        """Start the interpreter of a fresh instance and load the guest's own package; at build time, once.
+
+        ``conversation`` hears what the guest writes meanwhile.
+        """
         ...
 
     def prepare_source(self, code: str, filename: str) -> str:

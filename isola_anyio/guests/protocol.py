@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = [
     "FRAME_OVERHEAD_BYTES",
     "HEAD",
+    "PARK",
     "TEXT_PIECE_BYTES",
     "ProtocolError",
     "Status",
@@ -75,7 +76,7 @@ TEXT_PIECE_BYTES: Final = 1 << 20
 FRAME_OVERHEAD_BYTES: Final = 1 << 16
 """What a frame may be longer than the value in it."""
 _COMPLETION: Final = struct.Struct("<IBI")
-_PARK: Final = struct.Struct("<dB")
+PARK: Final = struct.Struct("<dB")
 
 
 def message(kind: ToGuest, number: int, body: bytes = b"") -> bytes:
@@ -100,9 +101,9 @@ def split_hostcall(untrusted_body: memoryview) -> tuple[str, memoryview]:
 
 def split_park(untrusted_body: memoryview) -> tuple[float | None, bool]:
     """Split PARK's or WAIT's body into seconds until the next timer (``None`` for none) and "waits for room"."""
-    if len(untrusted_body) != _PARK.size:
+    if len(untrusted_body) != PARK.size:
         raise ProtocolError(f"a park frame of {len(untrusted_body)} bytes")
-    delay, flags = _PARK.unpack(untrusted_body)
+    delay, flags = PARK.unpack(untrusted_body)
     if math.isnan(delay):
         raise ProtocolError("a timer that is not a number")
     return (None if delay < 0 else delay), bool(flags & 1)

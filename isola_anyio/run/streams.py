@@ -1,4 +1,4 @@
-"""Feed a guest's stream argument from a producer on the host, with backpressure.
+"""Streams: stream arguments, pumped from a producer on the host to the guest, with back pressure.
 
 The producer's task fills a bounded buffer; the guest's thread takes batches out of it, encoded there. Whoever finds
 nothing to do waits for the other: the producer for room, the guest (which returns to the host meanwhile) for items.
@@ -10,7 +10,7 @@ and while the guest works through one the producer makes the next.
 
 from __future__ import annotations
 
-__all__ = ["Feed", "FeedFailed"]
+__all__ = ["StreamPump", "Streams"]
 
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
@@ -21,12 +21,14 @@ from isola_anyio import codec
 from isola_anyio.concurrency import HeldUp
 from isola_anyio.engine.wakeup import Wakeup
 from isola_anyio.errors import InvalidArgumentError
-from isola_anyio.guests.protocol import Status, completion
+from isola_anyio.guests.protocol import ProtocolError, Status, ToHost, completion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from isola_anyio.codec import Dialect
+    from anyio.abc import TaskGroup
+
+    from isola_anyio.run.services import ServedRun
     from isola_anyio.values import JsonValue, StreamSource
 
 BATCH_ITEMS: Final = 256
@@ -35,29 +37,97 @@ BATCH_BYTES: Final = 1 << 20
 """Encoded bytes after which a batch is closed."""
 
 
-class FeedFailed(Exception):  # noqa: N818 - says what happened
-    """Carries a producer's exception out of the feed's own bookkeeping."""
+class Streams:
+    """The stream arguments of one run: the guest names them by their number.
+
+    Made by the run's task before the first turn if there are any, because their producers begin with the run.
+    """
+
+    kinds = frozenset({ToHost.READ, ToHost.STOP})
+    count = 0
+
+    def __init__(self, run: ServedRun) -> None:
+        self.routes: Mapping[int, Callable[[int, memoryview], bytes]] = {
+            ToHost.READ: self._on_read,
+            ToHost.STOP: self._on_stop,
+        }
+        self._pumps = [StreamPump(source, run) for source in run.message.streams]
+        self._started = False
+        self._undelivered: list[bytes] = []  # the guest thread's
+
+    # --- the guest's thread
+
+    def _on_read(self, op: int, untrusted_body: memoryview) -> bytes:
+        return self._pump(int.from_bytes(untrusted_body[:4], "little")).read(op)
+
+    def _on_stop(self, number: int, _untrusted_body: memoryview) -> bytes:
+        self._pump(number).stop()
+        return b""
+
+    def _pump(self, number: int) -> StreamPump:
+        if number >= len(self._pumps):
+            raise ProtocolError(f"stream {number} does not exist")
+        return self._pumps[number]
+
+    def take_completions(self) -> list[bytes]:
+        """Take a batch of each stream that the guest waits for."""
+        taken, self._undelivered = self._undelivered, []
+        try:
+            for pump in self._pumps:
+                record = pump.take_completion()
+                if record is not None:
+                    taken.append(record)
+        except BaseException:
+            self.put_back(taken)
+            raise
+        return taken
+
+    def put_back(self, records: list[bytes]) -> None:
+        """Keep batches that were taken and not delivered: the guest still waits for them."""
+        self._undelivered = records
+
+    # --- the run's task
+
+    @property
+    def has_work(self) -> bool:
+        """Whether producers have to be started, or one to be cancelled."""
+        return not self._started or any(pump.stopped and not pump.scope.cancel_called for pump in self._pumps)
+
+    @property
+    def has_completions(self) -> bool:
+        """Whether the guest waits for a stream and there is something for it."""
+        return bool(self._undelivered) or any(pump.has_completion for pump in self._pumps)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The first producer's exception."""
+        return next((pump.failure for pump in self._pumps if pump.failure is not None), None)
+
+    def start(self, group: TaskGroup) -> None:
+        """Start the producers, and cancel those whose streams the guest wants no more of."""
+        if not self._started:
+            self._started = True
+            for number, pump in enumerate(self._pumps):
+                group.start_soon(pump.produce, name=f"stream argument {number}")
+        for pump in self._pumps:
+            if pump.stopped:
+                pump.scope.cancel()
+
+    def abandon(self) -> None:
+        """Producers are tasks of the run's group and end with it."""
 
 
-class Feed:
-    """One stream argument of one run."""
+class StreamPump:
+    """One stream argument of one run.
 
-    def __init__(
-        self,
-        source: StreamSource,
-        *,
-        owner: object,
-        dialect: Dialect,
-        max_payload: int,
-        pause: Callable[[], object],
-        on_news: Callable[[], None],
-    ) -> None:
+    The guest's thread takes from ``_items``, the producer's task adds to it: ``deque``'s own methods are atomic.
+    ``_held``, ``_waiting_op``, ``_taken`` and ``stopped`` are written on the guest's thread, ``_ended`` by the
+    producer's task, or by the guest's thread when an item cannot cross, which is the end of both.
+    """
+
+    def __init__(self, source: StreamSource, run: ServedRun) -> None:
         self._source = source
-        self._owner = owner
-        self._dialect: Dialect = dialect
-        self._max_payload = max_payload
-        self._pause = pause
-        self._on_news = on_news
+        self._run = run
         self._items: deque[JsonValue] = deque()
         self._ended = False
         self._held = 0
@@ -70,13 +140,13 @@ class Feed:
         self.stopped = False
 
     @property
-    def has_news(self) -> bool:
+    def has_completion(self) -> bool:
         """Whether the guest waits for this stream and there is something for it."""
         return self._waiting_op is not None and bool(self._items or self._ended)
 
     # --- the guest's thread
 
-    def completion(self) -> bytes | None:
+    def take_completion(self) -> bytes | None:
         """Answer the READ that waits, if there is something for it now."""
         op = self._waiting_op
         if op is None:
@@ -94,7 +164,7 @@ class Feed:
         answer = self._answer()
         if answer is None:
             self._waiting_op = op
-            # The producer may have put an item between the look and the line above.
+            # The producer may have put an item between the look and the line above; it then told nobody.
             answer = self._answer()
             if answer is None:
                 return b""
@@ -106,7 +176,7 @@ class Feed:
         """The guest wants no more."""
         self.stopped = True
         self._items.clear()
-        self._on_news()
+        self._run.notify()
 
     def _answer(self) -> tuple[Status, bytes] | None:
         items = self._items
@@ -129,58 +199,66 @@ class Feed:
         self._taken += count
         self._room.set()
         try:
-            body = self._encode(batch, min(BATCH_BYTES, self._max_payload), wrap=1)
-        except codec.EncodeError:
-            return self._careful_batch(batch)
+            try:
+                body = self._encode(batch, min(BATCH_BYTES, self._run.limits.max_payload), wrap=1)
+            except codec.EncodeError:
+                return self._careful_batch(batch)
         except BaseException:  # the guest is being stopped, but may yet unwind
-            items.extendleft(reversed(batch))
-            self._taken -= count
+            self._untake(batch)
             self._held = 0
             raise
         return Status.ITEMS, body
 
     def _careful_batch(self, batch: list[JsonValue]) -> tuple[Status, bytes]:
         """Send what can be sent of a batch that is too large or holds an item that cannot cross."""
-        good: list[JsonValue] = []
+        good = 0
         size = 0
-        while batch:
+        for item in batch:
             try:
-                size += len(self._encode(batch[0], self._max_payload))
+                size += len(self._encode(item, self._run.limits.max_payload))
             except codec.EncodeError as exc:
                 if good:
                     break
-                index = self._taken - len(batch)
-                self.failure = InvalidArgumentError(f"item {index} of a stream argument: {exc}")
-                self._ended = True
-                self._items.clear()
-                batch.clear()
-                self.stopped = True
-                self._on_news()
-                text = str(self.failure)
-                return Status.PRODUCER_FAILED, codec.encode({"type": "InvalidArgumentError", "message": text})
+                return self._end_uncrossable(self._taken - len(batch), exc)
             if good and size > BATCH_BYTES:
                 break
-            good.append(batch.pop(0))
-        self._taken -= len(batch)
+            good += 1
+        body = self._encode(batch[:good], None, wrap=1)
+        self._untake(batch[good:])
+        self._held = good - 1
+        return Status.ITEMS, body
+
+    def _end_uncrossable(self, index: int, exc: codec.EncodeError) -> tuple[Status, bytes]:
+        """End the stream at an item that cannot cross."""
+        self.failure = InvalidArgumentError(f"item {index} of a stream argument: {exc}")
+        self._ended = True
+        self._items.clear()
+        self.stopped = True
+        self._run.notify()
+        text = str(self.failure)
+        return Status.PRODUCER_FAILED, codec.encode({"type": "InvalidArgumentError", "message": text})
+
+    def _untake(self, batch: list[JsonValue]) -> None:
+        """Put back what was taken and not handed over."""
         self._items.extendleft(reversed(batch))
-        self._held = len(good) - 1
-        return Status.ITEMS, self._encode(good, None, wrap=1)
+        self._taken -= len(batch)
 
     def _encode(self, value: Any, max_bytes: int | None, *, wrap: int = 0) -> bytes:
-        return codec.encode(value, max_bytes=max_bytes, dialect=self._dialect, wrap=wrap, pause=self._pause)
+        run = self._run
+        return codec.encode(value, max_bytes=max_bytes, dialect=run.dialect, wrap=wrap, pause=run.yield_gil)
 
-    # --- the run's loop
+    # --- the producer's task
 
     async def produce(self) -> None:
         """Pull items from the source until it ends, fails, or the guest wants no more; a task of the run."""
         items, capacity = self._items, self._source.capacity
         try:
-            with self.scope, HeldUp(self._owner):
+            with self.scope, HeldUp(self._run.owner):
                 try:
                     async for item in self._source:
                         items.append(item)
                         if self._waiting_op is not None:
-                            self._on_news()
+                            self._run.notify()
                         while len(items) + self._held >= capacity:
                             await self._room.wait()
                 except Exception as exc:  # noqa: BLE001 - a producer's failure is told to the guest and raised by run
@@ -192,4 +270,4 @@ class Feed:
                     await self._source.aclose()
             finally:
                 self._ended = True
-                self._on_news()
+                self._run.notify()

@@ -1,116 +1,153 @@
-"""One run of a guest, from its first message to its last.
+"""One run of a guest, on the event loop's side: its task, from its place in the queue to its outcome.
 
-A run is a conversation in turns. Its task, in the caller's event loop, hands the guest messages and waits; the guest's
-turns happen on guest threads; what the guest asks for during a turn lands in deques, and a :class:`Wakeup` tells the
-task to look. The straight line::
+A run is a conversation in turns. Its task hands the guest messages and waits; the guest's turns happen on guest
+threads (``turns.py``); what the guest asks for during a turn is answered there or left to services (``frames.py``),
+and a wake-up tells the task to look. The straight line::
 
-    message -> a CPU slot -> turn on a guest thread -> PARK or DONE -> the task
-                 ^                                       |
-                 +---- completions, room, a timer <------+
+    message -> a CPU slot -> a turn on a guest thread -> PARKED or ENDED -> the task
+                 ^                                           |
+                 +---- completions, room for events, a timer <
 
-This module is the run's own task; ``turns.py`` is what happens on the guest's thread, ``door.py`` what a guest may say
-there.
+What follows from what is decided by ``state.py`` alone.
 """
 
 from __future__ import annotations
 
-__all__ = ["GRACE_S", "Run"]
+__all__ = ["Run"]
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import anyio
 
 from isola_anyio.concurrency import open_task_group, outlast
-from isola_anyio.engine import ffi
-from isola_anyio.errors import (
-    GuestError,
-    IsolaError,
-)
-from isola_anyio.run.frames import DoorKeeper
-from isola_anyio.run.turns import Phase, Stop
+from isola_anyio.errors import GuestError, IsolaError
+from isola_anyio.guests.silence import SILENCE
+from isola_anyio.run.frames import Frames
+from isola_anyio.run.state import IN_TURN, Action, Event, Interrupt, Notice, Phase, Stop
+from isola_anyio.run.streams import Streams
+from isola_anyio.run.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from anyio.abc import TaskGroup
 
+    from isola_anyio.events import EventQueue
+    from isola_anyio.run.queue import RunQueue
+    from isola_anyio.run.services import Message
     from isola_anyio.values import JsonValue
 
-GRACE_S: Final = 1.0
-"""How long a cancelled guest may unwind before it is stopped for good."""
-COURTESY_S: Final = 0.002
-"""A guest that computes when it is cancelled is interrupted when it has used this much CPU without coming to a place
-where it can be told, so that one that mostly waits, or mostly talks, stays usable; well below the 5 ms in which a
-spinning guest has to be stopped. It is the guest's own CPU time: one that merely waits for a core is not to blame."""
-PATIENCE_S: Final = 0.05
-"""... and after this much time on the clock whatever it used, so that a busy machine does not keep its caller waiting;
-a guess."""
+_SHORTEST_LOOK_S = 0.005
+"""Between two looks at a computing guest's CPU, however little of its budget is left."""
 
 
-class Run(DoorKeeper):
-    """One run; made and awaited in one event loop."""
+class Run:
+    """One run; made and awaited in one event loop. Its fields are the loop's.
+
+    Attributes:
+        turns: the guest thread's side.
+        turn: see :class:`~isola_anyio.run.queue.Queued`.
+    """
+
+    def __init__(self, runs: RunQueue, message: Message, events: EventQueue | None = None) -> None:
+        self._runs = runs
+        self.turns = Turns(runs, message, events, owner=self)
+        self.turn: anyio.Event | None = None
+        self._ended: anyio.Event | None = None
+        self._is_over = False
+        self._in_line = False
+        self._began = 0.0
+
+    # --- its place in the queue -------------------------------------------------------------------------------------
+
+    def enter_line(self) -> None:
+        """Take a place in the line, now; else :meth:`complete` does."""
+        self._runs.line.append(self)
+        self._in_line = True
+
+    def close(self) -> None:
+        """Stop the run because its sandbox is being closed; its task raises ``SandboxClosedError``."""
+        if self.turn is not None:
+            self.turn.set()
+        self._act(Event.CLOSE)
+        self._runs.news.set()
+
+    async def join(self) -> None:
+        """Wait until nothing of the run is left in the queue."""
+        if not self._is_over:
+            if self._ended is None:
+                self._ended = anyio.Event()
+            await self._ended.wait()
+
+    # --- the whole of it --------------------------------------------------------------------------------------------
 
     async def complete(self) -> JsonValue:
-        """Drive the run to its end and return its value.
+        """Wait for the run's turn in the queue, drive it to its end, and return its value.
 
         Raises:
-            GuestError, LimitError, SandboxClosedError: as the run ended.
+            GuestError, LimitError, SandboxClosedError, SandboxBrokenError: as the run ended.
         """
-        await self._drive()
-        outcome = self.outcome
+        runs, turns = self._runs, self.turns
+        line = runs.line
+        if not self._in_line:
+            line.append(self)
+        try:
+            if line[0] is not self or runs.closed:
+                await runs.wait_for_turn(self)
+            turns.begin(next(runs.numbers))
+            self._began = time.monotonic()
+            try:
+                if turns.message.streams:
+                    turns.frames = Frames(turns)
+                    turns.frames.open(Streams)
+                    await self._drive_with_tasks()
+                else:
+                    # Without a task group, for as long as nothing needs one.
+                    try:
+                        self._act(Event.START)
+                        while turns.state.phase is not Phase.ENDED:
+                            if turns.timer is None and turns.limits.max_cpu is None and not turns.state.stop:
+                                await runs.news.wait()
+                            else:
+                                await self._wait_for_news()
+                            if turns.frames is not None and self._has_work(turns.frames):
+                                break
+                            self._look_after()
+                    except BaseException:
+                        self._act(Event.CANCEL)
+                        await self._unwind()
+                        raise
+                    if turns.state.phase is not Phase.ENDED:
+                        await self._drive_with_tasks()
+            finally:
+                self._finish()
+        finally:
+            self._is_over = True
+            if self._ended is not None:
+                self._ended.set()
+            if len(line) == 1:
+                line.clear()
+            else:
+                runs.leave(self)
+        outcome = turns.outcome
         if isinstance(outcome, BaseException):
             try:
                 raise outcome
             finally:
                 del outcome
-                self.outcome = None
+                turns.outcome = None
         return outcome
 
-    async def _drive(self) -> None:
-        self._began = time.monotonic()
-        try:
-            if self._feeds:
-                await self._drive_with_tasks()
-            else:
-                await self._drive_alone()
-        finally:
-            self.guest.finish_run(self)
-            self.desk.abandon()
-        producer_failure = next((feed.failure for feed in self._feeds if feed.failure is not None), None)
-        if producer_failure is None:
-            return
-        # Whatever the guest made of it; only a limit or a closed sandbox is the better reason.
-        if isinstance(self.outcome, GuestError) or not isinstance(self.outcome, IsolaError):
-            self.outcome = producer_failure
-
-    async def _drive_alone(self) -> None:
-        """Drive without a task group, for as long as nothing needs one."""
-        try:
-            self._submit_first()
-            while self.phase is not Phase.ENDED:
-                await self._wait_for_news()
-                if self.desk.has_news:
-                    break
-                self._resume_if_due()
-        except BaseException:
-            self._stop_nowait(Stop.CANCELLED)
-            await self._unwind()
-            raise
-        if self.phase is not Phase.ENDED:
-            await self._drive_with_tasks()
-
     async def _drive_with_tasks(self) -> None:
+        """Drive the run with a task group for what its services start."""
         async with open_task_group() as group:
             try:
-                for number, feed in enumerate(self._feeds):
-                    group.start_soon(feed.produce, name=f"stream argument {number}")
-                if not self._started:
-                    self._submit_first()
+                self._start_services(group)
+                if self.turns.state.phase is Phase.NEW:
+                    self._act(Event.START)
                 await self._converse(group)
             except BaseException:
-                self._stop_nowait(Stop.CANCELLED)
+                self._act(Event.CANCEL)
                 group.cancel_scope.cancel()
                 await self._unwind()
                 raise
@@ -119,150 +156,167 @@ class Run(DoorKeeper):
     async def _converse(self, group: TaskGroup) -> None:
         """Serve the guest until the run has ended."""
         while True:
-            self._context.run(self.desk.start, group)
-            for feed in self._feeds:
-                if feed.stopped:
-                    feed.scope.cancel()
-            self._resume_if_due()
-            if self.phase is Phase.ENDED:
+            self._start_services(group)
+            self._look_after()
+            if self.turns.state.phase is Phase.ENDED:
                 return
             await self._wait_for_news()
 
+    def _finish(self) -> None:
+        """The run has ended: drop what was never started, and add up what it used."""
+        runs, turns, machine = self._runs, self.turns, self._runs.machine
+        last, total = runs.last, runs.total
+        last.hostcalls = last.output_bytes = 0
+        frames = turns.frames
+        if frames is not None:
+            frames.output.flush()
+            last.output_bytes = frames.output.size_bytes
+            for service in frames.services:
+                service.abandon()
+                last.hostcalls += service.count
+                if service.failure is not None and self._gives_way_to_producer():
+                    turns.outcome = service.failure
+        machine.conversation = SILENCE
+        last.cpu_s = turns.cpu_s
+        last.wall_s = time.monotonic() - self._began
+        last.waiting_s = max(0.0, last.wall_s - turns.busy_s)
+        last.peak_memory = machine.store.memory_size()
+        last.runs = 1
+        if machine.metered:
+            last.fuel = machine.fuel_used()
+            total.fuel = (total.fuel or 0) + (last.fuel or 0)
+        total.cpu_s += last.cpu_s
+        total.wall_s += last.wall_s
+        total.waiting_s += last.waiting_s
+        total.hostcalls += last.hostcalls
+        total.output_bytes += last.output_bytes
+        total.peak_memory = max(total.peak_memory, last.peak_memory)
+        total.runs += 1
+
+    def _gives_way_to_producer(self) -> bool:
+        """Whether a producer's failure is the better reason: over all that a guest can make of it, not over a limit."""
+        outcome = self.turns.outcome
+        return isinstance(outcome, GuestError) or not isinstance(outcome, IsolaError)
+
+    # --- looking after the guest ------------------------------------------------------------------------------------
+
+    def _act(self, event: Event) -> None:
+        """Report an event of the task's, and do what follows."""
+        turns = self.turns
+        for action in turns.step(event):
+            if action is Action.SUBMIT:
+                turns.timer = None
+                turns.has_room = False
+                try:
+                    self._runs.machine.pool.put(turns, urgent=turns.state.stop is not Stop.NONE)
+                except BaseException:  # no thread can be started
+                    self._act(Event.WITHDRAWN)
+                    raise
+            elif action is Action.WITHDRAW_WORK and self._runs.machine.pool.withdraw(turns):
+                self._act(Event.WITHDRAWN)
+
+    def _look_after(self) -> None:
+        """Give a parked guest its next turn if there is anything for it, and end one that is being stopped."""
+        turns = self.turns
+        if turns.state.phase is not Phase.PARKED:
+            return
+        if turns.state.stop:
+            self._act(Event.LOOK)
+        if (
+            turns.has_room
+            or (turns.timer is not None and time.monotonic() >= turns.timer)
+            or (turns.frames is not None and any(service.has_completions for service in turns.frames.services))
+        ):
+            self._act(Event.DUE)
+
+    @staticmethod
+    def _has_work(frames: Frames) -> bool:
+        return any(service.has_work for service in frames.services)
+
+    def _start_services(self, group: TaskGroup) -> None:
+        frames = self.turns.frames
+        if frames is not None:
+            for service in frames.services:
+                if service.has_work:
+                    service.start(group)
+
     async def _wait_for_news(self) -> None:
-        """Wait until the guest's turn or an op ends, a timer is due, or the CPU budget may be used up."""
+        """Wait until a turn or an op ends, a timer is due, or it is time to look at the guest again."""
         limit = self._seconds_to_look()
         if limit is None:
-            await self._news.wait()
+            await self._runs.news.wait()
             return
         with anyio.move_on_after(limit):
-            await self._news.wait()
-        self._check_cpu()
+            await self._runs.news.wait()
+        turns = self.turns
+        if turns.state.interrupt in (Interrupt.RAISED, Interrupt.FINAL) and turns.state.phase in IN_TURN:
+            self._runs.machine.instance.interrupt()
+        turns.check_cpu()
 
     def _seconds_to_look(self) -> float | None:
-        if self.phase is Phase.PARKED:
-            return None if self._timer is None else max(0.0, self._timer - time.monotonic())
-        if self.limits.max_cpu is not None and self.phase is not Phase.ENDED:
-            return max(0.005, self.limits.max_cpu - self._cpu.now())
+        turns = self.turns
+        phase = turns.state.phase
+        if phase is Phase.PARKED:
+            return None if turns.timer is None else max(0.0, turns.timer - time.monotonic())
+        if phase is Phase.ENDED:
+            return None
+        if turns.state.interrupt in (Interrupt.RAISED, Interrupt.FINAL):
+            return self._runs.patience.reminder_s
+        if turns.limits.max_cpu is not None:
+            return max(_SHORTEST_LOOK_S, turns.limits.max_cpu - turns.cpu_s)
         return None
 
-    def _resume_if_due(self) -> None:
-        """Give a parked guest its next turn if there is anything for it, and end one that is being stopped."""
-        if self.phase is not Phase.PARKED:
-            return
-        if self._stop is Stop.CLOSED or self._stop is Stop.CPU:
-            self.guest.abandoned = True
-            self._end_with(ffi.StoreInterrupted())
-            return
-        if self._stop is Stop.CANCELLED and not self._cancel_sent:
-            self._send_cancel()
-            return
-        timer_due = self._timer is not None and time.monotonic() >= self._timer
-        if timer_due or self._room_came or self.desk.completions or any(feed.has_news for feed in self._feeds):
-            self._submit(self._resume_frame, urgent=self._stop is not None)
-
-    def _send_cancel(self) -> None:
-        """Tell a parked guest that it is cancelled; one that never heard of the run need not know."""
-        if not self._delivered:
-            self.phase = Phase.ENDED
-            return
-        self._cancel_sent = True
-        self.guest.instance.forget_interrupt()  # it came when the guest had just parked
-        self.guest.instance.expedite()
-        self._submit(self._cancel_frame, urgent=True)
-
-    def _submit_first(self) -> None:
-        self._started = True
-        self._submit(self._first_frame)
-
-    def _submit(self, make_frame: Callable[[], bytes], *, urgent: bool = False) -> None:
-        self.phase = Phase.QUEUED
-        self._timer = None
-        self._room_came = False
-        self._work_item = self.guest.pool.submit(partial(self._turn, make_frame), urgent=urgent)
-
-    def close(self) -> None:
-        """Stop the run because its sandbox is being closed; its task raises ``SandboxClosedError``."""
-        self._stop_nowait(Stop.CLOSED)
-        self.guest.instance.interrupt()
-        self._news.set()
-
-    def _stop_nowait(self, reason: Stop) -> None:
-        """Begin to stop: everything that needs no waiting."""
-        with self._lock:
-            if self._stop is None:
-                self._stop = reason
-            phase = self.phase
-        if phase is Phase.QUEUED and self._started and self._work_item.withdraw():
-            self.phase = Phase.PARKED
-        elif phase is Phase.WAITING:
-            self.guest.instance.expedite()
+    # --- being cancelled --------------------------------------------------------------------------------------------
 
     async def _unwind(self) -> None:
         """Bring a cancelled run to its end: let the guest unwind within the grace, stop it for good after that.
 
-        Shielded, and bounded by the grace plus the time an interrupted guest thread takes to come back.
+        Shielded, and bounded by patience, grace and the time an interrupted guest thread takes to come back.
         """
-        if not self._started or (not self._delivered and self.phase is Phase.PARKED):
-            self.phase = Phase.ENDED
+        turns, patience = self.turns, self._runs.patience
+        if turns.state.phase is Phase.ENDED:
             return
-        end = time.monotonic() + GRACE_S
+        end = time.monotonic() + patience.grace_s
         try:
-            await outlast(lambda: self.phase is Phase.ENDED or time.monotonic() >= end, partial(self._let_unwind, end))
+            await outlast(
+                lambda: turns.state.phase is Phase.ENDED or time.monotonic() >= end,
+                partial(self._let_unwind, end),
+            )
         finally:
-            if self.phase is not Phase.ENDED:
-                self._stop_for_good()
-                await outlast(lambda: self.phase in (Phase.PARKED, Phase.ENDED), self._news.wait)
-                self.phase = Phase.ENDED
-            self.guest.instance.forget_interrupt()
+            self._act(Event.GRACE_OVER)  # nothing follows from that for a run that has ended
+            await outlast(lambda: turns.state.phase in (Phase.PARKED, Phase.ENDED), self._wait_for_news)
+            self._act(Event.GRACE_OVER)
 
     async def _let_unwind(self, end: float) -> None:
         """Give the guest its courtesy and its grace, which is over at ``end``."""
         async with open_task_group() as group:
             with anyio.move_on_after(end - time.monotonic()):
-                await self._await_turn()
+                await self._wait_until_told()
                 await self._converse(group)
             group.cancel_scope.cancel()
 
-    async def _await_turn(self) -> None:
-        """Wait until the guest's turn is over, or it knows of its cancellation; interrupt one that computes on."""
-        end = time.monotonic() + PATIENCE_S
-        while self.phase in (Phase.QUEUED, Phase.COMPUTING, Phase.WAITING) and not self._told:
-            if self._in_handler:
-                end = time.monotonic() + PATIENCE_S
-            courtesy = self._courtesy_s() if time.monotonic() < end else 0.0
-            if courtesy > 0 or self.phase is not Phase.COMPUTING:
-                with anyio.move_on_after(courtesy or COURTESY_S):
-                    await self._news.wait()
-                continue
-            with self._lock:
-                if self.phase is Phase.COMPUTING and not self._told:
-                    self.guest.instance.interrupt()
-                    return
-
-    def _courtesy_s(self) -> float:
-        """How much longer a computing guest may take until it can be told.
-
-        One that sleeps in plain code cannot be told; one that has parked is on its way out, and one whose plain
-        handler is at work is told when that returns.
-        """
-        if self._asleep:
-            return 0.0
-        if self._in_handler:
-            return COURTESY_S
-        if self.phase is Phase.COMPUTING and self._verdict is None and self._cpu.paused:
-            return 0.0  # the host makes an answer for it, and stops at once
-        if self.phase is Phase.COMPUTING and self._verdict is None:
-            return max(0.0, COURTESY_S - (self._cpu.now() - self._silent_since_cpu))
-        return COURTESY_S
-
-    @property
-    def _in_handler(self) -> bool:
-        """Whether a plain handler has the guest's thread: the guest waits for it and is told when it returns."""
-        return self.phase is Phase.COMPUTING and self.desk.in_handler
-
-    def _stop_for_good(self) -> None:
-        """The grace is over: whatever still runs is interrupted; a guest that did not unwind is not trusted again."""
-        self.guest.abandoned = True
-        self.guest.instance.interrupt()
-        if self.phase is Phase.QUEUED and self._work_item.withdraw():
-            self.phase = Phase.PARKED
+    async def _wait_until_told(self) -> None:
+        """Wait until the guest has parked, or knows of its cancellation; interrupt one that computes on."""
+        turns, patience = self.turns, self._runs.patience
+        end = time.monotonic() + patience.patience_s
+        seen, cpu_then = turns.door_calls, turns.cpu.now()
+        while True:
+            state = turns.state
+            if state.phase is not Phase.QUEUED and state.phase not in IN_TURN:
+                return
+            if state.notice is not Notice.NONE or state.interrupt in (Interrupt.SPENT, Interrupt.FINAL):
+                return
+            left = patience.courtesy_s
+            if state.phase is Phase.COMPUTING:
+                cpu_now = turns.cpu.now()
+                if turns.door_calls != seen:  # it comes where it can be told: the courtesy begins anew
+                    seen, cpu_then = turns.door_calls, cpu_now
+                left -= cpu_now - cpu_then
+                if left <= 0 or time.monotonic() >= end:
+                    self._act(Event.PATIENCE_OVER)
+                    left = patience.reminder_s
+                    seen, cpu_then = turns.door_calls, cpu_now
+            with anyio.move_on_after(left):
+                await self._runs.news.wait()
+            if turns.state.interrupt is Interrupt.RAISED and turns.state.phase in IN_TURN:
+                self._runs.machine.instance.interrupt()

@@ -1,369 +1,350 @@
-"""A guest's turns during one run: everything of a run that happens on the guest's thread.
+"""Turns: one run on the guest's thread, from a message's delivery until the guest has nothing more to do.
 
-Where the guest is (:class:`Phase`) changes under ``_lock``, because a cancellation has to know: a parked guest is sent
-CANCEL and unwinds, a waiting one is told in its reply, a computing one is interrupted and its instance is lost. What
-a turn has come to is noted while it goes on (``_verdict``) and becomes the phase only when no wasm frame is left on
-the thread, for from then on others may enter the guest or free it.
+Two threads meet here: the guest thread that has the turn, and the event loop's, where the run's task waits. What they
+share is :attr:`Turns.state`, which changes under a lock and by ``state.transition`` alone; everything else belongs to
+one side at a time, as :class:`Turns` says field by field. What a turn has come to is noted while it goes on, and
+becomes the phase only when no WebAssembly frame is left on the thread, for from then on others may enter the guest or
+free it.
 """
 
 from __future__ import annotations
 
-__all__ = ["Halt", "Phase", "RunOptions", "Stop", "Turns"]
+__all__ = ["Turns"]
 
 import threading
 import time
-from abc import ABC, abstractmethod
 from contextvars import copy_context
-from dataclasses import dataclass
-from enum import Enum
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from isola_anyio import codec
 from isola_anyio.engine import ffi
-from isola_anyio.engine.cpu import CpuMeter
-from isola_anyio.engine.wakeup import Wakeup
-from isola_anyio.errors import (
-    CpuLimitError,
-    FuelExhaustedError,
-    GuestError,
-    InternalError,
-    IsolaError,
-    MemoryLimitError,
-    SandboxClosedError,
+from isola_anyio.engine.cpu import Running, guest_thread, read_clock
+from isola_anyio.errors import MemoryLimitError, PayloadLimitError
+from isola_anyio.guests.protocol import (
+    FRAME_OVERHEAD_BYTES,
+    HEAD,
+    ProtocolError,
+    Status,
+    ToGuest,
+    ToHost,
+    completion,
+    split_park,
 )
-from isola_anyio.guests import protocol
-from isola_anyio.guests.protocol import ProtocolError, Status, ToGuest
-from isola_anyio.limits import Usage
-from isola_anyio.run.hostcalls import Handlers, HostcallDesk
-from isola_anyio.run.streams import Feed
-from isola_anyio.wasi.system import GuestExit
+from isola_anyio.run.failures import described, is_fatal, outcome_of, stopped
+from isola_anyio.run.frames import Frames
+from isola_anyio.run.services import GivenUp
+from isola_anyio.run.state import NEW_RUN, Action, Event, Interrupt, Notice, Pending, Phase, Stop, transition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from isola_anyio.codec import Dialect
-    from isola_anyio.events import Event, EventQueue
-    from isola_anyio.limits import Limits
-    from isola_anyio.machine import Guest
-    from isola_anyio.values import JsonValue, StreamSource
+    from isola_anyio.events import EventQueue
+    from isola_anyio.run.queue import RunQueue
+    from isola_anyio.run.services import Message
+    from isola_anyio.run.state import State
+    from isola_anyio.values import JsonValue
 
-
-class Phase(Enum):
-    """Where the guest is during a run."""
-
-    QUEUED = "queued"  # a turn is wanted and no thread has it yet
-    COMPUTING = "computing"  # inside a turn
-    WAITING = "waiting"  # inside a turn, blocked where it can be told of a cancellation
-    PARKED = "parked"  # between turns
-    ENDED = "ended"
+_DONE: Final = int(ToHost.DONE)
+_FAIL: Final = int(ToHost.FAIL)
+_PARK: Final = int(ToHost.PARK)
 
 
-class Stop(Enum):
-    """Why a guest is being stopped."""
+class Turns:
+    """The turns of one run: work for the thread pool, and the guest's :class:`~isola_anyio.guests.Conversation`.
 
-    CANCELLED = "cancelled"
-    CPU = "cpu"
-    CLOSED = "closed"
+    Attributes, by who writes them. Both sides, under ``_lock``, by :meth:`step` alone; anybody reads it:
+        state: where the run is.
 
+    The run's task, before the first turn:
+        number: the run's number; message, handlers, limits, dialect, context, cancelled_class, cpu, events, owner: see
+            :class:`~isola_anyio.run.services.ServedRun`.
 
-class Halt(BaseException):
-    """Ends a turn from inside a host function with an error of ours; WASI lets only a BaseException through."""
+    The guest's thread, inside a turn; the task reads them once the phase is PARKED or ENDED:
+        outcome: the value, or the exception to raise, once the phase is ENDED. (A stop that ends a parked guest writes
+            it on the task's side, when no turn can be under way.)
+        timer: when a parked guest wants to go on, by ``time.monotonic``; ``None`` for no timer.
+        busy_s: seconds in turns, less those in which the thread waited.
+        frames: what answers the rarer frames; made with the first of them.
 
-    def __init__(self, error: IsolaError) -> None:
-        super().__init__(error)
-        self.error = error
+    The guest's thread, read by the task at any time:
+        door_calls: counts door calls and writes. A cancelled guest whose count goes up is not interrupted: it comes
+            where it can be told.
 
+    Either side, a flag that is only ever raised by one and lowered by the other:
+        has_room: a parked guest waits for room for events, and there is some. Raised by the consumer's loop, or on the
+            guest's thread when there is room already; lowered by the task, before it asks for the next turn.
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What a run is made of: its first message, its streams, and whom it tells."""
+    The thread pool:
+        since: when the turn began to wait for a slot.
+    """
 
-    call: ToGuest
-    body: bytes
-    streams: Sequence[StreamSource] = ()
-
-
-class Turns(ABC):
-    """The turns of one run. ``outcome`` is the value, or the exception to raise, once the phase is ``ENDED``."""
-
-    def __init__(
-        self, guest: Guest, number: int, options: RunOptions, handlers: Handlers, *, queue: EventQueue | None = None
-    ) -> None:
-        self.guest = guest
-        self.number = number
-        self.limits: Limits = guest.limits
-        self.dialect: Dialect = guest.driver.dialect
-        self._options = options
-        self._news = Wakeup()
-        self._lock = threading.Lock()
-        self.phase = Phase.QUEUED
-        self._verdict: Phase | None = None  # what the turn under way has come to; the phase follows when it is over
-        self._stop: Stop | None = None
-        self._started = False
-        self._delivered = False  # the guest knows of this run
-        self._cancel_sent = False
-        self._asleep = False  # inside plain code's own sleep
-        self._told = False  # the guest knows of its cancellation: it is left alone until the grace is over
-        self._timer: float | None = None
-        self._needs_room = False
-        self._room_came = False
+    def __init__(self, runs: RunQueue, message: Message, events: EventQueue | None, owner: object) -> None:
+        machine = runs.machine
+        self.state: State = NEW_RUN
+        self.number = 0
+        self.message = message
+        self.handlers = runs.handlers
+        self.limits = machine.limits
+        self.dialect = machine.driver.dialect
+        self.context = copy_context()
+        self.cancelled_class = runs.cancelled_class
+        self.cpu = runs.cpu
+        self.events = events
+        self.owner = owner
+        self.machine = machine
         self.outcome: JsonValue | BaseException = None
-        self._cpu = CpuMeter()
-        self.queue = queue
-        if queue is not None:
-            queue.on_room = self._on_room
-        self._context = copy_context()
-        self.desk = HostcallDesk(
-            handlers,
-            owner=self,
-            dialect=self.dialect,
-            max_payload=self.limits.max_payload,
-            max_in_flight=self.limits.max_hostcalls,
-            cpu=self._cpu,
-            pause=self.yield_gil,
-            on_request=self._news.set,
-            on_news=self._on_news,
-        )
-        self._feeds = [
-            Feed(
-                source,
-                owner=self,
-                dialect=self.dialect,
-                max_payload=self.limits.max_payload,
-                pause=self.yield_gil,
-                on_news=self._on_news,
-            )
-            for source in options.streams
-        ]
-        self._turn_began = 0.0
-        self._silent_since_cpu = 0.0  # seconds of the guest's CPU at which it last came where it could be told
-        self._began = 0.0
-        self._busy_s = 0.0
-        self.output_bytes = 0
+        self.timer: float | None = None
+        self.has_room = False
+        self.busy_s = 0.0
+        self.door_calls = 0
+        self.frames: Frames | None = None
+        self.since = 0.0
+        self._cpu_before_s = 0.0
+        self._news = runs.news
+        self._lock = threading.Lock()
+        if events is not None:
+            events.on_room = self._on_room
 
-    @abstractmethod
-    def answer(self, kind: int, number: int, untrusted_body: memoryview) -> bytes:
-        """Answer a door call."""
+    def begin(self, number: int) -> None:
+        """The run has its turn in the queue; called by its task before anything else."""
+        self.number = number
+        self._cpu_before_s = self.cpu.used_s
 
-    @abstractmethod
-    def count_output(self, size: int) -> None:
-        """Count output bytes."""
+    # --- both sides ------------------------------------------------------------------------------------------------
 
-    @abstractmethod
-    def emit(self, event: Event, size: int) -> bool:
-        """Put an event that cannot be refused; tell whether the run is still wanted."""
+    def step(self, event: Event) -> tuple[Action, ...]:
+        """Report an event, change the state, do at once what must not come too late, give the rest to the caller.
 
-    @abstractmethod
-    def emit_last(self, event: Event) -> None:
-        """Put what is left to be shown when the run has ended."""
+        What acts on the instance is done under the lock: the guest's thread reports LEAVE under it, and from then on
+        an interrupt would hit whoever enters the instance next. The thread pool's own lock is taken inside this one,
+        never the other way round.
+        """
+        with self._lock:
+            self.state, actions = transition(self.state, event)
+            for action in actions:
+                if action is Action.INTERRUPT:
+                    self.machine.instance.interrupt()
+                elif action is Action.CLEAR:
+                    self.machine.instance.clear_interrupt()
+                elif action is Action.EXPEDITE:
+                    self.machine.instance.expedite()
+                elif action is Action.BREAK:
+                    self.machine.abandoned = True
+                elif action is Action.STOPPED:
+                    self.outcome = stopped(self.state.stop, self.limits)
+        return actions
 
-    def _on_news(self) -> None:
-        """Something happened that the run's task, or a guest that waits inside its turn, has to look at."""
+    def notify_task(self) -> None:
+        """Make the run's task look; from any thread."""
         self._news.set()
-        # Whether it waits yet or not: one that has looked and is about to wait must not miss it.
-        self.guest.instance.wake()
+
+    def notify(self) -> None:
+        """Make the run's task look, or the guest if it waits inside its turn; from any thread."""
+        self._news.set()
+        # Whether it waits yet or not: a guest thread that has looked and is about to wait must not miss it.
+        self.machine.instance.wake()
 
     def _on_room(self) -> None:
-        self._room_came = True
-        self._on_news()
+        """The consumer has made room; called in its loop, or by whoever discards the queue."""
+        self.has_room = True
+        self.notify()
 
-    def _check_cpu(self) -> None:
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of CPU that the run's guest has used; from any thread."""
+        return self.cpu.now() - self._cpu_before_s
+
+    def check_cpu(self) -> None:
+        """Stop the run if ``max_cpu`` is used up."""
         budget = self.limits.max_cpu
-        if budget is None or self._cpu.now() < budget:
-            return
-        with self._lock:
-            if self.phase is not Phase.ENDED:  # else the interrupt would hit the next run
-                if self._stop is None:
-                    self._stop = Stop.CPU
-                self.guest.instance.interrupt()
+        if budget is not None and self.cpu_s >= budget:
+            self.step(Event.CPU_OUT)
 
-    def _turn(self, make_frame: Callable[[], bytes]) -> None:
-        """Run one turn; whatever happens, the run's task is told."""
-        self._turn_began = time.monotonic()
-        self._cpu.begin()
-        with self._lock:
-            # A turn that was asked for before the run was stopped is not begun any more.
-            wanted = self._stop is None or self._cancel_sent
-            self._silent_since_cpu = self._cpu.own()
-            self.phase = Phase.COMPUTING if wanted else Phase.PARKED
-        if not wanted:
-            self._cpu.end()
+    # --- the guest's thread: a turn ----------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run one turn; whatever happens, the run's task is told. Called by the thread pool; raises nothing."""
+        before = self.state  # only the task changed it, and that before it asked for this turn, or to stop it
+        if not self.step(Event.ENTER):
             self._news.set()
             return
+        began = time.monotonic()
+        thread, cpu, store = guest_thread, self.cpu, self.machine.store
+        thread.meter = cpu
+        cpu.running = Running(thread.clock, read_clock(thread.clock) - cpu.used_s)
         try:
-            self.guest.instance.enter(partial(self._deliver, make_frame))
-            if self._verdict is None:
+            previous = store.enter()
+            try:
+                self._deliver(first=not before.delivered)
+            finally:
+                store.leave(previous)
+            if not self.state.pending:
                 raise ProtocolError("the guest ended its turn without a word")
         except BaseException as exc:  # noqa: BLE001 - nothing may end a guest thread
             self._end_with(exc)
-        self._cpu.end()
-        self._busy_s += time.monotonic() - self._turn_began
-        if self._verdict is Phase.PARKED:
-            self._check_cpu()
-        # Only now, with no wasm frame left on this thread, may others enter the guest or free it.
-        with self._lock:
-            assert self._verdict is not None
-            self.phase, self._verdict = self._verdict, None
-            if self.phase is Phase.ENDED and self._stop is Stop.CPU and not self.guest.broken:
-                self.guest.instance.forget_interrupt()  # it came when the guest had just ended by itself
+        running = cpu.running
+        cpu.used_s = read_clock(running.clock) - running.zero
+        cpu.running = None
+        thread.meter = None
+        self.busy_s += time.monotonic() - began
+        if self.limits.max_cpu is not None and self.state.pending is Pending.PARKED:
+            self.check_cpu()
+        # Only now, with no WebAssembly frame left on this thread, may others enter the guest or free it.
+        self.step(Event.LEAVE)
         self._news.set()
 
-    def _deliver(self, make_frame: Callable[[], bytes]) -> None:
-        try:
-            frame = make_frame()
-        except ffi.StoreInterrupted:
-            if self._stop is not Stop.CANCELLED or self._cancel_sent:
-                raise
-            self._verdict = Phase.PARKED  # it waits for what was being made, and hears of its cancellation instead
-            return
-        guest = self.guest
-        try:
-            guest.prepare(self)
-            guest.port.deliver(frame)
-        except MemoryError as exc:
-            if make_frame != self._resume_frame:
-                self.guest.abandoned = make_frame != self._first_frame  # it does not know that it was cancelled
+    def _deliver(self, *, first: bool) -> None:
+        """Make the turn's message and deliver it."""
+        machine = self.machine
+        if first:
+            machine.conversation = self
+            frame = HEAD.pack(self.message.kind, self.number) + self.message.body
+            try:
+                if machine.fresh or machine.metered:
+                    machine.prepare()
+                machine.port.deliver(frame, self)
+            except MemoryError as exc:
                 raise MemoryLimitError("MemoryError", str(exc)) from None
-            guest.port.deliver(self._no_room_frame(str(exc)))
+        elif self.state.notice is Notice.SENT and not self._was_sent_cancel:
+            self._was_sent_cancel = True
+            try:
+                machine.port.deliver(HEAD.pack(ToGuest.CANCEL, self.number), self)
+            except MemoryError as exc:
+                machine.abandoned = True  # it lives, and does not know that it was cancelled
+                raise MemoryLimitError("MemoryError", str(exc)) from None
+        else:
+            self._deliver_completions()
 
-    def _first_frame(self) -> bytes:
-        self._delivered = True
-        return protocol.message(self._options.call, self.number, self._options.body)
+    _was_sent_cancel = False  # the guest's thread: the one CANCEL of a run
 
-    def _cancel_frame(self) -> bytes:
-        self._told = True
-        return protocol.message(ToGuest.CANCEL, self.number)
-
-    def _resume_frame(self) -> bytes:
-        self._resuming = records = self._collect()
-        return protocol.message(ToGuest.RESUME, self.number, b"".join(records))
-
-    _resuming: Sequence[bytes] = ()
-
-    def _no_room_frame(self, text: str) -> bytes:
-        """Completions that the guest has no memory for, as small failures."""
-        failed = codec.encode({"name": "", "type": "MemoryError", "message": text})
-        ops = [int.from_bytes(record[:4], "little") for record in self._resuming]
-        return protocol.message(
-            ToGuest.RESUME, self.number, b"".join(protocol.completion(op, Status.FAILED, failed) for op in ops)
-        )
-
-    def _collect(self) -> list[bytes]:
-        """Take the completions that have come."""
-        records = self.desk.take_completions()
+    def _deliver_completions(self) -> None:
         try:
-            for feed in self._feeds:
-                record = feed.completion()
-                if record is not None:
-                    records.append(record)
-        except BaseException:
-            self.desk.put_back(records)
-            raise
-        return records
+            records = [] if self.frames is None else self.frames.take_completions()
+        except GivenUp:
+            self.step(Event.PARK)  # it waits for what was being made, and hears of its cancellation instead
+            return
+        port = self.machine.port
+        try:
+            port.deliver(HEAD.pack(ToGuest.RESUME, self.number) + b"".join(records), self)
+        except MemoryError as exc:  # the guest has no room for them: as small failures
+            failed = codec.encode({"name": "", "type": "MemoryError", "message": str(exc)})
+            small = [completion(int.from_bytes(record[:4], "little"), Status.FAILED, failed) for record in records]
+            port.deliver(HEAD.pack(ToGuest.RESUME, self.number) + b"".join(small), self)
 
     def _end_with(self, exc: BaseException) -> None:
         """Note how a turn ended that did not end by itself."""
-        stop = self._stop
-        if isinstance(exc, ffi.StoreInterrupted):
-            self.guest.abandoned = True  # stopped while its message was being made, it lives and waits for it
-            if stop is Stop.CPU:
-                budget = self.limits.max_cpu
-                exc = CpuLimitError(f"the run used up max_cpu={budget} seconds of CPU; raise it, or do less")
-            elif stop is Stop.CLOSED:
-                exc = SandboxClosedError("the sandbox was closed while this was running")
-        elif isinstance(exc, Halt):
-            exc = exc.error
-        elif isinstance(exc, ffi.FuelExhausted):
-            exc = FuelExhaustedError(f"the run used up max_fuel={self.limits.max_fuel}; raise it, or do less")
-        elif isinstance(exc, ffi.GuestTrap):
-            exc = _trap_error(exc)
-        elif isinstance(exc, GuestExit):
-            exc = GuestError("SystemExit", f"the guest ended its process with status {exc.code}")
-        elif isinstance(exc, ProtocolError):
-            self.guest.abandoned = True
-            exc = GuestError("ProtocolError", f"{exc}: the guest's own runtime was tampered with")
-        elif not isinstance(exc, (IsolaError, MemoryError)):
-            self.guest.abandoned = True
-            if isinstance(exc, Exception):
-                exc = _internal(exc)  # any other is a plain handler's, meant for the program and not for its guest
-        self._end(exc)
+        if is_fatal(exc):
+            self.machine.abandoned = True
+        self.outcome = outcome_of(exc, self.state.stop, self.limits)
+        self.step(Event.END)
 
-    def _end(self, outcome: JsonValue | BaseException) -> None:
-        self.outcome = outcome
-        if self.phase is Phase.COMPUTING or self.phase is Phase.WAITING:
-            self._verdict = Phase.ENDED
-        else:
-            self.phase = Phase.ENDED
+    # --- the guest's thread: what the guest says (Conversation) ------------------------------------------------------
 
-    @property
-    def _must_tell(self) -> bool:
-        """Whether the guest is to be told of its cancellation, asked where the reply can say so.
+    def answer(self, kind: int, number: int, untrusted_body: memoryview) -> bytes:
+        """Answer a door call; see :class:`~isola_anyio.guests.Conversation`."""
+        self.door_calls += 1
+        if self.state.pending:
+            raise ProtocolError(f"a door call of kind {kind:#x} after the turn's end")
+        if kind == _DONE:
+            self.check_number(number)
+            self.check_payload(untrusted_body)
+            try:
+                self.outcome = self.decode(untrusted_body)
+            except GivenUp:
+                self.outcome = None  # the caller is cancelled, and nobody asks for the value
+            self.step(Event.END)
+            return b""
+        if kind == _PARK:
+            self._on_park(number, untrusted_body)
+            return b""
+        if kind == _FAIL:
+            self.check_number(number)
+            try:
+                self.outcome = described(self.decode(untrusted_body), self.limits)
+            except GivenUp:
+                self.outcome = None
+            self.step(Event.END)
+            return b""
+        return self._all_frames().answer(kind, number, untrusted_body)
 
-        A guest that comes here often is not interrupted: it is told the next time, and unwinds.
-        """
-        self._silent_since_cpu = self._cpu.own()
-        return self._stop is Stop.CANCELLED and not self._told
-
-    def _block(self, seconds: float | None = None) -> None:
-        """Stand still inside the turn until there is news or the run is being cancelled."""
-        with self._lock:
-            self.phase = Phase.WAITING
-            stopping = self._stop is Stop.CANCELLED and not self._told
-        began = time.monotonic()
-        try:
-            self._news.set()
-            if not stopping:
-                self.guest.instance.wait(seconds)
-        finally:
-            self._busy_s -= time.monotonic() - began
-            with self._lock:
-                self._silent_since_cpu = self._cpu.own()
-                self.phase = Phase.COMPUTING
+    def write(self, fd: int, untrusted_chunks: Sequence[memoryview]) -> None:
+        """Take what the guest writes to standard output or error."""
+        self.door_calls += 1
+        self._all_frames().output.write(fd, untrusted_chunks)
 
     def sleep(self, seconds: float | None) -> None:
         """Sleep as plain code asked; a cancellation ends it, and the instance with it."""
         began = time.monotonic()
-        self._asleep = True
+        self.step(Event.SLEEP)
         try:
-            self.guest.instance.sleep(seconds)
+            self.machine.instance.sleep(seconds)
         finally:
-            self._asleep = False
-            self._busy_s -= time.monotonic() - began
+            self.step(Event.WAKE)
+            self.busy_s -= time.monotonic() - began
+
+    def _all_frames(self) -> Frames:
+        frames = self.frames
+        if frames is None:
+            frames = self.frames = Frames(self)
+        return frames
+
+    def _on_park(self, number: int, untrusted_body: memoryview) -> None:
+        self.check_number(number)
+        delay, needs_room = split_park(untrusted_body)
+        self.timer = None if delay is None else time.monotonic() + delay
+        events = self.events
+        # A queue that was marked as stalled tells when there is room; any other has some now.
+        if needs_room and (events is None or not events.stalled):
+            self.has_room = True
+        self.step(Event.PARK)
+
+    # --- the guest's thread: what a service may ask (ServedRun) ------------------------------------------------------
+
+    def must_tell(self, event: Event) -> bool:
+        """See :class:`~isola_anyio.run.services.ServedRun`."""
+        if self.state.stop is Stop.NONE or Action.TELL not in self.step(event):
+            return False
+        self.door_calls += 1  # what the host computed for the guest meanwhile is not held against it
+        return True
 
     def yield_gil(self) -> None:
-        """Give way in the middle of long work for the guest, so that the event loop goes on.
-
-        Raises:
-            ffi.StoreInterrupted: the guest is being stopped, and nobody waits for the work any more.
-        """
-        ffi.give_way()
-        if self.guest.instance.interrupted:
+        """See :class:`~isola_anyio.run.services.ServedRun`."""
+        ffi.yield_gil()
+        state = self.state
+        if state.stop is Stop.CANCELLED and state.notice is Notice.NONE and state.interrupt is not Interrupt.FINAL:
+            raise GivenUp
+        if self.machine.store.interrupted:
             raise ffi.StoreInterrupted
 
-    def usage(self, fuel: int | None, peak_memory: int) -> Usage:
-        """What the run used."""
-        wall = time.monotonic() - self._began
-        return Usage(
-            cpu_s=self._cpu.now(),
-            wall_s=wall,
-            waiting_s=max(0.0, wall - self._busy_s),
-            fuel=fuel,
-            hostcalls=self.desk.count,
-            output_bytes=self.output_bytes,
-            peak_memory=peak_memory,
-            runs=1,
-        )
+    def block(self, seconds: float | None = None) -> None:
+        """See :class:`~isola_anyio.run.services.ServedRun`."""
+        self.step(Event.BLOCK)
+        if self.state.phase is not Phase.BLOCKED:
+            return
+        began = time.monotonic()
+        try:
+            self._news.set()
+            self.machine.instance.wait(seconds)
+        finally:
+            self.busy_s -= time.monotonic() - began
+            self.step(Event.UNBLOCK)
 
+    def check_number(self, number: int) -> None:
+        """See :class:`~isola_anyio.run.services.ServedRun`."""
+        if number != self.number:
+            raise ProtocolError(f"a frame of run {number} during run {self.number}")
 
-def _trap_error(trap: ffi.GuestTrap) -> GuestError:
-    text = str(trap)
-    if text == "stack overflow":
-        return GuestError("RecursionError", "the guest's wasm stack is used up")
-    return GuestError("Trap", text)
+    def check_payload(self, untrusted_body: memoryview) -> None:
+        """See :class:`~isola_anyio.run.services.ServedRun`."""
+        if len(untrusted_body) > self.limits.max_payload + FRAME_OVERHEAD_BYTES:
+            raise PayloadLimitError(
+                f"a value of {len(untrusted_body)} bytes is over max_payload={self.limits.max_payload}; raise it, or "
+                "send the value in pieces"
+            )
 
-
-def _internal(exc: BaseException) -> InternalError:
-    error = InternalError(f"a fault of isola_anyio itself, please report it: {type(exc).__name__}: {exc}")
-    error.__cause__ = exc
-    return error
+    def decode(self, untrusted_body: memoryview) -> Any:
+        """See :class:`~isola_anyio.run.services.ServedRun`."""
+        try:
+            return codec.decode(untrusted_body, pause=self.yield_gil)
+        except codec.CodecError as exc:
+            raise ProtocolError(f"a value that cannot be read ({exc})") from None

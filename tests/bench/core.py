@@ -17,6 +17,7 @@ from isola_anyio.codec import encode
 from isola_anyio.engine.instance import Instance
 from isola_anyio.engine.run_sync import run_sync
 from isola_anyio.engine.wakeup import Wakeup
+from isola_anyio.guests.build_conversation import BuildConversation
 from isola_anyio.guests.protocol import ToGuest, message
 from isola_anyio.limits import Limits
 from tests.bench.measure import Samples, Table, private_bytes, timed, timed_async
@@ -81,7 +82,8 @@ def _raw_fork(template: SandboxTemplate, body: bytes) -> None:
     """The calls a first answer cannot do without: store, instance, mapping, one message."""
     guest = template._fork(Limits(max_memory=template._recipe.max_memory), (), {}, None)
     try:
-        guest.instance.enter(partial(guest.port.deliver, message(ToGuest.CALL, 0, body)))
+        frame = message(ToGuest.CALL, 0, body)
+        guest.instance.enter(partial(guest.port.deliver, frame, BuildConversation(guest.instance.sleep)))
     finally:
         guest.close()
 
@@ -125,15 +127,16 @@ async def _forking(table: Table, template: SandboxTemplate) -> None:
 
 
 async def _running(table: Table, sandbox: Sandbox) -> None:
-    guest = sandbox._guest
-    assert guest is not None
+    assert sandbox._runs is not None
+    guest = sandbox._runs.machine
     warm = await timed_async(partial(sandbox.run, "add", 1, 2), 500, warm=100)
     body = encode(["add", [1, 2], {}, []], dialect=guest.driver.dialect)
     frame = message(ToGuest.CALL, 0, body)
 
     def floor() -> Samples:
-        # Between runs the door answers as it does while a template is built: the message's work, and nothing after it.
-        return timed(partial(guest.instance.enter, partial(guest.port.deliver, frame)), 500, warm=100)
+        # The door answers as it does while a template is built: the message's work, and nothing after it.
+        deliver = partial(guest.port.deliver, frame, BuildConversation(guest.instance.sleep))
+        return timed(partial(guest.instance.enter, deliver), 500, warm=100)
 
     raw = await run_sync(guest.pool, floor, stop=lambda: None)
 

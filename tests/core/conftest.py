@@ -12,7 +12,7 @@ import pytest
 
 from isola_anyio import build_template
 from isola_anyio.engine.threads import ThreadPool
-from isola_anyio.machine import Guest
+from isola_anyio.machine import GuestMachine as Guest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -227,12 +227,12 @@ async def test_return_break_and_continue_leave_the_with(template: SandboxTemplat
 async def test_a_forgotten_close_is_a_resource_warning(template: SandboxTemplate) -> None:
     sandbox = await template.instantiate()
     await sandbox.start()
-    guest = sandbox._guest
-    assert guest is not None
+    runs = sandbox._runs
+    assert runs is not None
     with pytest.warns(ResourceWarning, match="unclosed <Sandbox"):
         del sandbox
         gc.collect()
-    guest.close()
+    runs.machine.close()
 
 
 async def test_a_closed_template_makes_no_more_sandboxes_and_those_alive_go_on(template: SandboxTemplate) -> None:

@@ -25,23 +25,25 @@ import anyio
 from anyio.abc import TaskGroup
 
 from isola_anyio import codec, events
-from isola_anyio import machine as guest
 from isola_anyio.building import _prelude_error
 from isola_anyio.cache.digests import Record, read_record
 from isola_anyio.codec import buffers, cutting, decoding, pieces
 from isola_anyio.codec.frame import pack
 from isola_anyio.errors import InternalError, IsolaError
 from isola_anyio.events import EventQueue
+from isola_anyio.guests.build_conversation import BuildConversation
 from isola_anyio.guests.protocol import HEAD, ProtocolError, ToGuest, ToHost
 from isola_anyio.guests.python.driver import PythonPort
 from isola_anyio.limits import Limits
-from isola_anyio.machine import Guest, TextOutput
+from isola_anyio.machine import GuestMachine
 from isola_anyio.mounts import MountConfig, bind
-from isola_anyio.run import frames as door
-from isola_anyio.run import hostcalls
-from isola_anyio.run import streams as feeds
-from isola_anyio.run.frames import DoorKeeper
-from isola_anyio.run.turns import Phase, RunOptions, Stop
+from isola_anyio.run import frames as run_frames
+from isola_anyio.run import hostcalls, output, streams
+from isola_anyio.run.hostcalls import Hostcalls
+from isola_anyio.run.queue import RunQueue
+from isola_anyio.run.services import Message
+from isola_anyio.run.state import NEW_RUN, PATIENCE, Event, Phase
+from isola_anyio.run.turns import Turns
 from isola_anyio.runtimes.wasm import MalformedModuleError, export_names
 from isola_anyio.testing import equal_exact
 from isola_anyio.values import StreamSource
@@ -201,6 +203,9 @@ SMALL_LIMITS = {"CAPACITY_EVENTS": 3, "PENDING_BYTES": 12_000, "BATCH_BYTES": 64
 class StubStore:
     """The guest's exports: an allocator that gives one place."""
 
+    dead = False
+    interrupted = False
+
     def __init__(self, place: int) -> None:
         self._place = place
 
@@ -210,6 +215,12 @@ class StubStore:
     def memory_size(self) -> int:
         return FRAME_MEMORY_BYTES
 
+    def enter(self) -> None:
+        """Nobody stops this guest."""
+
+    def leave(self, previous: None) -> None:
+        """Nothing was entered."""
+
 
 class StubInstance:
     """What a run and a port ask of an instance, without a module in it."""
@@ -218,8 +229,6 @@ class StubInstance:
         size = FRAME_MEMORY_BYTES
         self.memory = GuestMemory(bytearray(size), size, lambda: size)
         self.store = StubStore(place)
-        self.dead = False
-        self.interrupted = False
 
     def set_handlers(self, handlers: list[Callable[..., int | None]]) -> None:
         self.handlers = handlers
@@ -227,11 +236,7 @@ class StubInstance:
     def wake(self) -> None:
         """Nobody sleeps."""
 
-    def forget_interrupt(self) -> None:
-        """There was none."""
-
-    def enter(self, work: Callable[[], None]) -> None:
-        work()
+    interrupt = clear_interrupt = expedite = wake
 
     def wait(self, seconds: float | None) -> None:
         assert seconds is None or seconds == seconds
@@ -246,55 +251,57 @@ class FrameGuest:
     def __init__(self, mode: int, source: Bytes) -> None:
         self.source = source
         self.instance = StubInstance([ROOM_AT, 0, FRAME_MEMORY_BYTES - 4, 0xFFFF_FFF0][mode >> 6])
-        self.guest = made = Guest.__new__(Guest)
+        self.machine = made = GuestMachine.__new__(GuestMachine)
         limits = Limits(max_memory=1 << 20, max_payload=2000, max_output=4000, max_hostcalls=3)
         vars(made).update(
             driver=SimpleNamespace(dialect="js" if mode & 8 else "python"),
             limits=limits,
             instance=self.instance,
-            run=None,
+            store=self.instance.store,
             abandoned=False,
             port=self,
-            _reply=None,
-            _is_set_up=True,
-            _metered=False,
+            fresh=False,
+            metered=False,
         )
-        self.output = TextOutput(made)
         calls = SimpleNamespace(functions=lambda: dict.fromkeys(SIGNATURES))
-        self.knock = PythonPort(self.instance, calls, made._answer, max_frame=limits.max_payload + (1 << 16))._door  # type: ignore[arg-type]
-        self.turns: DoorKeeper | None = None
+        self.door = PythonPort(self.instance, calls, max_frame=limits.max_payload + (1 << 16))  # type: ignore[arg-type]
+        self.build = BuildConversation(self.instance.sleep)
+        self.turns: Turns | None = None
         if mode & 1:
             return
-        streams = [
+        sources = [
             StreamSource([1, "zwei", b"3", 4.5, 1 << 70], 2),
             StreamSource(_broken_items(), 1),
             StreamSource(["y" * 50, {}, {1}], 3),
         ]
-        options = RunOptions(ToGuest.CALL, b"", streams if mode & 2 else ())
-        self.turns = DoorKeeper(made, 1, options, HANDLERS, queue=EventQueue() if mode & 4 else None)
+        message = Message(ToGuest.CALL, b"", sources if mode & 2 else ())
+        runs = RunQueue(made, HANDLERS, PATIENCE)
+        self.turns = Turns(runs, message, EventQueue() if mode & 4 else None, owner=self)
+        self.turns.begin(1)
 
-    def deliver(self, frame: bytes) -> None:
+    def deliver(self, frame: bytes, conversation: Any) -> None:
         """A turn: the guest says one thing after another."""
         source, turns = self.source, self.turns
         assert len(frame) >= HEAD.size
+        self.door._conversation = conversation
         while source:
             step = source.u8()
             if turns is not None:
-                if turns._verdict is not None and step < 240:
+                if turns.state.pending and step < 240:
                     return
                 if step < 8:
                     return
                 if step < 24:
                     with suppress(WasiError):  # CANCELED
-                        self.output.write(1 + (step & 1), [memoryview(source.chunk())])
+                        turns.write(1 + (step & 1), [memoryview(source.chunk())])
                     continue
                 if step == 24:
-                    turns._stop = Stop.CANCELLED
+                    turns.step(Event.CANCEL)
                     continue
             self.say(_frame(source), step & 7 if step >= 248 else 0)
 
     def say(self, frame: bytes, wild: int) -> None:
-        """Knock at the door as the guest's import does; ``wild`` bends the pointers."""
+        """Make a door call as the guest's import does; ``wild`` bends the pointers."""
         memory = self.instance.memory
         memory.write(FRAME_AT, frame)
         pointer, length, out = FRAME_AT, len(frame), REPLY_AT
@@ -304,7 +311,7 @@ class FrameGuest:
             length = -1
         if wild & 4:
             out = 0xFFFF_FFFD
-        status = self.knock(pointer, length, out, REPLY_AT + 4)
+        status = self.door._door(pointer, length, out, REPLY_AT + 4)
         assert status in {0, 0xFFFF_FFFE}, status
         if not status:
             at, size = memory.read_u32(REPLY_AT), memory.read_u32(REPLY_AT + 4)
@@ -331,38 +338,45 @@ async def _frames(source: Bytes) -> None:
     turns = it.turns
     if turns is None:
         with suppress(ProtocolError, Blocked):
-            it.deliver(bytes(HEAD.size))
-        if it.guest._reply is not None:
+            it.deliver(bytes(HEAD.size), it.build)
+        if it.build.failure is not None:
             with suppress(InternalError):
-                _prelude_error(it.guest._reply)
+                _prelude_error(it.build.failure)
         return
     async with anyio.create_task_group() as group:
-        for feed in turns._feeds:
-            group.start_soon(feed.produce)
-        make_frame = turns._first_frame
-        while source and turns.phase is not Phase.ENDED:
-            turns._turn(make_frame)
-            make_frame = turns._resume_frame
+        if turns.message.streams:
+            turns.frames = run_frames.Frames(turns)
+            turns.frames.open(streams.Streams)
+            turns.frames.services[0].start(group)
+        turns.step(Event.START)
+        while source and turns.state.phase is not Phase.ENDED:
+            turns.run()
             await _host_step(turns, group, source.u8())
+            turns.step(Event.LOOK)
+            if turns.state.phase is Phase.PARKED and not turns.step(Event.DUE):
+                break
         group.cancel_scope.cancel()
-    turns.desk.abandon()
-    assert turns.desk._answer_bytes >= 0
-    assert turns.desk._pending_bytes >= 0
+    for service in () if turns.frames is None else turns.frames.services:
+        service.abandon()
+        if isinstance(service, Hostcalls):
+            assert service._answer_bytes >= 0
+            assert service._pending_bytes >= 0
+    assert turns.state == NEW_RUN or turns.state.phase is not Phase.NEW
     outcome = turns.outcome
     if isinstance(outcome, InternalError):
         raise outcome
     assert isinstance(outcome, (IsolaError, Blocked)) or not isinstance(outcome, BaseException), repr(outcome)
 
 
-async def _host_step(turns: DoorKeeper, group: TaskGroup, how: int) -> None:
+async def _host_step(turns: Turns, group: TaskGroup, how: int) -> None:
     """What happens while the guest is parked."""
-    if how & 8:
-        turns.desk.start(group)
-    if how & 16 and turns.queue is not None:
-        turns.queue._events.clear()
+    if how & 8 and turns.frames is not None:
+        for service in turns.frames.services:
+            service.start(group)
+    if how & 16 and turns.events is not None:
+        turns.events._events.clear()
     if how >= 240:
-        turns._stop = turns._stop or Stop.CANCELLED
-        turns._cancel_sent = True
+        turns.step(Event.CANCEL)
     for _ in range(how & 7):
         await anyio.sleep(0)
 
@@ -385,7 +399,7 @@ def frames(data: bytes) -> None:
         except BaseExceptionGroup as group:
             failures.append(group.exceptions[0])
 
-    with constants(SMALL_LIMITS, door, events, feeds, guest, hostcalls, pieces):
+    with constants(SMALL_LIMITS, events, hostcalls, output, pieces, run_frames, streams):
         _loop().run_until_complete(scenario())
     if failures:
         raise failures[0]

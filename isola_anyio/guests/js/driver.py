@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from isola_anyio.cache import Cache
     from isola_anyio.codec import Dialect
     from isola_anyio.engine.instance import Instance
-    from isola_anyio.guests import DoorHandler, Port
+    from isola_anyio.guests import Conversation, Port
     from isola_anyio.runtimes.resolve import RuntimeBundle
     from isola_anyio.wasi.system import System
 
@@ -108,18 +108,18 @@ class JsDriver:
     adaptation = "1"
     """Part of the compiled code's key; goes up when :meth:`adapt` makes something else of the same module."""
 
-    def attach(self, instance: Instance, system: System, answer: DoorHandler, *, max_frame: int) -> JsPort:
+    def attach(self, instance: Instance, system: System, *, max_frame: int) -> JsPort:
         """Connect an instance; see :class:`~isola_anyio.guests.Driver`."""
-        return JsPort(instance, system, answer, Loader(system.files, self._stripper, instance), max_frame=max_frame)
+        return JsPort(instance, system, Loader(system.files, self._stripper, instance), max_frame=max_frame)
 
     def library(self, lib_dir: Path) -> None:  # noqa: ARG002 - the interface
         """QuickJS has no library of files."""
         return
 
-    def boot(self, port: Port, bundle: RuntimeBundle) -> None:
+    def boot(self, port: Port, bundle: RuntimeBundle, conversation: Conversation) -> None:
         """Load the SDK into a fresh engine."""
         assert isinstance(port, JsPort)
-        port.boot(self._sdk, patching.LAYOUTS.get(bundle.sha256))
+        port.boot(self._sdk, patching.LAYOUTS.get(bundle.sha256), conversation)
 
     def prepare_source(self, code: str, filename: str) -> str:  # noqa: ARG002 - the interface
         """Take it as it is: only the engine can tell whether the source needs stripping; see ``JsPort``."""

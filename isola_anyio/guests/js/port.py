@@ -24,7 +24,8 @@ from isola_anyio.guests.js.exports import Js
 from isola_anyio.guests.js.handles import Sdk
 from isola_anyio.guests.js.idna import domain_to_ascii
 from isola_anyio.guests.js.sources import Sources
-from isola_anyio.guests.protocol import HEAD, ProtocolError, Status, ToGuest, ToHost
+from isola_anyio.guests.protocol import HEAD, PARK, ProtocolError, Status, ToGuest, ToHost
+from isola_anyio.guests.silence import SILENCE
 from isola_anyio.wasi.errno import WasiError
 from isola_anyio.wasi.signatures import SIGNATURES
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from isola_anyio.engine.instance import Instance
-    from isola_anyio.guests import DoorHandler
+    from isola_anyio.guests import Conversation
     from isola_anyio.guests.js.engine_patch import Layout
     from isola_anyio.guests.js.loader import Loader
     from isola_anyio.wasi.system import System
@@ -76,16 +77,14 @@ _STUCK: Final = codec.encode(
 class JsPort:
     """The message port of one JavaScript instance."""
 
-    def __init__(
-        self, instance: Instance, system: System, answer: DoorHandler, loader: Loader, *, max_frame: int
-    ) -> None:
+    def __init__(self, instance: Instance, system: System, loader: Loader, *, max_frame: int) -> None:
         self._js = Js(instance)
         self._sdk = Sdk(self._js)
         self._sources = Sources(self._js, self._sdk, loader)
         self._memory = instance.memory
         self._instance = instance
         self._system = system
-        self._answer = answer
+        self._conversation: Conversation = SILENCE
         self._max_frame = max_frame
         self._ended = False
         self._in_door = False
@@ -94,8 +93,9 @@ class JsPort:
         imports = (self._door, self._interrupt, self._sources.normalize, self._sources.module)
         instance.set_handlers([*(calls[name] for name in SIGNATURES), *imports])
 
-    def boot(self, modules: Mapping[str, str], layout: Layout | None) -> None:
+    def boot(self, modules: Mapping[str, str], layout: Layout | None, conversation: Conversation) -> None:
         """Load the SDK into a fresh engine; see ``boot.py``."""
+        self._conversation = conversation
         self._sources.own = modules
         try:
             boot(self._js, self._sdk, self._instance, layout)
@@ -109,8 +109,15 @@ class JsPort:
 
     # --- turns -----------------------------------------------------------------------------------------------------
 
-    def deliver(self, frame: bytes) -> None:
+    def deliver(self, frame: bytes, conversation: Conversation) -> None:
         """Run one turn with a message; see :class:`~isola_anyio.guests.Port`."""
+        previous, self._conversation = self._conversation, conversation
+        try:
+            self._take_turn(frame)
+        finally:
+            self._conversation = previous  # silence, which keeps nothing of the run alive; or the rehearsing build's
+
+    def _take_turn(self, frame: bytes) -> None:
         self._sdk.recall()
         kind, number = HEAD.unpack_from(frame)
         body = frame[HEAD.size :]
@@ -140,7 +147,7 @@ class JsPort:
         assert self._parked is not None
         if self._parked < 0:
             self._parked = None
-            self._answer(HEAD.pack(ToHost.FAIL, number) + _STUCK)
+            self._conversation.answer(ToHost.FAIL, number, memoryview(_STUCK))
             return
         self._instance.sleep(self._parked)
         self._ended = False
@@ -201,20 +208,15 @@ class JsPort:
             self._js.drain()
             failures += not self._sdk.call("pump")
             if not self._ended and failures > 1:
-                self._answer(HEAD.pack(ToHost.FAIL, number) + _NO_MEMORY)
+                self._conversation.answer(ToHost.FAIL, number, memoryview(_NO_MEMORY))
                 return
             if self._ended:
                 return
 
     def _freeze(self, number: int) -> None:
         """Rehearse, forget and collect, right before the image is taken."""
-        answer = self._answer
-        try:
-            self._answer = rehearsal.answer
-            for frame in rehearsal.frames():
-                self.deliver(frame)
-        finally:
-            self._answer = answer
+        for frame in rehearsal.frames():
+            self.deliver(frame, rehearsal.REHEARSAL)
         self._sources.forget()
         self._send(ToGuest.FREEZE, number, b"")
         self._js.drain()
@@ -266,10 +268,10 @@ class JsPort:
             self._ended = True
             return self._park(number, body)
         try:
-            frame = HEAD.pack(kind, number) + _body(kind, body, extra)
+            untrusted_body = memoryview(_body(kind, body, extra))
         except (ValueError, OverflowError, RecursionError) as exc:
             raise ProtocolError(f"a door call of kind {kind:#x} that makes no sense: {clip(str(exc))}") from None
-        reply = self._answer(frame)
+        reply = self._conversation.answer(kind, number, untrusted_body)
         try:
             return self._reply(kind, reply)
         except MemoryError as exc:
@@ -295,7 +297,7 @@ class JsPort:
         except ValueError:
             raise ProtocolError("a turn that ends with no time") from None
         self._parked = seconds
-        self._answer(HEAD.pack(ToHost.PARK, number) + struct.pack("<dB", seconds, flags == b"1"))
+        self._conversation.answer(ToHost.PARK, number, memoryview(PARK.pack(seconds, flags == b"1")))
         return self._js.new_undefined()
 
     def _random(self, body: bytes) -> bytes:

@@ -5,15 +5,17 @@ What the engine allocates on a first call (shapes, atoms, room in its tables) is
 
 from __future__ import annotations
 
-__all__ = ["answer", "frames"]
+__all__ = ["REHEARSAL", "frames"]
 
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio import codec
-from isola_anyio.guests.protocol import HEAD, Status, ToGuest, ToHost, completion, message
+from isola_anyio.guests.protocol import Status, ToGuest, ToHost, completion, message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from isola_anyio.guests import Conversation
 
 _ROUNDS: Final = 3
 _SCRIPT: Final = """
@@ -27,12 +29,23 @@ globalThis.__r_throw = () => { throw new TypeError("rehearsal"); };
 _CLEAN: Final = "for (const n of ['plain','async','call','later','stream','throw']) delete globalThis['__r_' + n];"
 
 
-def answer(untrusted_frame: bytes) -> bytes:
-    """Answer the door as a host would."""
-    kind, _ = HEAD.unpack_from(untrusted_frame)
-    if kind == ToHost.HOSTCALL:
-        return b"" if b"__rehearse_later" in untrusted_frame else b'\0{"ok":true}'
-    return b"\1" if kind in (ToHost.EMIT, ToHost.LOG) else b""
+class _Rehearsal:
+    """Answers the door as a host would; what the rehearsal writes is dropped."""
+
+    def answer(self, kind: int, number: int, untrusted_body: memoryview) -> bytes:  # noqa: ARG002 - the interface
+        """Answer a door call."""
+        if kind == ToHost.HOSTCALL:
+            return b"" if b"__rehearse_later" in bytes(untrusted_body) else b'\0{"ok":true}'
+        return b"\1" if kind in (ToHost.EMIT, ToHost.LOG) else b""
+
+    def write(self, fd: int, untrusted_chunks: Sequence[memoryview]) -> None:
+        """Drop output."""
+
+    def sleep(self, seconds: float | None) -> None:
+        """Nobody waits in a rehearsal."""
+
+
+REHEARSAL: Final[Conversation] = _Rehearsal()
 
 
 def frames() -> Iterator[bytes]:

@@ -13,7 +13,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio.errors import InternalError
-from isola_anyio.guests.protocol import ProtocolError
+from isola_anyio.guests.protocol import HEAD, ProtocolError
+from isola_anyio.guests.silence import SILENCE
 from isola_anyio.wasi.errno import WasiError
 from isola_anyio.wasi.signatures import SIGNATURES
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from isola_anyio.cache import Cache
     from isola_anyio.codec import Dialect
     from isola_anyio.engine.instance import Instance
-    from isola_anyio.guests import DoorHandler, Port
+    from isola_anyio.guests import Conversation, Port
     from isola_anyio.runtimes.resolve import RuntimeBundle
     from isola_anyio.wasi.system import System
 
@@ -43,9 +44,10 @@ _MODULES: Final = (
     "_main",
 )
 """The guest package, in an order that imports what others need first."""
-_LIBRARY: Final = "/usr/local/lib"
 _MESSAGE: Final = b"\0"
 """What tells a message from source text, which cannot begin so."""
+_SMALL_FRAME_BYTES: Final = 1 << 16
+"""A longer message is not copied once more to be put behind its first byte."""
 _DOOR_REPLIED: Final = 0
 _DOOR_FAULT: Final = 0xFFFFFFFE  # -2: the guest raises OSError
 
@@ -107,18 +109,18 @@ class PythonDriver:
         """CPython is compiled as it is."""
         return module
 
-    def attach(self, instance: Instance, system: System, answer: DoorHandler, *, max_frame: int) -> PythonPort:
+    def attach(self, instance: Instance, system: System, *, max_frame: int) -> PythonPort:
         """Connect an instance; see :class:`~isola_anyio.guests.Driver`."""
-        return PythonPort(instance, system, answer, max_frame=max_frame)
+        return PythonPort(instance, system, max_frame=max_frame)
 
     def library(self, lib_dir: Path) -> Path:
         """Name the standard library's archive."""
         return lib_dir / "python-stdlib.zip"
 
-    def boot(self, port: Port, bundle: RuntimeBundle) -> None:
+    def boot(self, port: Port, bundle: RuntimeBundle, conversation: Conversation) -> None:
         """Start CPython and put the ``sandbox`` package into it."""
         assert isinstance(port, PythonPort)
-        status = port.turn((_BOOT % (list(self._package.items()),)).encode())
+        status = port.boot((_BOOT % (list(self._package.items()),)).encode(), conversation)
         if status:
             raise InternalError(f"the Python guest's own package did not load (status {status}, {bundle.path})")
 
@@ -128,11 +130,11 @@ class PythonDriver:
 
 
 class PythonPort:
-    """The message port of one Python instance."""
+    """The message port of one Python instance. Its fields are the guest thread's, which has the turn."""
 
-    def __init__(self, instance: Instance, system: System, answer: DoorHandler, *, max_frame: int) -> None:
+    def __init__(self, instance: Instance, system: System, *, max_frame: int) -> None:
         self._memory = instance.memory
-        self._answer = answer
+        self._conversation: Conversation = SILENCE
         self._max_frame = max_frame
         calls = system.functions()
         instance.set_handlers([*(calls[name] for name in SIGNATURES), self._door])
@@ -140,33 +142,48 @@ class PythonPort:
         self._replying = False
         self._turn = instance.store.export("turn", "ii>i")
 
-    def deliver(self, frame: bytes) -> None:
+    def deliver(self, frame: bytes, conversation: Conversation) -> None:
         """Run one turn with a message; see :class:`~isola_anyio.guests.Port`."""
-        status = self.turn(frame, prefix=_MESSAGE)
-        if status:
-            raise ProtocolError(f"the guest's message port ended a turn with status {status}")
-
-    def turn(self, source: bytes, *, prefix: bytes = b"") -> int:
-        """Run one turn with these bytes and return its status, 0 for fine."""
-        length = len(prefix) + len(source)
+        self._conversation = conversation
+        length = 1 + len(frame)
         pointer = self._alloc(length)
         if pointer == 0:
             raise MemoryError(f"the guest has no room for a message of {length} bytes")
         try:
-            self._memory.write(pointer, prefix)
-            self._memory.write(pointer + len(prefix), source)
+            if length < _SMALL_FRAME_BYTES:
+                self._memory.write(pointer, _MESSAGE + frame)
+            else:
+                self._memory.write(pointer, _MESSAGE)
+                self._memory.write(pointer + 1, frame)
         except WasiError:
             raise ProtocolError("the guest's allocator gives memory that the guest does not have") from None
-        return self._turn(pointer, length)
+        status = self._turn(pointer, length)
+        self._conversation = SILENCE  # which keeps nothing of the run alive
+        if status:
+            raise ProtocolError(f"the guest's message port ended a turn with status {status}")
+
+    def boot(self, source: bytes, conversation: Conversation) -> int:
+        """Run one turn with source text, which the reactor compiles, and return its status, 0 for fine."""
+        self._conversation = conversation
+        pointer = self._alloc(len(source))
+        if pointer == 0:
+            raise MemoryError(f"the guest has no room for {len(source)} bytes of source")
+        self._memory.write(pointer, source)
+        return self._turn(pointer, len(source))
 
     def _door(self, pointer: int, length: int, reply_pointer: int, reply_length: int) -> int:
+        """Answer a door call: the host function of the guest's ``_host.call``."""
         memory = self._memory
         if length > self._max_frame:
             return _DOOR_FAULT
         if self._replying:  # host and guest would call one another until the stack ends
             raise ProtocolError("the guest's allocator called the host")
         try:
-            reply = self._answer(memory.read(pointer, length))
+            untrusted_frame = memory.read(pointer, length)
+            if length < HEAD.size:
+                raise ProtocolError(f"a frame of {length} bytes")
+            kind, number = HEAD.unpack_from(untrusted_frame)
+            reply = self._conversation.answer(kind, number, memoryview(untrusted_frame)[HEAD.size :])
             size = len(reply)
             target = 0
             if size:

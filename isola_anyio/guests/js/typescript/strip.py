@@ -257,7 +257,7 @@ class Stripper:
 
 def _breathe(instance: Instance) -> None:
     """Do what a guest does at an epoch, in the middle of work of the host's own for it: take turns, or stop."""
-    ffi.give_way()
+    ffi.yield_gil()
     if instance.store.on_epoch is not None:
         instance.store.on_epoch()
     if instance.interrupted:

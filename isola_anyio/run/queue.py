@@ -1,0 +1,154 @@
+"""The queue of one sandbox's runs, one at a time, first come first served, and what all of them share.
+
+Everything here belongs to the event loop that the sandbox was started in.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Queued", "RunQueue", "Totals"]
+
+import itertools
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+
+from isola_anyio.engine.cpu import CpuMeter
+from isola_anyio.engine.wakeup import Wakeup
+from isola_anyio.errors import SandboxBrokenError, SandboxClosedError
+from isola_anyio.limits import Usage
+
+if TYPE_CHECKING:
+    from isola_anyio.machine import GuestMachine
+    from isola_anyio.run.hostcalls import Handlers
+    from isola_anyio.run.state import Patience
+
+
+class Queued(Protocol):
+    """A run in the queue.
+
+    Attributes:
+        turn: set when the run is first in the queue; ``None`` for a run that does not wait for that.
+    """
+
+    turn: anyio.Event | None
+
+    def close(self) -> None:
+        """Stop the run because the sandbox is being closed."""
+        ...
+
+    async def join(self) -> None:
+        """Wait until nothing of the run is left in the queue."""
+        ...
+
+
+@dataclass(slots=True)
+class Totals:
+    """What runs used, added up; as :class:`~isola_anyio.limits.Usage` has it."""
+
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    waiting_s: float = 0.0
+    fuel: int | None = None
+    hostcalls: int = 0
+    output_bytes: int = 0
+    peak_memory: int = 0
+    runs: int = 0
+
+    def usage(self, total: Usage | None = None) -> Usage:
+        """Return it as what users see."""
+        return Usage(
+            cpu_s=self.cpu_s,
+            wall_s=self.wall_s,
+            waiting_s=self.waiting_s,
+            fuel=self.fuel,
+            hostcalls=self.hostcalls,
+            output_bytes=self.output_bytes,
+            peak_memory=self.peak_memory,
+            runs=self.runs,
+            total=total,
+        )
+
+
+class RunQueue:
+    """The runs of one started sandbox.
+
+    Attributes:
+        machine: the guest.
+        handlers: the program's hostcall handlers by name.
+        patience: how long a cancelled guest may take.
+        line: the runs, in the order they came; the first has its turn. Runs join and leave by themselves.
+        numbers: of the runs, which their frames carry: from 1, and never the same twice.
+        news: wakes the task of the run that has its turn. One for all: a wake-up meant for a run that has just ended
+            makes the next one look once for nothing.
+        cpu: the guest's CPU over all runs.
+        cancelled_class: what the running backend raises in a cancelled task.
+        last: what the last run used.
+        total: ... and all of them.
+        closed: the sandbox is being closed; no run begins any more.
+    """
+
+    def __init__(self, machine: GuestMachine, handlers: Handlers, patience: Patience) -> None:
+        self.machine = machine
+        self.handlers = handlers
+        self.patience = patience
+        self.line: deque[Queued] = deque()
+        self.numbers = itertools.count(1)
+        self.news = Wakeup()
+        self.cpu = CpuMeter()
+        self.cancelled_class = anyio.get_cancelled_exc_class()
+        self.last = Totals()
+        self.total = Totals()
+        self.closed = False
+
+    async def wait_for_turn(self, run: Queued) -> None:
+        """Wait until ``run``, which is in the line behind others, is first.
+
+        Raises:
+            SandboxClosedError: the sandbox was closed before that.
+            SandboxBrokenError: a run before it broke the sandbox.
+        """
+        run.turn = anyio.Event()
+        if not self.closed:
+            await run.turn.wait()
+        if self.closed:
+            raise SandboxClosedError("the sandbox was closed before this had its turn")
+        self.check_whole()  # the run before may have broken it
+
+    def check_whole(self) -> None:
+        """Refuse a guest that cannot be entered any more.
+
+        Raises:
+            SandboxBrokenError: it is one.
+        """
+        if self.machine.broken:
+            raise SandboxBrokenError(
+                "the sandbox was stopped in the middle of a computation, or its guest died; create a new one"
+            )
+
+    def leave(self, run: Queued) -> None:
+        """Take ``run`` out of the line; the next one has its turn."""
+        line = self.line
+        if line[0] is run:
+            line.popleft()
+            if line and line[0].turn is not None:
+                line[0].turn.set()
+        else:
+            line.remove(run)
+
+    def close(self) -> None:
+        """Stop every run; those that wait for their turn never have it."""
+        self.closed = True
+        for run in tuple(self.line):
+            run.close()
+
+    async def join(self) -> None:
+        """Wait until a run that is in the line now has left it."""
+        for run in tuple(self.line):
+            await run.join()
+
+    @property
+    def usage(self) -> Usage:
+        """What the last run used, and all of them."""
+        return self.last.usage(self.total.usage())

@@ -1,0 +1,86 @@
+"""Streaming: a run whose events somebody reads, driven by a task of its own."""
+
+from __future__ import annotations
+
+__all__ = ["Streaming"]
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from isola_anyio.concurrency import is_cancellation, start_ungrouped
+from isola_anyio.engine.wakeup import loop_caller
+from isola_anyio.errors import GuestError, SandboxClosedError
+from isola_anyio.events import EndEvent, ErrorEvent, EventQueue
+from isola_anyio.run.task import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anyio.abc import TaskGroup
+
+    from isola_anyio.run.queue import RunQueue
+    from isola_anyio.run.services import Message
+
+
+class Streaming:
+    """The run behind an event stream; implements ``events.StreamedRun``.
+
+    Attributes:
+        queue: where the run's events go.
+        run: the run.
+    """
+
+    def __init__(self, runs: RunQueue, message: Message, refuse_own_handlers: Callable[[Run], None]) -> None:
+        self.queue = EventQueue()
+        self.run = Run(runs, message, self.queue)
+        self._refuse_own_handlers = refuse_own_handlers
+        self._scope = anyio.CancelScope()
+        self._call_soon = loop_caller()
+        self._is_alone = False
+
+    def begin(self, group: TaskGroup | None) -> None:
+        """Start the run's task, in ``group`` or by itself; its turn in the queue is the next from now."""
+        self.run.enter_line()
+        self._is_alone = group is None
+        if group is None:
+            start_ungrouped(self._work, name="isola event stream")
+        else:
+            group.start_soon(self._work, name="isola event stream")
+
+    async def _work(self) -> None:
+        error: BaseException | None = SandboxClosedError("the run was cancelled before it ended")
+        try:
+            with self._scope:
+                try:
+                    value = await self.run.complete()
+                    self.queue.put(EndEvent(data=value), 0)
+                    error = None
+                except GuestError as exc:
+                    self.queue.put(ErrorEvent(data=f"{exc.type}: {exc.message}", exception=exc), 0)
+                    error = None
+                except BaseException as exc:
+                    # An Exception is raised to the stream's reader; any other BaseException in the sandbox's task
+                    # group, if there is one.
+                    if is_cancellation(exc) or not (isinstance(exc, Exception) or self._is_alone):
+                        raise
+                    error = exc
+        finally:
+            self.queue.end(error)
+
+    def cancel(self) -> None:
+        """Cancel the run."""
+        self._scope.cancel()
+
+    def abandon(self, *, cancel: bool) -> None:
+        """Nobody has the stream any more; a collector may call this on any thread."""
+        self._call_soon(self._scope.cancel if cancel else self.queue.discard)
+
+    def refuse_own_handlers(self) -> None:
+        """Refuse to wait for the run when called by what the run waits for."""
+        self._refuse_own_handlers(self.run)
+
+    async def join(self) -> None:
+        """Wait until nothing of the run is left."""
+        with anyio.CancelScope(shield=True):
+            await self.run.join()
