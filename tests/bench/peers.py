@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import statistics
 import time
+from abc import ABC, abstractmethod
 from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from importlib.metadata import version
@@ -29,6 +30,7 @@ from tests.bench.measure import Samples, Table, human, timed, timed_async
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Self
 
 SCRIPT = "function add(a, b) { return a + b }\nfunction spin() { for (;;); }"
 ADD: Final = "def add(a, b):\n    return a + b\n"
@@ -47,9 +49,9 @@ NEW, WARM, HOSTCALL, STOP = ROWS = (
 
 
 async def run() -> None:
-    """Print one table for each kind of guest."""
-    await _javascript()
+    """Print one table for each kind of guest; Python first, see there."""
     await _python()
+    await _javascript()
 
 
 async def _javascript() -> None:
@@ -95,6 +97,11 @@ async def _javascript() -> None:
 
 # --- Python ----------------------------------------------------------------------------------------------------
 
+
+def _echo(value: Any) -> Any:
+    return value
+
+
 async def _python() -> None:
     async with AsyncExitStack() as stack:
         columns: dict[str, _Ours | _Peer] = {}
@@ -125,13 +132,11 @@ async def _print_beside(columns: Mapping[str, _Ours | _Peer]) -> None:
 class _Ours:
     """This library's column."""
 
-    async def __aenter__(self) -> _Ours:
+    async def __aenter__(self) -> Self:
         self._stack = await AsyncExitStack().__aenter__()
         context = await self._stack.enter_async_context(SandboxContext())
         self._template = await context.build_template("python")
-        self._warm = await self._stack.enter_async_context(
-            self._template.create(hostcalls={"answer": lambda payload: payload})
-        )
+        self._warm = await self._stack.enter_async_context(self._template.create(hostcalls={"answer": _echo}))
         await self._warm.load_script(
             "from sandbox.asyncio import hostcall\n"
             f"{ADD}async def ask(n):\n    for _ in range(n):\n        await hostcall('answer', 1)\n"
@@ -166,11 +171,27 @@ class _Ours:
             assert await sandbox.run("add", 1, 2) == 3
 
 
-class _Peer:
+class _Peer(ABC):
     """A peer's column: everything it does blocks."""
 
     def __init__(self, peer: Any) -> None:
         self.peer = peer
+
+    @abstractmethod
+    def use_new(self) -> None:
+        """Make a sandbox, load ``ADD``, call it, close the sandbox."""
+
+    @abstractmethod
+    def call(self) -> None:
+        """Call ``add`` in a sandbox that is there."""
+
+    @abstractmethod
+    def ask(self) -> None:
+        """Have the guest call the host ``CALLS`` times."""
+
+    @abstractmethod
+    def spin(self) -> None:
+        """Run ``SPIN`` until it is stopped."""
 
     async def measure(self, row: str) -> Samples:
         if row == NEW:
@@ -185,8 +206,8 @@ class _Peer:
 class _Eryx(_Peer):
     """A sandbox for each piece of work, and a session for what lasts."""
 
-    def __enter__(self) -> _Eryx:
-        answer = {"name": "answer", "fn": lambda value: value, "description": ""}
+    def __enter__(self) -> Self:
+        answer = {"name": "answer", "fn": _echo, "description": ""}
         self._session = self.peer.Session(callbacks=[answer])
         self._session.execute(f"{ADD}async def ask(n):\n    for _ in range(n):\n        await answer(value=1)\n")
         return self
@@ -212,7 +233,7 @@ class _Eryx(_Peer):
 class _Monty(_Peer):
     """A pool of worker processes, and a session for each piece of work."""
 
-    def __enter__(self) -> _Monty:
+    def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._pool = stack.enter_context(self.peer.Monty())
             self._session = stack.enter_context(self._pool.checkout(limits={"max_suspensions": 1 << 30}))
@@ -231,9 +252,9 @@ class _Monty(_Peer):
         assert self._session.feed_run("add(1, 2)") == 3
 
     def ask(self) -> None:
-        self._session.feed_run(f"ask({CALLS})", external_lookup={"answer": lambda value: value})
+        self._session.feed_run(f"ask({CALLS})", external_lookup={"answer": _echo})
 
     def spin(self) -> None:
-        with self._pool.checkout(limits={"max_feed_duration_secs": STOP_AFTER_S}) as session:
-            with suppress(self.peer.MontyRuntimeError):
-                session.feed_run(SPIN)
+        limits = {"max_feed_duration_secs": STOP_AFTER_S}
+        with self._pool.checkout(limits=limits) as session, suppress(self.peer.MontyRuntimeError):
+            session.feed_run(SPIN)
