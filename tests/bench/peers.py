@@ -83,7 +83,7 @@ async def _javascript() -> None:
             warm = await timed_async(partial(sandbox.run, "add", 1, 2), 300, warm=50)
             table.row("warm call", warm, timed(lambda: peer.eval("add(1, 2)"), 300), "quickjs-rs")
             hundred = await timed_async(partial(sandbox.run, "ask", 100), 20)
-            peer.register("answer", lambda value: value)
+            peer.register("answer", _echo)
             loop = "for (let i = 0; i < 100; i++) answer(i)"
             floor = timed(lambda: peer.eval(loop), 20)
             table.row(
