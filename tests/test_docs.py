@@ -26,7 +26,9 @@ ROOT: Final = Path(__file__).parents[1]
 DOCS: Final = ROOT / "docs"
 PAGES: Final = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 FENCE: Final = re.compile(
-    r"^(?P<mark><!-- not run: [^\n]+ -->\n)?```python(?P<info>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^(?P<mark><!-- not run: [^\n]+ -->\n)?```python(?P<info>[^\n]*)\n(?P<code>.*?)^```$"
+    r"(?:\n+```text title=\"output\"\n(?P<output>.*?)^```$)?",
+    re.MULTILINE | re.DOTALL,
 )
 NAVIGATION: Final = set(
     re.findall(r"([\w/-]+\.md)", (ROOT / "mkdocs.yml").read_text("utf-8").partition("nav:")[2].partition("\n\n")[0])
@@ -43,6 +45,8 @@ class Block:
     code: str
     guest: bool
     skipped: bool
+    output: str | None
+    """What the page says that it prints; ``None`` where the page does not say."""
 
     @property
     def awaits(self) -> bool:
@@ -52,10 +56,14 @@ class Block:
 
     @property
     def backends(self) -> set[str]:
-        """The backends it can run on: what it imports for itself decides."""
-        imported = {
-            name for name in ("asyncio", "trio") if re.search(rf"^(import|from) {name}\b", self.code, re.MULTILINE)
-        }
+        """The backends it can run on: what it imports for itself decides, and not what its guests import."""
+        names: set[str] = set()
+        for node in ast.walk(ast.parse(self.code)):
+            if isinstance(node, ast.Import):
+                names.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                names.add(node.module)
+        imported = names & {"asyncio", "trio"}
         return imported if len(imported) == 1 else {"asyncio", "trio"}
 
     def compile(self) -> types.CodeType:
@@ -75,6 +83,7 @@ def blocks_of(page: Path) -> list[Block]:
             found["code"],
             'title="guest"' in found["info"],
             found["mark"] is not None,
+            found["output"],
         )
         for found in FENCE.finditer(text)
     ]
@@ -100,7 +109,13 @@ WITH_CODE: Final = [page for page in PAGES if blocks_of(page)]
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_python_block_runs(page: Path, backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_python_block_runs(
+    page: Path,
+    backend: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     run = anyio.run
     namespace: dict[str, Any] = {"__name__": "__docs__"}
 
@@ -119,6 +134,9 @@ def test_every_python_block_runs(page: Path, backend: str, monkeypatch: pytest.M
             run(partial(run_together, blocks), backend=backend)
         else:
             exec(blocks[0].compile(), namespace)
+        printed = capsys.readouterr().out
+        if any(block.output is not None for block in blocks):
+            assert printed == "".join(block.output or "" for block in blocks)
 
 
 GUEST_CODE: Final = [block for page in PAGES for block in blocks_of(page) if block.guest and not block.skipped]
