@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, Protocol, TypeAlias
 import anyio
 from anyio.abc import ObjectReceiveStream
 
-from isola_anyio.engine.wakeup import Wakeup
+from isola_anyio.engine.threads import Wakeup
 from isola_anyio.errors import GuestError, SandboxBusyError, StreamClosedError
 
 if TYPE_CHECKING:

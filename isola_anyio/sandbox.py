@@ -20,7 +20,7 @@ from isola_anyio.concurrency import (
     single_exception,
 )
 from isola_anyio.engine.run_sync import run_sync
-from isola_anyio.engine.wakeup import current_loop
+from isola_anyio.engine.threads import current_loop, loop_finder
 from isola_anyio.errors import (
     InvalidArgumentError,
     SandboxBusyError,
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
 _MAX_CODE_BYTES: Final = 64 << 20
 """How long a script may be; ``max_payload`` is about values."""
+_PLAIN_TYPES: Final = frozenset({bool, bytes, dict, float, int, list, str, tuple, type(None)})
+"""Arguments of these types are values and nothing else: no ``Arg``, no stream."""
 _LARGE_GUEST_BYTES: Final = 96 << 20
 """A guest with more memory than this is freed on a thread: giving it back to the kernel takes milliseconds."""
 
@@ -110,6 +112,7 @@ class Sandbox(AsyncResource):
         self._group: TaskGroup | None = None
         self._closed = anyio.Event()
         self._home: object = None  # the event loop it was started in
+        self._find_loop: Callable[[], object] = current_loop
 
     def __repr__(self) -> str:
         return f"<Sandbox {self._state.value}{', broken' if self.broken else ''} at {id(self):#x}>"
@@ -132,6 +135,7 @@ class Sandbox(AsyncResource):
         if self._state is _State.NEW:
             self._runs = RunQueue(self._fork(), self._handlers, self._patience)
             self._home = current_loop()
+            self._find_loop = loop_finder()
             self._state = _State.STARTED
 
     async def aclose(self) -> None:
@@ -267,20 +271,25 @@ class Sandbox(AsyncResource):
         if not isinstance(name, str) or not name:
             raise InvalidArgumentError(f"run takes the name of a guest function, not {clip(name)}")
         machine = self._usable().machine
-        dialect, max_bytes = machine.driver.dialect, machine.limits.max_payload
-        bound = bind_arguments(args, kwargs)
-        streams = [(where, number) for number, (where, _) in enumerate(bound.streams)]
-        value = [name, bound.positional, bound.named, streams]
+        if _PLAIN_TYPES.issuperset(map(type, args)) and (
+            not kwargs or _PLAIN_TYPES.issuperset(map(type, kwargs.values()))
+        ):
+            bound = None
+            value = [name, list(args), kwargs, []]
+        else:
+            bound = bind_arguments(args, kwargs)
+            places = [(where, number) for number, (where, _) in enumerate(bound.streams)]
+            value = [name, bound.positional, bound.named, places]
         try:
-            body = codec.encode(value, dialect=dialect, wrap=2)
+            body = codec.encode(value, dialect=machine.driver.dialect, wrap=2)
         except codec.EncodeError as exc:
-            raise _argument_error(bound, machine) or InvalidArgumentError(
-                f"the arguments cannot cross: {exc}"
-            ) from None
-        # The limit is each argument's; together they may be more.
-        if len(body) > max_bytes and (error := _argument_error(bound, machine)) is not None:
-            raise error
-        return Message(ToGuest.CALL, body, tuple(source for _, source in bound.streams))
+            error = _argument_error(bound or bind_arguments(args, kwargs), machine)
+            raise error or InvalidArgumentError(f"the arguments cannot cross: {exc}") from None
+        if len(body) > machine.limits.max_payload:  # the limit is each argument's; together they may be more
+            error = _argument_error(bound or bind_arguments(args, kwargs), machine)
+            if error is not None:
+                raise error
+        return Message(ToGuest.CALL, body, () if bound is None else tuple(source for _, source in bound.streams))
 
     def _script_message(self, code: str, filename: str) -> Message:
         for what, value in (("code", code), ("filename", filename)):
@@ -295,11 +304,18 @@ class Sandbox(AsyncResource):
 
     def _usable(self) -> RunQueue:
         """Return the queue of runs if a run may be asked for, here and now."""
-        runs = self._alive()
+        runs = self._runs
+        if runs is None or self._state is not _State.STARTED or runs.machine.abandoned or runs.machine.store.dead:
+            runs = self._alive()
         # A plain handler is on a thread of its own, where no loop runs; that its own run waits for it is what matters.
         if runs.line:
             self._refuse_own_handlers()
-        self._refuse_other_loops()
+        try:
+            here = self._find_loop()
+        except RuntimeError:
+            here = None
+        if here is not self._home:
+            self._refuse_other_loops()
         return runs
 
     def _alive(self) -> RunQueue:

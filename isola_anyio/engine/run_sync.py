@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 import anyio
 
 from isola_anyio.concurrency import outlast
-from isola_anyio.engine.wakeup import Wakeup
+from isola_anyio.engine.threads import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
