@@ -140,6 +140,9 @@ class Guest:
         self.memory.write(where, data)
         return where, len(data)
 
+    def read_u64(self, where: int) -> int:
+        return int.from_bytes(self.memory.read(where, 8), "little")
+
     def iovecs(self, lengths: Sequence[int]) -> tuple[int, int]:
         at = BUFFER
         table = b""
@@ -204,11 +207,11 @@ class Guest:
 
     def seek(self, fd: int, delta: int, whence: int = 0) -> int:
         self.call("fd_seek", fd, delta, whence, OUT)
-        return self.memory.read_u64(OUT)
+        return self.read_u64(OUT)
 
     def tell(self, fd: int) -> int:
         self.call("fd_tell", fd, OUT)
-        return self.memory.read_u64(OUT)
+        return self.read_u64(OUT)
 
     def fdstat(self, fd: int) -> FdStat:
         self.call("fd_fdstat_get", fd, OUT)

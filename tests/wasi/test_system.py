@@ -10,8 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from isola_anyio.wasi.abi import FileType, Rights
-from isola_anyio.wasi.errno import Errno, WasiError, errno_of
-from isola_anyio.wasi.linear_memory import GuestMemory
+from isola_anyio.wasi.errno import Errno, errno_of
 from isola_anyio.wasi.signatures import SIGNATURES
 from isola_anyio.wasi.system import GuestExit, System
 from isola_anyio.wasi.volumes.budgets import FileLimits
@@ -75,9 +74,9 @@ def test_no_arguments_and_no_environment_are_empty(guest: Guest) -> None:
 def test_clocks_tell_the_hosts_times(guest: Guest) -> None:
     for clock_id, now in ((0, guest.clock.realtime_ns()), (1, guest.clock.monotonic_ns()), (2, guest.clock.now)):
         guest.call("clock_time_get", clock_id, 0, OUT)
-        assert guest.memory.read_u64(OUT) == now
+        assert guest.read_u64(OUT) == now
         guest.call("clock_res_get", clock_id, OUT)
-        assert guest.memory.read_u64(OUT) == 1
+        assert guest.read_u64(OUT) == 1
     for name, args in (("clock_time_get", (4, 0, OUT)), ("clock_res_get", (-1, OUT))):
         refused(Errno.INVAL, guest.call, name, *args)
     refused(Errno.FAULT, guest.call, "clock_time_get", 1, 0, MEMORY_BYTES - 7)
@@ -330,47 +329,6 @@ def test_host_errors_are_translated_by_name() -> None:
     assert errno_of(OSError(errno.E2BIG, "")) is Errno.TOOBIG
     assert errno_of(OSError("no number")) is Errno.IO
     assert errno_of(OSError(99_999, "")) is Errno.IO
-
-
-# Memory
-
-
-def test_memory_is_checked_to_its_current_end() -> None:
-    size = 100
-    buffer = bytearray(1000)
-    memory = GuestMemory(buffer, 50, lambda: size)
-    memory.write_u32(96, 0xDEADBEEF)
-    assert memory.length == 100, "the size is asked for before an access is refused"
-    assert memory.read_u32(96) == 0xDEADBEEF
-    for ptr in (97, 100, 0xFFFF_FFFF, -1, -4):
-        for access in (memory.read_u32, memory.read_u64, lambda ptr: memory.write_u32(ptr, 1)):
-            with pytest.raises(WasiError) as caught:
-                access(ptr)
-            assert caught.value.errno is Errno.FAULT
-    assert len(memory.slice(100, 0)) == 0
-    with pytest.raises(WasiError):
-        memory.slice(101, 0)
-    with pytest.raises(WasiError):
-        memory.slice(1, -1)
-    size = 1000
-    assert len(memory.slice(0, 1000)) == 1000
-    memory.write_u8(0, 0x1FF)
-    memory.write_u16(2, 0x1_FFFF)
-    memory.write_u64(8, -1)
-    assert memory.read(0, 16) == b"\xff\0\xff\xff" + bytes(4) + b"\xff" * 8
-    assert memory.read_u16(2) == 0xFFFF
-
-
-def test_scatter_lists_are_cut_after_the_most_one_call_moves() -> None:
-    memory = GuestMemory(bytearray(1000), 1000, lambda: 1000)
-    memory.write(0, struct.pack("<IIIIII", 100, 50, 0, 0, 200, 50))
-    assert [len(view) for view in memory.iovecs(0, 3, 10, 1000)] == [50, 50]
-    assert [len(view) for view in memory.iovecs(0, 3, 10, 60)] == [50, 10]
-    assert [len(view) for view in memory.iovecs(0, 1, 10, 20)] == [20]
-    memory.write(0, struct.pack("<IIII", 100, 50, 990, 11))
-    with pytest.raises(WasiError) as caught:
-        memory.iovecs(0, 2, 10, 10)
-    assert caught.value.errno is Errno.FAULT
 
 
 def test_a_call_with_bad_pointers_changes_nothing(guest: Guest) -> None:
