@@ -101,11 +101,12 @@ class Guest:
         stdin: bytes = b"",
         args: Sequence[bytes] = (),
         environ: dict[str, str] | None = None,
+        clock: FakeClock | None = None,
     ) -> None:
         self.limits = limits or FileLimits()
         self.files = files or FileSystem.base(mounts=mounts, limits=self.limits)
         self.memory = GuestMemory(bytearray(MEMORY_BYTES), MEMORY_BYTES, lambda: MEMORY_BYTES)
-        self.clock = FakeClock()
+        self.clock = clock or FakeClock()
         self.stdio = Recorder(stdin)
         self.random_calls: list[int] = []
         self.system = System(
@@ -114,11 +115,12 @@ class Guest:
             stdio=self.stdio,
             clock=self.clock,
             random=self._random,
-            sleep=self.clock.sleep,
+            sleep=lambda seconds: self.clock.sleep(seconds),
             limits=self.limits,
             args=args,
             environ=environ or {},
         )
+        self.functions = self.system.functions()
 
     def _random(self, n: int) -> bytes:
         self.random_calls.append(n)
@@ -128,7 +130,7 @@ class Guest:
         self.files.close()
 
     def call(self, name: str, *args: int) -> None:
-        number = getattr(self.system, name)(*args)
+        number = self.functions[name](*args)
         assert type(number) is int
         if self.system.fault is not None:
             raise self.system.fault

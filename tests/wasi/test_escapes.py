@@ -106,10 +106,10 @@ def test_no_directory_is_moved_to_where_a_link_in_it_leads_out(
     data.rename("data/x/y/b", "data/x/b")
     assert _errno(data.rename, "data/x/b", "data/b") is Errno.PERM
     data.unlink("data/x/b/c/d/l")
-    monkeypatch.setattr(hostlinks, "LOOKED_AT_MAX", 6)
+    monkeypatch.setattr(hostlinks, "CHECKED_ENTRIES_MAX", 6)
     assert _errno(data.rename, "data/x/b", "data/b") is Errno.XDEV
     data.rename("data/x/b", "data/x/same")
-    monkeypatch.setattr(hostlinks, "LOOKED_AT_MAX", 7)
+    monkeypatch.setattr(hostlinks, "CHECKED_ENTRIES_MAX", 7)
     data.rename("data/x/same", "data/b")
     assert sorted(os.listdir(shared)) == ["a", "b", "x"]
     assert sorted(os.listdir(shared / "b/c")) == ["d", "host", "l"]

@@ -211,7 +211,7 @@ def test_few_open_files_are_descriptors_of_the_hosts(
     g.open("one")
     g.open("tmp", directory=True)
     g.close_fd(fds.pop())
-    monkeypatch.setattr(hostio, "_most_for_guests", lambda: 4)
+    monkeypatch.setattr(hostio, "_max_for_guests", lambda: 4)
     g.open("data/f")
     other = make_guest(*mounts, limits=limits)
     other.open("data/f")
