@@ -6,6 +6,8 @@ import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+import pytest
+
 from isola_anyio.wasi.abi import OFlags, Rights
 from isola_anyio.wasi.errno import Errno
 from isola_anyio.wasi.files.filesystem import FileSystem
@@ -14,7 +16,7 @@ from isola_anyio.wasi.system import System
 from isola_anyio.wasi.volumes.budgets import FileLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from isola_anyio.wasi.files.mount_table import BoundMount
 
@@ -36,6 +38,18 @@ class WasiFailure(Exception):
     def __init__(self, errno: Errno, call: str) -> None:
         super().__init__(f"{call}: {errno.name}")
         self.errno = errno
+
+
+def errno_of_failure(call: Callable[..., object], *args: object, **kwargs: object) -> Errno:
+    with pytest.raises(WasiFailure) as caught:
+        call(*args, **kwargs)
+    return caught.value.errno
+
+
+def refused(errno: Errno, call: Callable[..., object], *args: object, **kwargs: object) -> None:
+    with pytest.raises(WasiFailure) as caught:
+        call(*args, **kwargs)
+    assert caught.value.errno is errno
 
 
 class FakeClock:

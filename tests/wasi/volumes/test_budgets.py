@@ -19,8 +19,7 @@ from isola_anyio.wasi.volumes.memory import overlay
 from isola_anyio.wasi.volumes.memory import view as hostside
 from isola_anyio.wasi.volumes.memory.content import CHUNK_BYTES, CHUNK_COST_BYTES
 from isola_anyio.wasi.volumes.memory.tree import NODE_COST_BYTES
-from tests.wasi.client import BUFFER_BYTES, OUT, PATH2, RW, Guest, W, WasiFailure
-from tests.wasi.test_files import refused
+from tests.wasi.client import BUFFER_BYTES, OUT, PATH2, RW, Guest, W, WasiFailure, refused
 
 Make = Callable[..., Guest]
 
