@@ -55,7 +55,7 @@ class TimeCalls:
         if not 0 < count <= self.context.limits.max_subscriptions:
             raise WasiError(Errno.INVAL)
         memory = self.memory
-        # Checked before the wait: a guest that waits in vain for its events could not tell why.
+        # Checked before the wait, so that a bad pointer is FAULT at once.
         memory.check(events, count * 32)
         memory.check(out, 4)
         packed = memory.read(subscriptions, count * SUBSCRIPTION_BYTES)

@@ -44,8 +44,8 @@ class Stdio(Protocol):
 class StdioDescriptor(Descriptor):
     """Descriptor 0, 1 or 2.
 
-    Its type is unknown rather than a character device, so that a guest's ``isatty`` says no: a guest that thinks it
-    has a terminal colours its tracebacks.
+    Its type is unknown rather than a character device, so that a guest's ``isatty`` is false: with a terminal a guest
+    would colour its tracebacks.
     """
 
     __slots__ = ("_fd", "_stdio")

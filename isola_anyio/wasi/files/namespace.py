@@ -195,7 +195,7 @@ class Namespace:
         lexical[path] = resolved.mount.point, resolved.path, resolved.guest
 
     def _resolve_lexically(self, names: Names, slash: bool) -> ResolvedPath | None:
-        """Resolve a path from the root by its text, if that tells: it must lead into a mount with no other inside."""
+        """Resolve a path from the root by its text alone: possible if it leads into a mount with no other inside."""
         by_point = self.table.by_point
         mount = by_point[()]
         base = 0

@@ -75,6 +75,10 @@ class VolumePath(NamedTuple):
     links: int
 
 
+# Grant and OpenRequest are named tuples because every `path_open` makes one of each: a frozen dataclass of as many
+# fields takes three times as long to make.
+
+
 class Grant(NamedTuple):
     """What a new descriptor may do. Descriptors are made with it, and a dup gets its original's.
 
@@ -93,8 +97,7 @@ class Grant(NamedTuple):
     guest: Names | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OpenRequest:
+class OpenRequest(NamedTuple):
     """What ``path_open`` was asked, before rights and permissions are looked up.
 
     Attributes:

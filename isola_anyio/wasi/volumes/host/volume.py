@@ -28,7 +28,7 @@ from isola_anyio.wasi.volumes.host.kernelfs import is_kernel_device
 from isola_anyio.wasi.volumes.host.links import check_moved, check_target
 from isola_anyio.wasi.volumes.host.open_file import HostFile, access_flags
 from isola_anyio.wasi.volumes.host.openat2 import available
-from isola_anyio.wasi.volumes.host.resolver import DIR_FLAGS, FILE_FLAGS, OpenAt2Resolver, Resolver, Target
+from isola_anyio.wasi.volumes.host.resolver import DIR_FLAGS, FILE_FLAGS, OpenAt2Resolver, Resolver
 from isola_anyio.wasi.volumes.host.single_file import FileVolume
 from isola_anyio.wasi.volumes.host.walk import WalkResolver, walk
 from isola_anyio.wasi.volumes.interfaces import Volume
@@ -157,14 +157,10 @@ class HostVolume(Volume):
                         os.ftruncate(cut, 0)
                     finally:
                         os.close(cut)
-                return self._opened(target, grant, usage)
+                return HostFile(grant, GuestFd(target.open(access_flags(grant)), usage), usage, exclusive=True)
             finally:
                 target.close()
         raise WasiError(Errno.AGAIN)
-
-    @staticmethod
-    def _opened(target: Target, grant: Grant, usage: FileUsage) -> HostFile:
-        return HostFile(grant, GuestFd(target.open(access_flags(grant)), usage), usage, exclusive=True)
 
     def _create(
         self, fd: int, path: VolumePath, follow: bool, request: OpenRequest, grant: Grant, usage: FileUsage

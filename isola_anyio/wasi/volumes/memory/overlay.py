@@ -1,8 +1,8 @@
 """``OverlayVolume``: a host directory that a guest can change without changing the host's files.
 
 Files of the host are read where they are. The first change of one copies it into memory (*copy up*), where it is
-charged to the sandbox; a deleted name is kept as hidden. Nodes of what was only looked at are kept by nobody but those
-who use them.
+charged to the sandbox; a deleted name is recorded as hidden. A node of an unchanged host file or directory is not part
+of the tree, and is freed when nobody uses it any more.
 
 As in Linux's overlayfs, a descriptor opened for reading before a file was first changed keeps reading the host's bytes.
 """

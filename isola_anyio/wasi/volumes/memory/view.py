@@ -182,7 +182,7 @@ class MountView(TreeAccess):
     def changes(self) -> list[Change]:
         """Return what an overlay's guest added, modified and deleted, by path; nothing for other mounts.
 
-        ``OSError`` (``EOVERFLOW``) when the paths that are looked at are longer than 64 MiB together.
+        ``OSError`` (``EOVERFLOW``) when the paths to compare are longer than 64 MiB together.
         """
         with self._locked(self.guest):
             return self._volume.changes() if isinstance(self._volume, OverlayVolume) else []
