@@ -33,6 +33,7 @@ from isola_anyio.machine import GuestMachine
 from isola_anyio.runtimes.progress import Progress
 from isola_anyio.runtimes.worker import run_stoppable
 from isola_anyio.snapshot import Snapshot
+from isola_anyio.wasi.files.dump import dump_files
 from isola_anyio.wasi.system import GuestExit
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ async def warm_image(
 
 
 def _store_warm(recipe: Recipe, cache: Cache, warm: Snapshot, _meter: Meter) -> None:
-    dump = warm.files.dump()
+    dump = dump_files(warm.files)
     cache.store_file("images", recipe.image_key, _FILES_SUFFIX, lambda out: out.write(dump))
     cache.store_file("images", recipe.image_key, _IMAGE_SUFFIX, warm.image.save)
 

@@ -1,7 +1,8 @@
-"""Say which host files a sandbox sees, where, and what it may do with them.
+"""Mounts: which files a sandbox sees, at which guest paths, and what it may do with them.
 
 A ``MountConfig`` is plain data, checked when it is made; the host's file is opened when a sandbox is, so it must exist
-then. What each permission means for each operation is in ``docs/files.md``.
+then. A ``MemoryMount`` is the same with the files themselves, which live in memory as long as it does.
+``docs/files.md`` says what each permission means for each operation.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import sysconfig
 from dataclasses import dataclass, field
 from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, final, get_args
 
 from isola_anyio.errors import InvalidArgumentError, clip
 from isola_anyio.wasi.files.mount_table import BoundMount, device_of
@@ -34,16 +35,14 @@ Access = Literal["read", "write", "read-write"]
 Mode = Literal["direct", "overlay", "memory"]
 
 DEFAULT_MEMORY_BYTES: Final = 64 << 20
-"""Bytes a memory mount holds unless told otherwise; a guess."""
-
-_MEMORY_ENTRIES: Final = 32_768
+"""Default for the bytes of a memory mount; a guess."""
 
 _CODE_SUFFIXES: Final = (".py", *EXTENSION_SUFFIXES, *BYTECODE_SUFFIXES)
 
 
 @dataclass(frozen=True)
 class MountConfig:
-    """A host directory or file shown to guests at ``guest``.
+    """A host directory or file that guests see at a path of theirs.
 
     Attributes:
         host: the directory or file; relative ones are taken from the working directory when the sandbox starts.
@@ -93,63 +92,55 @@ class MountConfig:
     def memory(
         guest: str, *, max_bytes: int = DEFAULT_MEMORY_BYTES, files: Mapping[str, bytes] | None = None
     ) -> MemoryMount:
-        """Return a mount that lives in memory, which the host can read and seed while guests use it.
+        """Return a mount that lives in memory, which the host can read and change while guests use it.
 
         The object *is* the files: every sandbox it is given to works on the same ones.
 
         Args:
             guest: absolute path at which guests find it.
             max_bytes: what it may hold, counting some hundred bytes for each file.
-            files: what is in it at first: path from its root to bytes.
+            files: its files at first: path from its root to bytes.
+
+        Raises:
+            InvalidArgumentError: for a value of the wrong type or form, and for files it has no room for.
         """
-        return MemoryMount(guest, max_bytes, files or {})
-
-    @property
-    def point(self) -> Names:
-        """The guest path's components."""
-        return guest_names(self.guest)
-
-    @property
-    def permissions(self) -> Permissions:
-        """The two permissions, as four answers."""
-        return Permissions(
-            "read" in self.dir_perms, "write" in self.dir_perms, "read" in self.file_perms, "write" in self.file_perms
-        )
-
-
-class MemoryMount(MountConfig):
-    """A mount that lives in memory; made by ``MountConfig.memory``.
-
-    Its methods may be called from any thread, also while guests use the files. Paths are from the mount's root.
-    """
-
-    access: TreeAccess
-    volume: MemoryVolume
-
-    def __init__(self, guest: str, max_bytes: int, files: Mapping[str, bytes]) -> None:
         if type(max_bytes) is not int or max_bytes <= 0:
             raise InvalidArgumentError(f"max_bytes={clip(max_bytes)} is not a positive number of bytes")
-        for name, value in (
-            ("host", ""),
-            ("guest", guest),
-            ("dir_perms", "read-write"),
-            ("file_perms", "read-write"),
-            ("mode", "memory"),
-            ("allow_sensitive", False),
-        ):
-            object.__setattr__(self, name, value)
         _check_guest(guest)
-        usage = FileUsage(FileLimits(max_memory_bytes=max_bytes, max_entries=_MEMORY_ENTRIES))
-        volume = MemoryVolume(usage, device_of(self.point))
-        object.__setattr__(self, "volume", volume)
-        object.__setattr__(self, "access", TreeAccess(volume))
-        for path, data in files.items():
+        volume = MemoryVolume(FileUsage(FileLimits(max_memory_bytes=max_bytes)), device_of(guest_names(guest)))
+        mount = MemoryMount(
+            host="",
+            guest=guest,
+            dir_perms="read-write",
+            file_perms="read-write",
+            mode="memory",
+            _volume=volume,
+            _access=TreeAccess(volume),
+        )
+        for path, data in (files or {}).items():
             if type(path) is not str or type(data) not in (bytes, bytearray, memoryview):
                 raise InvalidArgumentError(f"files[{clip(path)}] is not bytes under a str path")
             try:
-                self.write(path, bytes(data))
+                mount.write(path, bytes(data))
             except (OSError, ValueError) as exc:
                 raise InvalidArgumentError(f"files[{clip(path)}] cannot be put into the mount: {exc}") from exc
+        return mount
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class MemoryMount(MountConfig):
+    """A mount whose files are in memory: its configuration, and the files. Made by ``MountConfig.memory``.
+
+    Its methods may be called from any thread, also while guests use the files; paths are from the mount's root. Its
+    ``mode`` is ``"memory"`` and its ``host`` empty. It is equal to nothing but itself: another one has other files.
+    """
+
+    _volume: MemoryVolume = field(kw_only=True, repr=False)
+    _access: TreeAccess = field(kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check nothing: ``MountConfig.memory`` has."""
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -159,19 +150,28 @@ class MemoryMount(MountConfig):
 
     def read(self, path: str, *, max_bytes: int = READ_BYTES_MAX) -> bytes:
         """Return a file's bytes; ``OSError`` as from ``open``, and ``EFBIG`` for one of more than ``max_bytes``."""
-        return self.access.read(path, max_bytes=max_bytes)
+        return self._access.read(path, max_bytes=max_bytes)
 
     def write(self, path: str, data: bytes) -> None:
-        """Make a file hold ``data``, with the directories on the way; ``OSError`` (``ENOSPC``) when it is too much."""
-        self.access.write(path, data)
+        """Write a file, with missing directories on the way; ``OSError`` (``ENOSPC``) past ``max_bytes``."""
+        self._access.write(path, data)
 
     def list(self, path: str = "/") -> list[str]:
         """Return the paths of all files below a directory, in order; ``OSError`` (``EOVERFLOW``) past 64 MiB."""
-        return self.access.list(path)
+        return self._access.list(path)
 
     def remove(self, path: str) -> None:
         """Remove a file, or an empty directory."""
-        self.access.remove(path)
+        self._access.remove(path)
+
+
+def _permissions(config: MountConfig) -> Permissions:
+    return Permissions(
+        dir_read="read" in config.dir_perms,
+        dir_write="write" in config.dir_perms,
+        file_read="read" in config.file_perms,
+        file_write="write" in config.file_perms,
+    )
 
 
 def _check_guest(guest: object) -> None:
@@ -205,46 +205,47 @@ def validate_mounts(mounts: Any) -> tuple[MountConfig, ...]:
     for mount in mounts:
         if not isinstance(mount, MountConfig):
             raise InvalidArgumentError(f"mounts has {clip(mount)} in it, which is not a MountConfig")
-        if mount.point in taken:
+        point = guest_names(mount.guest)
+        if point in taken:
             raise InvalidArgumentError(f"two mounts are at {mount.guest!r}; give each its own guest path")
-        taken[mount.point] = mount
+        taken[point] = mount
     return tuple(taken.values())
 
 
 def _refuse_sensitive(host: str, sensitive: Iterable[str]) -> None:
-    """Refuse a directory where Python on the host would import what the guest writes, or that is ``sensitive``.
+    """Raise for a directory from which Python on the host would import what the guest writes, or that is ``sensitive``.
 
-    That is a place on the search path or one that holds such a place, whatever is installed, and a directory below
-    such a place that holds code. One without, such as ``data`` beside a script, is what it looks like.
+    That is a directory of ``sys.path`` or one above it, anything below where packages are installed, and a directory
+    below one of ``sys.path`` that has code in it. One without code, such as ``data`` beside a script, is allowed.
     """
     real = os.path.realpath(host)
-    installed = {os.path.realpath(place) for place in sysconfig.get_paths().values()}
+    installed = {os.path.realpath(directory) for directory in sysconfig.get_paths().values()}
     for entry in (*sys.path, *sensitive):
-        place = os.path.realpath(entry or os.getcwd())  # noqa: PTH109 - strings throughout
-        is_code = place in installed or entry in sensitive
-        if _is_within(place, real) or (_is_within(real, place) and (is_code or _holds_code(real))):
+        code = os.path.realpath(entry or os.getcwd())  # noqa: PTH109 - strings throughout
+        is_all_code = code in installed or entry in sensitive
+        if _is_within(code, real) or (_is_within(real, code) and (is_all_code or _has_code(real))):
             raise InvalidArgumentError(
-                f"host={host!r} would let the guest write at {place!r}, where Python on the host imports from or this"
+                f"host={host!r} would let the guest write at {code!r}, where Python on the host imports from or this"
                 " library keeps code; mount another directory, use mode='overlay', or pass allow_sensitive=True"
             )
 
 
-def _is_within(path: str, place: str) -> bool:
-    return path == place or path.startswith(place.rstrip(os.sep) + os.sep)
+def _is_within(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip(os.sep) + os.sep)
 
 
-def _holds_code(path: str) -> bool:
+def _has_code(path: str) -> bool:
     try:
         with os.scandir(path) as entries:
             return any(entry.name.endswith(_CODE_SUFFIXES) for entry in entries)
     except NotADirectoryError:
         return path.endswith(_CODE_SUFFIXES)
-    except OSError:  # it cannot be mounted either, and opening it says why
+    except OSError:  # it cannot be mounted either, and the error of opening it says why
         return False
 
 
 def bind(config: MountConfig, *, sensitive: Iterable[str] = ()) -> BoundMount:
-    """Open what a mount shows, for one file system, which closes it.
+    """Open a mount's files, for one file system, which closes them.
 
     Args:
         config: the mount.
@@ -253,36 +254,37 @@ def bind(config: MountConfig, *, sensitive: Iterable[str] = ()) -> BoundMount:
     Raises:
         InvalidArgumentError: when there is no such file or directory, it cannot be opened, or it is refused.
     """
+    perms = _permissions(config)
+    point = guest_names(config.guest)
     if isinstance(config, MemoryMount):
-        return BoundMount(config.point, config.volume, config.permissions)
+        return BoundMount(point, config._volume, perms)  # noqa: SLF001 - its own module
     host = os.fspath(config.host)
     if sys.platform == "win32":
         raise InvalidArgumentError(
             f"host={host!r}: host directories cannot be mounted on Windows, which has no way to confine a path to one;"
             " use MountConfig.memory(guest, files=...)"
         )
-    perms = config.permissions
     overlay = config.mode == "overlay"
     if (perms.dir_write or perms.file_write) and not overlay and not config.allow_sensitive:
         _refuse_sensitive(host, sensitive)
     try:
-        volume = _open(host, config, perms, overlay)
+        volume = _open(host, point, perms, overlay=overlay)
     except OSError as exc:
         raise InvalidArgumentError(
             f"host={host!r} cannot be mounted: {exc.strerror or exc}; it must be a directory or a regular file that"
             " exists when the sandbox starts"
         ) from exc
-    return BoundMount(config.point, volume, perms, private=overlay)
+    return BoundMount(point, volume, perms, private=overlay)
 
 
-def _open(host: str, config: MountConfig, perms: Permissions, overlay: bool) -> Volume:
+def _open(host: str, point: Names, perms: Permissions, *, overlay: bool) -> Volume:
     try:
         volume = HostVolume(host)
     except NotADirectoryError:
         if overlay:
             raise InvalidArgumentError(f"host={host!r} is not a directory; mode='overlay' needs one") from None
         return MountedFileVolume(host, perms)
-    return OverlayVolume(volume, device_of(config.point)) if overlay else volume
+    return OverlayVolume(volume, device_of(point)) if overlay else volume
 
 
 def bind_all(mounts: Sequence[MountConfig], *, sensitive: Iterable[str] = ()) -> list[BoundMount]:

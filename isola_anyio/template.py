@@ -30,6 +30,7 @@ from isola_anyio.runtimes.progress import check_on_progress
 from isola_anyio.runtimes.resolve import find_runtime
 from isola_anyio.sandbox import Sandbox
 from isola_anyio.wasi.clock import SystemClock
+from isola_anyio.wasi.files.dump import load_files
 from isola_anyio.wasi.files.filesystem import FileSystem
 from isola_anyio.wasi.volumes.budgets import FileLimits
 
@@ -435,7 +436,7 @@ class SandboxTemplate:
 def _base_files(driver: Any, lib_dir: Any, mounts: Any, limits: FileLimits, dump: bytes | None) -> FileSystem:
     files = FileSystem.base(stdlib=driver.library(lib_dir), mounts=mounts, limits=limits)
     if dump is not None:
-        files.load(dump)
+        load_files(files, dump)
     return files
 
 

@@ -35,10 +35,20 @@ def test_a_mount_is_plain_frozen_data(host: Path) -> None:
     assert (mount.dir_perms, mount.file_perms, mount.mode, mount.allow_sensitive) == ("read", "read", "direct", False)
     assert mount == MountConfig(host, "/data")
     assert hash(mount) == hash(MountConfig(host, "/data"))
-    assert mount.permissions == Permissions()
-    assert MountConfig(str(host), "/a/b", "write", "read-write").permissions == Permissions(False, True, True, True)
     with pytest.raises(dataclasses.FrozenInstanceError):
         mount.guest = "/x"  # type: ignore[misc]
+
+
+def test_the_two_permissions_are_four_answers(host: Path) -> None:
+    for config, perms in (
+        (MountConfig(host, "/data"), Permissions(True, False, True, False)),
+        (MountConfig(host, "/a/b", "write", "read", allow_sensitive=True), Permissions(False, True, True, False)),
+        (MountConfig(host, "/a", "read", "write", allow_sensitive=True), Permissions(True, False, False, True)),
+        (MountConfig.memory("/m"), Permissions(True, True, True, True)),
+    ):
+        bound = bind(config)
+        close(bound)
+        assert bound.perms == perms
 
 
 @pytest.mark.parametrize(
@@ -97,6 +107,9 @@ def test_a_memory_mount_is_itself_and_nothing_else() -> None:
     assert one == one
     assert one != two
     assert len({one, two}) == 2
+    assert (one.host, one.mode, one.dir_perms, one.file_perms) == ("", "memory", "read-write", "read-write")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.guest = "/x"  # type: ignore[misc]
     one.write("a", b"x")
     assert two.list() == []
     close(bind(one))

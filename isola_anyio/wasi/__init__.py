@@ -1,7 +1,8 @@
-"""Serve WASI preview 1 to guests from Python: files, clocks, randomness, standard input and output, waiting.
+"""WASI preview 1 in Python: files, clocks, randomness, standard input and output, waiting.
 
-From the ground up: numbers and layouts (``errno``, ``abi``, ``signatures``), guest memory, paths and budgets; volumes
-(``hostfs``, ``hostfile``, ``memfs``, ``archive``, ``overlay``) and descriptors; mounts and the way through them
-(``mounts``, ``namespace``); what guests ask of files (``fileops``, ``filesystem``); and the functions themselves
-(``system``). Nothing here knows of wasmtime, anyio or an event loop.
+From the ground up: numbers and layouts (``errno``, ``abi``, ``signatures``) and guest memory (``linear_memory``);
+sources of files and open descriptors (``volumes``); one guest's view of them, by path (``files``); the functions
+themselves in groups (``calls_fd``, ``calls_path``, ``calls_process``, ``calls_sock``, ``calls_time``), made to answer
+with an errno (``answering``) and gathered (``system``). Imports go down that list. Nothing here knows of wasmtime,
+anyio or an event loop.
 """

@@ -1,4 +1,4 @@
-"""Name the numbers and layouts of WASI preview 1 that travel through guest memory."""
+"""Numbers and layouts of WASI preview 1 that travel through guest memory."""
 
 from __future__ import annotations
 
@@ -89,6 +89,7 @@ class OFlags:
     DIRECTORY: Final = 2
     EXCL: Final = 4
     TRUNC: Final = 8
+    ALL: Final = 15
 
 
 class FdFlags:
@@ -138,7 +139,7 @@ _TYPES: Final = {
 
 
 class Stat(NamedTuple):
-    """What ``fd_filestat_get`` tells; times are nanoseconds since 1970."""
+    """The fields of ``filestat``; times are nanoseconds since 1970."""
 
     dev: int
     ino: int
@@ -151,7 +152,7 @@ class Stat(NamedTuple):
 
     @classmethod
     def of_host(cls, st: os.stat_result) -> Stat:
-        """Translate a host's answer; times before 1970 become 0, as the guest's are unsigned."""
+        """Translate the host's ``stat``; times before 1970 become 0, as the guest's are unsigned."""
         return cls(
             st.st_dev,
             st.st_ino or 1,

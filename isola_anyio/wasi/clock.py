@@ -1,4 +1,4 @@
-"""Tell the guest the time."""
+"""Clocks: the host's time as guests see it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say what went wrong in the numbers WASI preview 1 uses.
+"""Error numbers: those of WASI preview 1, the exception that carries one, and their host counterparts.
 
 The numbers are those of the ``errno`` enumeration in the preview 1 witx files; a host ``OSError`` is translated by
 its symbolic name, never by its number, because the numbers differ between hosts.
@@ -96,7 +96,7 @@ class Errno(IntEnum):
 
 
 class WasiError(Exception):
-    """A guest's request is refused with ``errno``; nothing else of it reaches the guest."""
+    """A guest's call is refused with ``errno``, which is all the guest learns."""
 
     def __init__(self, errno: Errno) -> None:
         super().__init__(errno.name)

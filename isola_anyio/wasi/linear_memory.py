@@ -1,7 +1,11 @@
-"""Read and write a guest's linear memory without ever leaving it.
+"""The guest's linear memory: bounds-checked reads and writes from the host.
 
-Past the end of the valid part lies a reservation whose pages fault: touching one ends the host process. The check
-here, before every access, is the whole defence.
+Past the end of the valid part lies a reservation whose pages fault: one byte read or written there ends the host
+process. So every access is checked here, exactly, before a byte is touched; nothing behind this module checks again.
+
+A memory only grows, so a cached length never promises too much. An access inside it needs no question to the engine;
+one beyond it asks for the current length first and is refused only then. The check stands in every method instead of
+in a helper: these run several times in each call of a guest, and a Python call costs more than the access itself.
 """
 
 from __future__ import annotations
@@ -19,69 +23,117 @@ if TYPE_CHECKING:
 
 _U32_MASK: Final = 0xFFFF_FFFF
 _U64_MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
-_U8: Final = Struct("<B")
-_U16: Final = Struct("<H")
 _U32: Final = Struct("<I")
 _U64: Final = Struct("<Q")
 
 
 class GuestMemory:
-    """The guest's linear memory as the host sees it.
+    """Access to one guest's linear memory.
 
     Pointers and lengths are taken as the guest gave them, signed or unsigned, and masked to 32 bits.
+    Every method raises ``WasiError`` (``FAULT``) for bytes outside the memory, and has then changed
+    nothing.
 
     Attributes:
-        buffer: writable bytes over the whole reservation.
-        length: how many of them are valid now; a memory only grows.
+        buffer: writable bytes over the whole reservation, of which only the first ``length`` may be touched.
+        length: size of the memory when it was last asked for, in bytes; the memory may have grown since.
     """
 
-    __slots__ = ("_refresh", "buffer", "length")
+    __slots__ = ("_current_length", "buffer", "length")
 
-    def __init__(self, buffer: memoryview | bytearray, length: int, refresh: Callable[[], int]) -> None:
-        """``refresh`` tells the current size; it is asked only before an access is refused."""
+    def __init__(self, buffer: memoryview | bytearray, length: int, current_length: Callable[[], int]) -> None:
+        """Wrap ``buffer``; ``current_length`` is asked only before an access is refused."""
         view = memoryview(buffer)
         self.buffer = view if view.format == "B" else view.cast("B")
         self.length = length
-        self._refresh = refresh
+        self._current_length = current_length
+
+    def _recheck(self, end: int) -> None:
+        """Refresh the cached length, and raise ``FAULT`` if ``end`` is beyond it still."""
+        self.length = self._current_length()
+        if end > self.length:
+            raise WasiError(Errno.FAULT)
 
     def check(self, ptr: int, n: int) -> int:
-        """Return ``ptr`` as an unsigned offset, or raise ``FAULT`` unless ``n`` bytes from there are valid."""
+        """Return ``ptr`` as an unsigned offset, from which ``n`` bytes (not negative) are valid."""
         ptr &= _U32_MASK
         if ptr + n > self.length:
-            self.length = self._refresh()
-            if ptr + n > self.length:
-                raise WasiError(Errno.FAULT)
+            self._recheck(ptr + n)
         return ptr
 
     def slice(self, ptr: int, n: int) -> memoryview:
         """Return a writable view of ``n`` bytes at ``ptr``."""
-        n &= _U32_MASK
-        ptr = self.check(ptr, n)
-        return self.buffer[ptr : ptr + n]
+        ptr &= _U32_MASK
+        end = ptr + (n & _U32_MASK)
+        if end > self.length:
+            self._recheck(end)
+        return self.buffer[ptr:end]
 
     def read(self, ptr: int, n: int) -> bytes:
         """Return a copy of ``n`` bytes at ``ptr``."""
-        return bytes(self.slice(ptr, n))
+        ptr &= _U32_MASK
+        end = ptr + (n & _U32_MASK)
+        if end > self.length:
+            self._recheck(end)
+        return self.buffer[ptr:end].tobytes()
 
     def write(self, ptr: int, data: bytes | bytearray | memoryview) -> None:
-        """Copy ``data`` to ``ptr``."""
-        n = len(data)
-        ptr = self.check(ptr, n)
-        self.buffer[ptr : ptr + n] = data
+        """Copy ``data`` (a ``memoryview`` of bytes, if it is one) to ``ptr``."""
+        ptr &= _U32_MASK
+        end = ptr + len(data)
+        if end > self.length:
+            self._recheck(end)
+        self.buffer[ptr:end] = data
+
+    def read_u32(self, ptr: int) -> int:
+        """Return the 32-bit number at ``ptr``."""
+        ptr &= _U32_MASK
+        if ptr + 4 > self.length:
+            self._recheck(ptr + 4)
+        value: int = _U32.unpack_from(self.buffer, ptr)[0]
+        return value
+
+    def write_u32(self, ptr: int, value: int) -> None:
+        """Store the low 32 bits of ``value`` at ``ptr``."""
+        ptr &= _U32_MASK
+        if ptr + 4 > self.length:
+            self._recheck(ptr + 4)
+        _U32.pack_into(self.buffer, ptr, value & _U32_MASK)
+
+    def write_u32_pair(self, first_ptr: int, first: int, second_ptr: int, second: int) -> None:
+        """Store the low 32 bits of two numbers, each at its pointer: both, or with a bad pointer neither."""
+        first_ptr &= _U32_MASK
+        second_ptr &= _U32_MASK
+        end = max(first_ptr, second_ptr) + 4
+        if end > self.length:
+            self._recheck(end)
+        _U32.pack_into(self.buffer, first_ptr, first & _U32_MASK)
+        _U32.pack_into(self.buffer, second_ptr, second & _U32_MASK)
+
+    def write_u64(self, ptr: int, value: int) -> None:
+        """Store the low 64 bits of ``value`` at ``ptr``."""
+        ptr &= _U32_MASK
+        if ptr + 8 > self.length:
+            self._recheck(ptr + 8)
+        _U64.pack_into(self.buffer, ptr, value & _U64_MASK)
 
     def iovecs(self, ptr: int, count: int, max_count: int, max_bytes: int) -> list[memoryview]:
-        """Return views of a scatter or gather list, cut after ``max_bytes`` in all; empty ones are left out.
+        """Return writable views of a scatter or gather list, cut after ``max_bytes`` in all, without empty ones.
 
         Raises:
             WasiError: ``INVAL`` for more than ``max_count`` entries, ``FAULT`` for one outside the memory.
         """
         count &= _U32_MASK
-        if count == 1:
-            at = self.check(ptr, 8)
-            start, n = IOVEC.unpack_from(self.buffer, at)
+        if count == 1:  # what libc's read and write send
+            ptr &= _U32_MASK
+            if ptr + 8 > self.length:
+                self._recheck(ptr + 8)
+            start, n = IOVEC.unpack_from(self.buffer, ptr)
             n = min(n, max_bytes)
-            self.check(start, n)
-            return [self.buffer[start : start + n]] if n else []
+            end = start + n
+            if end > self.length:
+                self._recheck(end)
+            return [self.buffer[start:end]] if n else []
         if count > max_count:
             raise WasiError(Errno.INVAL)
         views: list[memoryview] = []
@@ -92,34 +144,3 @@ class GuestMemory:
                 views.append(self.buffer[start : start + taken])
                 max_bytes -= taken
         return views
-
-    def read_u16(self, ptr: int) -> int:
-        """Return the 16-bit number at ``ptr``."""
-        value: int = _U16.unpack_from(self.buffer, self.check(ptr, 2))[0]
-        return value
-
-    def read_u32(self, ptr: int) -> int:
-        """Return the 32-bit number at ``ptr``."""
-        value: int = _U32.unpack_from(self.buffer, self.check(ptr, 4))[0]
-        return value
-
-    def read_u64(self, ptr: int) -> int:
-        """Return the 64-bit number at ``ptr``."""
-        value: int = _U64.unpack_from(self.buffer, self.check(ptr, 8))[0]
-        return value
-
-    def write_u8(self, ptr: int, value: int) -> None:
-        """Store the low 8 bits of ``value`` at ``ptr``."""
-        _U8.pack_into(self.buffer, self.check(ptr, 1), value & 0xFF)
-
-    def write_u16(self, ptr: int, value: int) -> None:
-        """Store the low 16 bits of ``value`` at ``ptr``."""
-        _U16.pack_into(self.buffer, self.check(ptr, 2), value & 0xFFFF)
-
-    def write_u32(self, ptr: int, value: int) -> None:
-        """Store the low 32 bits of ``value`` at ``ptr``."""
-        _U32.pack_into(self.buffer, self.check(ptr, 4), value & _U32_MASK)
-
-    def write_u64(self, ptr: int, value: int) -> None:
-        """Store the low 64 bits of ``value`` at ``ptr``."""
-        _U64.pack_into(self.buffer, self.check(ptr, 8), value & _U64_MASK)

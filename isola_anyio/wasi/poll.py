@@ -1,4 +1,4 @@
-"""Wait for clocks and descriptors: ``poll_oneoff``.
+"""``poll_oneoff``: waiting for clocks and descriptors.
 
 Every descriptor is ready at once (files never block, standard input is read when asked), so a guest sleeps only when
 it waits for nothing but clocks.
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from isola_anyio.wasi.clock import Clock
-    from isola_anyio.wasi.volumes.descriptors import Descriptor, Table
+    from isola_anyio.wasi.volumes.descriptors import DescriptorTable
+    from isola_anyio.wasi.volumes.interfaces import Descriptor
 
 _HEAD: Final = Struct("<QB7x")  # userdata, tag
 _CLOCK: Final = Struct("<I4xQQH")  # id, timeout, precision, flags
@@ -39,21 +40,24 @@ class _Alarm(NamedTuple):
     due_ns: int
 
 
-def poll(  # the three things a guest can wait for, then the waiting
-    subscriptions: bytes, table: Table, clock: Clock, sleep: Callable[[float | None], None]
+def poll(
+    subscriptions: bytes, table: DescriptorTable, clock: Clock, sleep: Callable[[float | None], None]
 ) -> list[bytes]:
-    """Return the packed events of at least one subscription, sleeping until there is one."""
+    """Return the packed events of at least one subscription, sleeping until there is one.
+
+    Clocks that are due are reported after descriptors and refused subscriptions.
+    """
     events: list[bytes] = []
     alarms: list[_Alarm] = []
-    for at in range(0, len(subscriptions), SUBSCRIPTION_BYTES):
-        userdata, tag = _HEAD.unpack_from(subscriptions, at)
+    for offset in range(0, len(subscriptions), SUBSCRIPTION_BYTES):
+        userdata, tag = _HEAD.unpack_from(subscriptions, offset)
         try:
             if tag == EventType.CLOCK:
-                clock_id, timeout, _precision, flags = _CLOCK.unpack_from(subscriptions, at + 16)
+                clock_id, timeout, _precision, flags = _CLOCK.unpack_from(subscriptions, offset + 16)
                 now = read_clock(clock, clock_id)
                 alarms.append(_Alarm(userdata, clock_id, timeout if flags & _ABSOLUTE else now + timeout))
             elif tag in (EventType.FD_READ, EventType.FD_WRITE):
-                descriptor = table.get(_FD.unpack_from(subscriptions, at + 16)[0])
+                descriptor = table.get(_FD.unpack_from(subscriptions, offset + 16)[0])
                 ready, hangup = _ready(descriptor, tag)
                 events.append(EVENT.pack(userdata, Errno.SUCCESS, tag, ready, hangup))
             else:
@@ -62,6 +66,7 @@ def poll(  # the three things a guest can wait for, then the waiting
             events.append(EVENT.pack(userdata, exc.errno, tag, 0, 0))
     due = _due(alarms, clock)
     while alarms and not events and not due:
+        # In a loop: the wait is capped, and a sleep may end before the guest's clock says so.
         sleep(min(min(a.due_ns - read_clock(clock, a.clock_id) for a in alarms) / 1e9, _LONGEST_SLEEP_S))
         due = _due(alarms, clock)
     events.extend(EVENT.pack(alarm.userdata, Errno.SUCCESS, EventType.CLOCK, 0, 0) for alarm in due)
@@ -73,7 +78,7 @@ def _due(alarms: list[_Alarm], clock: Clock) -> list[_Alarm]:
 
 
 def _ready(descriptor: Descriptor, tag: int) -> tuple[int, int]:
-    """Return how many bytes can be moved at once, as far as that is known, and the event's flags."""
+    """Return how many bytes can be read or written without waiting, as far as known, and the event's flags."""
     if descriptor.filetype is FileType.DIRECTORY:
         raise WasiError(Errno.BADF)
     if descriptor.filetype is FileType.REGULAR_FILE:

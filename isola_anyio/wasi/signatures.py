@@ -1,4 +1,4 @@
-"""List every preview 1 function and the wasm types it takes."""
+"""Signatures: every preview 1 function and the wasm types it takes."""
 
 from __future__ import annotations
 

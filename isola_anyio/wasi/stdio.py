@@ -1,16 +1,16 @@
-"""Give a guest its standard input and output."""
+"""Standard input and output: what the host provides, and the descriptors over it."""
 
 # ruff: noqa: ARG002, D102 - overrides do what the base class documents
 
 from __future__ import annotations
 
-__all__ = ["SilentStdio", "Stdio", "StdioDescriptor"]
+__all__ = ["Stdio", "StdioDescriptor"]
 
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from isola_anyio.wasi.abi import FileType, Rights, Stat
 from isola_anyio.wasi.errno import Errno, WasiError
-from isola_anyio.wasi.volumes.descriptors import Descriptor
+from isola_anyio.wasi.volumes.interfaces import Descriptor, Grant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Stdio(Protocol):
     """Where standard input comes from and standard output goes.
 
     Both methods run on the guest's thread and may block. A ``BaseException`` that is no ``Exception`` passes through
-    the guest's call untouched; that is how a run is interrupted.
+    the guest's call untouched, which interrupts the run.
     """
 
     def read(self, n: int) -> bytes:
@@ -34,27 +34,18 @@ class Stdio(Protocol):
         ...
 
     def write(self, fd: int, chunks: Sequence[memoryview]) -> int:
-        """Take bytes written to ``fd`` 1 or 2; return how many. The views are the guest's memory: copy them."""
+        """Take bytes written to ``fd`` 1 or 2; return how many.
+
+        The views are guest memory, which changes when this returns: copy what is kept.
+        """
         ...
-
-
-class SilentStdio:
-    """Standard input at its end, standard output to nowhere."""
-
-    def read(self, n: int) -> bytes:
-        """Return ``b""``."""
-        return b""
-
-    def write(self, fd: int, chunks: Sequence[memoryview]) -> int:
-        """Drop the bytes."""
-        return sum(map(len, chunks))
 
 
 class StdioDescriptor(Descriptor):
     """Descriptor 0, 1 or 2.
 
-    Its type is unknown rather than a character device, so that a guest's ``isatty`` says no: a guest that thinks it
-    has a terminal colours its tracebacks.
+    Its type is unknown rather than a character device, so that a guest's ``isatty`` is false: with a terminal a guest
+    would colour its tracebacks.
     """
 
     __slots__ = ("_fd", "_stdio")
@@ -62,7 +53,7 @@ class StdioDescriptor(Descriptor):
     filetype: ClassVar[FileType] = FileType.UNKNOWN
 
     def __init__(self, stdio: Stdio, fd: int) -> None:
-        super().__init__(_RIGHTS[fd])
+        super().__init__(Grant(_RIGHTS[fd]))
         self._stdio = stdio
         self._fd = fd
 

@@ -472,7 +472,7 @@ def _wasi_guest() -> client.Guest:
             os.unlink(entry.path)
     os.mkdir(work / "d")
     os.symlink("../outside", work / "l")
-    guest = client.Guest(
+    return client.Guest(
         mounts=[
             bind(MountConfig(work, "/host", "read-write", "read-write")),
             bind(MountConfig(lower, "/over", "read-write", "read-write", mode="overlay")),
@@ -481,10 +481,8 @@ def _wasi_guest() -> client.Guest:
         stdin=b"typed",
         args=(b"guest", b"-x"),
         environ={"A": "1", "LONG": "y" * 100},
+        clock=Sleepless(),
     )
-    guest.clock = guest.system._clock = Sleepless()
-    guest.system._sleep = guest.clock.sleep
-    return guest
 
 
 def _number(source: Bytes) -> int:

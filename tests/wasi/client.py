@@ -6,6 +6,8 @@ import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+import pytest
+
 from isola_anyio.wasi.abi import OFlags, Rights
 from isola_anyio.wasi.errno import Errno
 from isola_anyio.wasi.files.filesystem import FileSystem
@@ -14,7 +16,7 @@ from isola_anyio.wasi.system import System
 from isola_anyio.wasi.volumes.budgets import FileLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from isola_anyio.wasi.files.mount_table import BoundMount
 
@@ -36,6 +38,18 @@ class WasiFailure(Exception):
     def __init__(self, errno: Errno, call: str) -> None:
         super().__init__(f"{call}: {errno.name}")
         self.errno = errno
+
+
+def errno_of_failure(call: Callable[..., object], *args: object, **kwargs: object) -> Errno:
+    with pytest.raises(WasiFailure) as caught:
+        call(*args, **kwargs)
+    return caught.value.errno
+
+
+def refused(errno: Errno, call: Callable[..., object], *args: object, **kwargs: object) -> None:
+    with pytest.raises(WasiFailure) as caught:
+        call(*args, **kwargs)
+    assert caught.value.errno is errno
 
 
 class FakeClock:
@@ -101,11 +115,12 @@ class Guest:
         stdin: bytes = b"",
         args: Sequence[bytes] = (),
         environ: dict[str, str] | None = None,
+        clock: FakeClock | None = None,
     ) -> None:
         self.limits = limits or FileLimits()
         self.files = files or FileSystem.base(mounts=mounts, limits=self.limits)
         self.memory = GuestMemory(bytearray(MEMORY_BYTES), MEMORY_BYTES, lambda: MEMORY_BYTES)
-        self.clock = FakeClock()
+        self.clock = clock or FakeClock()
         self.stdio = Recorder(stdin)
         self.random_calls: list[int] = []
         self.system = System(
@@ -114,11 +129,12 @@ class Guest:
             stdio=self.stdio,
             clock=self.clock,
             random=self._random,
-            sleep=self.clock.sleep,
+            sleep=lambda seconds: self.clock.sleep(seconds),
             limits=self.limits,
             args=args,
             environ=environ or {},
         )
+        self.functions = self.system.functions()
 
     def _random(self, n: int) -> bytes:
         self.random_calls.append(n)
@@ -128,7 +144,7 @@ class Guest:
         self.files.close()
 
     def call(self, name: str, *args: int) -> None:
-        number = getattr(self.system, name)(*args)
+        number = self.functions[name](*args)
         assert type(number) is int
         if self.system.fault is not None:
             raise self.system.fault
@@ -139,6 +155,9 @@ class Guest:
         data = data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
         self.memory.write(where, data)
         return where, len(data)
+
+    def read_u64(self, where: int) -> int:
+        return int.from_bytes(self.memory.read(where, 8), "little")
 
     def iovecs(self, lengths: Sequence[int]) -> tuple[int, int]:
         at = BUFFER
@@ -204,11 +223,11 @@ class Guest:
 
     def seek(self, fd: int, delta: int, whence: int = 0) -> int:
         self.call("fd_seek", fd, delta, whence, OUT)
-        return self.memory.read_u64(OUT)
+        return self.read_u64(OUT)
 
     def tell(self, fd: int) -> int:
         self.call("fd_tell", fd, OUT)
-        return self.memory.read_u64(OUT)
+        return self.read_u64(OUT)
 
     def fdstat(self, fd: int) -> FdStat:
         self.call("fd_fdstat_get", fd, OUT)

@@ -36,7 +36,7 @@ from isola_anyio.engine import ffi
 from isola_anyio.engine.instance import Instance
 from isola_anyio.engine.threads import ThreadPool
 from isola_anyio.wasi.clock import SystemClock
-from isola_anyio.wasi.files.filesystem import READ_WRITE, ROOT_FD, FileSystem
+from isola_anyio.wasi.files.filesystem import ROOT_FD, FileSystem
 from isola_anyio.wasi.files.mount_table import BoundMount, MountTable, device_of
 from isola_anyio.wasi.signatures import SIGNATURES
 from isola_anyio.wasi.system import GuestExit, System
@@ -45,7 +45,7 @@ from isola_anyio.wasi.volumes.host.openat2 import available
 from isola_anyio.wasi.volumes.host.resolver import OpenAt2Resolver
 from isola_anyio.wasi.volumes.host.volume import HostVolume
 from isola_anyio.wasi.volumes.host.walk import WalkResolver
-from isola_anyio.wasi.volumes.interfaces import At
+from isola_anyio.wasi.volumes.interfaces import READ_WRITE, VolumePath
 from isola_anyio.wasi.volumes.memory.overlay import OverlayVolume
 from isola_anyio.wasi.volumes.memory.view import TreeAccess
 from isola_anyio.wasi.volumes.memory.volume import MemoryVolume
@@ -145,9 +145,9 @@ def _read_program(suite: str, wasm: Path) -> Program:
 def _only(volume: Volume, *, private: bool = False) -> FileSystem:
     """Return files that are this volume and nothing else."""
     files = FileSystem(MountTable(), FileLimits())
-    files.own(volume)
-    files._add([BoundMount((), volume, READ_WRITE, private)])
-    files._open_root()
+    files.adopt(volume)
+    files.add_mounts([BoundMount((), volume, READ_WRITE, private)])
+    files.open_root()
     return files
 
 
@@ -157,7 +157,7 @@ def _memory(root: Path) -> MemoryVolume:
     for path in sorted(root.rglob("*")):
         inner = path.relative_to(root)
         if path.is_dir():
-            volume.mkdir(At(None, tuple(os.fsencode(part) for part in inner.parts), False, 0))
+            volume.mkdir(VolumePath(None, tuple(os.fsencode(part) for part in inner.parts), False, 0))
         else:
             access.write(f"/{inner.as_posix()}", path.read_bytes())
     return volume

@@ -69,7 +69,7 @@ def test_random_calls_never_raise_and_never_leave(make_guest: Callable[..., Gues
         if root is None or root.base != Rights.DIRECTORY or root.inheriting != Rights.ALL:
             if root is not None:
                 g.files.table.remove(3).close()
-            g.files._open_root()
+            g.files.open_root()
         name = rng.choice(names)
         params = SIGNATURES[name][0]
         args = [rng.choice(NUMBERS) if rng.random() < 0.9 else rng.choice(WILD) for _ in params]

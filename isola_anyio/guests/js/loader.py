@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Final
 from isola_anyio.guests.js.typescript.strip import TypeScriptError, is_typescript
 from isola_anyio.wasi.abi import Rights
 from isola_anyio.wasi.errno import Errno, WasiError, errno_of
+from isola_anyio.wasi.volumes.interfaces import OpenRequest
 
 if TYPE_CHECKING:
     from isola_anyio.engine.instance import Instance
     from isola_anyio.guests.js.typescript.strip import Stripper
     from isola_anyio.wasi.files.filesystem import FileSystem
-    from isola_anyio.wasi.volumes.descriptors import Descriptor
+    from isola_anyio.wasi.volumes.interfaces import Descriptor
 
 _ROOT_FD: Final = 3
 _CHUNK_BYTES: Final = 1 << 16
@@ -136,7 +137,7 @@ class Loader:
     def _open(self, path: str) -> Descriptor:
         relative = path.lstrip("/").encode("utf-8", "surrogateescape") or b"."
         root = self._files.table.get(_ROOT_FD)
-        return self._files.open(root, relative, True, 0, int(Rights.FD_READ), 0, 0)
+        return self._files.operations.open(root, relative, OpenRequest(base=Rights.FD_READ))
 
     def _is_file(self, path: str) -> bool:
         try:

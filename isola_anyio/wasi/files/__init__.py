@@ -1,1 +1,1 @@
-"""One sandbox's view of its files: mounts, descriptors' names and the operations on them."""
+"""One sandbox's view of its files: mounts, paths through them, operations by path, and their dump."""

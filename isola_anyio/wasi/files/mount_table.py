@@ -1,7 +1,8 @@
-"""Arrange volumes below one root: which mount serves a guest path, and what shows on the way to it.
+"""``MountTable``: volumes arranged below one root, and which mount serves a guest path.
 
-Mounts are matched by the longest guest path, also below a *file*: a library archive's data directory appears "inside"
-the archive. A directory that a mount point needs and no volume has is made up, as an empty read-only mount.
+The mount with the longest guest path that begins the path serves it, also below a *file*: a library archive's data
+directory appears "inside" the archive. Directories that lead to a mount point and that no volume has are added as empty
+read-only mounts.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 __all__ = ["BoundMount", "Mount", "MountTable"]
 
 import zlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from isola_anyio.wasi.abi import FileType
 from isola_anyio.wasi.errno import WasiError
 from isola_anyio.wasi.volumes.budgets import FileLimits, FileUsage
-from isola_anyio.wasi.volumes.interfaces import At, Permissions, Volume
+from isola_anyio.wasi.volumes.interfaces import READ_ONLY, Permissions, Volume, VolumePath
 from isola_anyio.wasi.volumes.memory.volume import MemoryVolume
 
 if TYPE_CHECKING:
@@ -23,13 +24,16 @@ if TYPE_CHECKING:
     from isola_anyio.wasi.volumes.paths import Names
 
 
+_MAX_SYMLINKS: Final = FileLimits().max_symlinks
+
+
 class BoundMount(NamedTuple):
     """A volume ready to be shown at a guest path.
 
     Attributes:
         point: the guest path.
         volume: what is shown there; whoever is given the mount closes it.
-        perms: what may be done with it.
+        perms: what guests may do with it.
         private: a fork gets a copy of the volume's state instead of sharing it.
     """
 
@@ -40,10 +44,10 @@ class BoundMount(NamedTuple):
 
 
 class Mount:
-    """A volume in its place.
+    """A volume at a guest path, in one table or in several.
 
     Attributes:
-        covered: paths of the volume, from its root, where other mounts are.
+        covered: paths of the volume, from its root, at which other mounts are.
     """
 
     __slots__ = ("covered", "perms", "point", "private", "volume")
@@ -56,56 +60,60 @@ class Mount:
         self.covered: frozenset[Names] = frozenset()
 
     def with_volume(self, volume: Volume) -> Mount:
-        """Return the same mount of another volume."""
+        """Return the same mount with another volume."""
         mount = Mount(BoundMount(self.point, volume, self.perms, self.private))
         mount.covered = self.covered
         return mount
 
 
 def device_of(point: Names) -> int:
-    """Return a device number for an in-memory volume: the same for the same guest path, and no host device's."""
+    """Return a device number for an in-memory volume: the same for the same guest path, and of no host device."""
     return 0x6900_0000_0000 | zlib.crc32(b"/".join(point))
 
 
 def empty_volume(point: Names) -> MemoryVolume:
-    """Return a volume with nothing in it, for a directory that only leads to mounts."""
+    """Return an empty volume, for a directory that only leads to mounts."""
     return MemoryVolume(FileUsage(FileLimits()), device_of(point))
 
 
 class MountTable:
     """The mounts of one namespace.
 
+    A fork shares ``above`` and ``lexical`` with its template, whose thread may be using them, so ``add`` replaces them
+    instead of changing them. Entries are added to ``lexical`` by every sharer: it is a cache, whose every entry holds
+    for all of them, and a dict that is read and written by several threads under the GIL loses at worst an entry.
+
     Attributes:
-        by_point: every mount; ``()`` is the root's.
+        by_point: mounts by guest path; ``()`` is the root's.
         above: for each directory that leads to mounts, the names below it that do.
-        lexical: paths from the root for which only their text decides where they lead, and the place; a cache.
+        lexical: cache of resolved paths: those from the root of which the text alone tells where they lead.
     """
 
     __slots__ = ("above", "by_point", "lexical")
 
     def __init__(self, mounts: Iterable[BoundMount] = ()) -> None:
-        self.by_point: dict[Names, Mount] = {(): Mount(BoundMount((), empty_volume(()), Permissions()))}
+        self.by_point: dict[Names, Mount] = {(): Mount(BoundMount((), empty_volume(()), READ_ONLY))}
         self.above: dict[Names, frozenset[bytes]] = {}
-        self.lexical: dict[bytes, tuple[Names, At, Names]] = {}
+        self.lexical: dict[bytes, tuple[Names, VolumePath, Names]] = {}
         self.add(mounts)
 
     def fork(self) -> MountTable:
-        """Return a table with the same mounts, to be changed on its own."""
+        """Return a table with the same mounts, changed apart from this one."""
         table = MountTable.__new__(MountTable)
         table.by_point = self.by_point.copy()
         table.above = self.above
-        table.lexical = self.lexical  # shared by all forks: the same mounts give the same answers
+        table.lexical = self.lexical  # the same mounts resolve paths the same way
         return table
 
     def add(self, mounts: Iterable[BoundMount]) -> None:
-        """Put mounts in place; one at a point that is taken covers what was there."""
+        """Add mounts; one at a guest path that has a mount covers it."""
         added = [Mount(bound) for bound in mounts]
         if not added:
             return
         self.lexical = {}
         self.above = dict(self.above)
         for mount in sorted(added, key=lambda mount: len(mount.point)):
-            self._make_way(mount.point)
+            self._add_missing_parents(mount.point)
             self._install(mount)
 
     def _install(self, mount: Mount) -> None:
@@ -119,25 +127,26 @@ class MountTable:
             self.above[parent] = self.above.get(parent, frozenset()) | {point[depth]}
             outer = by_point.get(parent)
             if outer is not None:
-                # A new object: the old one is other tables' too.
+                # A new object: the old one may be in other tables too.
                 by_point[parent] = replaced = outer.with_volume(outer.volume)
                 replaced.covered = outer.covered | {point[depth:]}
 
-    def _make_way(self, point: Names) -> None:
-        """Make up the directories that lead to a mount point and are nowhere."""
+    def _add_missing_parents(self, point: Names) -> None:
+        """Add an empty mount for each directory that leads to a mount point and that no volume has."""
         for depth in range(1, len(point)):
-            here = point[:depth]
-            mount = self.serving(here)
+            parent = point[:depth]
+            mount = self.serving(parent)
             try:
-                st = mount.volume.stat(At(None, here[len(mount.point) :], False, 40), True)
+                inner = VolumePath(None, parent[len(mount.point) :], False, _MAX_SYMLINKS)
+                st = mount.volume.stat(inner, True)
             except (WasiError, OSError):
-                self._install(Mount(BoundMount(here, empty_volume(here), Permissions())))
+                self._install(Mount(BoundMount(parent, empty_volume(parent), READ_ONLY)))
                 continue
             if st.filetype is not FileType.DIRECTORY:
-                return  # a mount below a file: nothing shows between the two
+                return  # a mount below a file: nothing is visible between the two
 
     def serving(self, names: Names) -> Mount:
-        """Return the mount with the longest point that is on the way to ``names``."""
+        """Return the mount with the longest guest path that begins ``names``."""
         by_point = self.by_point
         for depth in range(len(names), 0, -1):
             mount = by_point.get(names[:depth])

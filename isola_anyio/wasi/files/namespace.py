@@ -1,23 +1,24 @@
-"""Find which mount serves a guest's path, and where in it.
+"""``Namespace``: which mount serves a guest's path, and the path inside it.
 
-A path is taken apart one component at a time. ``..`` inside a mount that has no other mounts in it is left to the
-volume, which knows where links lead; anywhere else the path is first made canonical, so that neither a link nor ``..``
-slips past a mount point. After that no link may be followed any more (``links`` is 0): what was looked at is what is
-used, or the operation fails.
+A path is resolved one component at a time. ``..`` inside a mount that has no other mounts in it is left to the volume,
+which knows where links lead; anywhere else the path is first made canonical, so that neither a link nor ``..`` leads
+around a mount point.
+
+Race: between making a path canonical and using it, another program (or another sandbox) may put a link into it. So a
+canonical path is used with ``links`` 0, which follows none: what was resolved is what is used, or the operation fails.
 """
 
 # ruff: noqa: ARG002, D102 - overrides do what the base class documents
 
 from __future__ import annotations
 
-__all__ = ["Directory", "Namespace", "Place"]
+__all__ = ["Directory", "Namespace", "ResolvedPath"]
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from isola_anyio.wasi.abi import FileType, Rights, Stat
+from isola_anyio.wasi.abi import FileType, Stat
 from isola_anyio.wasi.errno import Errno, WasiError
-from isola_anyio.wasi.volumes.descriptors import Descriptor
-from isola_anyio.wasi.volumes.interfaces import At, Crossing, Permissions, Volume
+from isola_anyio.wasi.volumes.interfaces import Crossing, Descriptor, Grant, Volume, VolumePath
 from isola_anyio.wasi.volumes.paths import split
 
 if TYPE_CHECKING:
@@ -33,35 +34,39 @@ class Directory(Descriptor):
 
     Attributes:
         point: its mount's guest path.
-        inner: its path in the volume.
-        token: the volume's handle for it; ``None`` is the volume's root.
-        snapshot: packed entries as of the last listing from the start; charged, as a guest may hold many.
+        volume: its mount's volume when it was opened.
+        inner: its path in the volume when it was opened.
+        token: the volume's token for it; ``None`` is the volume's root.
+        preopen: the guest finds it open at its start, and may ask for its name.
+        entries: packed entries as of the last listing from the start; charged, as a guest may hold many.
     """
 
-    __slots__ = ("_charged", "inner", "point", "preopen", "snapshot", "token", "volume")
+    __slots__ = ("_charged", "entries", "inner", "point", "preopen", "token", "volume")
 
     filetype: ClassVar[FileType] = FileType.DIRECTORY
 
-    def __init__(self, point: Names, volume: Volume, inner: Names, token: Any, *, preopen: bool = False) -> None:
-        super().__init__(Rights.DIRECTORY, Rights.ALL)
+    def __init__(
+        self, grant: Grant, point: Names, volume: Volume, inner: Names, token: Any, *, preopen: bool = False
+    ) -> None:
+        super().__init__(grant)
         self.point = point
         self.volume = volume
         self.inner = inner
         self.token = token
         self.preopen = preopen
-        self.snapshot: list[bytes] | None = None
+        self.entries: list[bytes] | None = None
         self._charged: tuple[FileUsage, int] | None = None
 
     def keep(self, entries: list[bytes], usage: FileUsage) -> None:
-        """Take a new snapshot in place of the old one; ``NOSPC`` when it is too large for the budget."""
+        """Keep packed entries, in place of those kept before; ``NOSPC`` past the budget."""
         self._uncharge()
         cost = sum(map(len, entries)) + ENTRY_COST_BYTES * len(entries)
         usage.hold(cost)
         self._charged = usage, cost
-        self.snapshot = entries
+        self.entries = entries
 
     def _uncharge(self) -> None:
-        self.snapshot = None
+        self.entries = None
         if self._charged is not None:
             usage, cost = self._charged
             self._charged = None
@@ -77,16 +82,14 @@ class Directory(Descriptor):
         raise WasiError(Errno.ISDIR)
 
     def set_times(self, atim: int | None, mtim: int | None) -> None:
-        if self.perms is None or not self.perms.dir_write:
-            raise Permissions().write_refusal if self.perms is None else self.perms.write_refusal
+        if not self.perms.dir_write:
+            raise self.perms.write_refusal
         self.volume.set_dir_times(self.token, atim, mtim)
 
     def fork(self, volumes: Callable[[Volume], Volume]) -> Directory:
-        twin = Directory(self.point, volumes(self.volume), self.inner, None, preopen=self.preopen)
-        twin.token = self.volume.twin(self.token, twin.volume)
-        twin.base, twin.inheriting, twin.flags, twin.perms = self.base, self.inheriting, self.flags, self.perms
-        twin.guest = self.guest
-        return twin
+        volume = volumes(self.volume)
+        token = self.volume.dup_token(self.token, volume)
+        return Directory(self.grant(), self.point, volume, self.inner, token, preopen=self.preopen)
 
     def sync(self, data_only: bool) -> None:
         self.volume.sync_dir(self.token)
@@ -96,31 +99,41 @@ class Directory(Descriptor):
         self.volume.release(self.token)
 
 
-class Place(NamedTuple):
-    """Where a path leads: a mount, a place in its volume, and the guest path to there."""
+class ResolvedPath(NamedTuple):
+    """Where a guest's path leads.
+
+    Attributes:
+        mount: the mount that serves it.
+        path: the path inside the mount's volume.
+        guest: the path from the guest's root.
+    """
 
     mount: Mount
-    at: At
+    path: VolumePath
     guest: Names
 
     @property
     def is_start(self) -> bool:
-        """Whether the path names the directory it started from, or a mount point."""
-        return not self.at.names
+        """Whether the path leads to the directory it started from, or to a mount point."""
+        return not self.path.names
 
 
 ENTRY_COST_BYTES: Final = 48
-"""Charged for each entry of a snapshot besides its bytes: the object's head and its place in the list, rounded up."""
+"""Charged for each kept entry besides its bytes: the object's header and its slot in the list, rounded up."""
 
-_REMEMBERED: Final = 1024
-"""Paths whose place is remembered; a guess. Guests import from one archive hundreds of times."""
+_CACHED_PATHS: Final = 1024
+"""Resolved paths in the cache; a guess. Guests open their library archive hundreds of times."""
 
-_REMEMBERED_PATH_BYTES: Final = 128
-"""Longest of them: twice what guests import from. Nobody is charged, and the names of a long path weigh far more."""
+_CACHED_PATH_BYTES: Final = 128
+"""Longest path in the cache: twice that of the library archive. The cache is charged to nobody, and the components of a
+long path take far more memory than its text."""
 
 
 class _Frame(NamedTuple):
-    """A mount on the way, to come back to by ``..``; ``inner`` is without the name of the mount point left for."""
+    """A mount that the path has left for one inside it, to come back to by ``..``.
+
+    ``inner`` is the path in it so far, without the name of the mount point.
+    """
 
     mount: Mount
     start: Any
@@ -129,7 +142,7 @@ class _Frame(NamedTuple):
 
 
 class Namespace:
-    """The mounts of one sandbox, and the way through them."""
+    """The mounts of one sandbox, and how guests' paths are resolved through them."""
 
     __slots__ = ("limits", "table")
 
@@ -137,52 +150,52 @@ class Namespace:
         self.table = table
         self.limits = limits
 
-    def place(self, start: Descriptor, path: bytes, follow: bool) -> Place:
-        """Resolve ``path`` from an open directory; ``follow`` says what is meant by a link at the end.
+    def resolve(self, start: Descriptor, path: bytes, follow: bool) -> ResolvedPath:
+        """Resolve ``path`` from an open directory; ``follow``: a link at the end is followed.
 
         Raises:
             WasiError: ``NOTDIR`` when the start is no directory, ``PERM`` for an absolute path or one that leads above
-                the start (above ``/`` there is ``/``), ``LOOP``, and what the path's components bring.
+                the start (above ``/`` is ``/``), ``LOOP``, and the volumes' errors for the path's components.
         """
         if not isinstance(start, Directory):
             raise WasiError(Errno.NOTDIR)
         is_root = not start.point and not start.inner
         if is_root and (known := self.table.lexical.get(path)) is not None:
-            point, at, guest = known
-            return Place(self.table.by_point[point], at, guest)
+            point, inner, guest = known
+            return ResolvedPath(self.table.by_point[point], inner, guest)
         names, slash = split(path, self.limits)
         if len(start.inner) + len(names) > self.limits.max_depth:
             raise WasiError(Errno.NAMETOOLONG)
         mount = self.table.by_point[start.point]
         if not mount.covered and b".." not in names:
-            # The straight line: nothing but this mount can be meant.
-            at = At(start.token, names, slash, self.limits.max_symlinks)
-            return Place(mount, at, (*mount.point, *start.inner, *names))
+            # The path cannot leave this mount: the volume resolves it.
+            inner = VolumePath(start.token, names, slash, self.limits.max_symlinks)
+            return ResolvedPath(mount, inner, (*mount.point, *start.inner, *names))
         if is_root and b".." not in names:
-            place = self._by_text(names, slash)
-            if place is not None:
-                if len(path) <= _REMEMBERED_PATH_BYTES:
-                    self._remember(path, place)
-                return place
+            resolved = self._resolve_lexically(names, slash)
+            if resolved is not None:
+                if len(path) <= _CACHED_PATH_BYTES:
+                    self._cache(path, resolved)
+                return resolved
         for _ in range(self.limits.max_symlinks):
             try:
-                return self._place(mount, start, names, slash, follow or slash, is_root)
+                return self._resolve_by_component(mount, start, names, slash, follow or slash, is_root)
             except Crossing as crossing:
-                # A link led to another mount: start again from the root, by the way the link took.
+                # A link led to another mount: start again from the root, with the link's target in the path.
                 names = (*crossing.names, *crossing.rest)
                 mount = self.table.by_point[()]
-                start = Directory((), mount.volume, (), None)
+                start = Directory(Grant(0), (), mount.volume, (), None)
                 is_root = True
         raise WasiError(Errno.LOOP)
 
-    def _remember(self, path: bytes, place: Place) -> None:
+    def _cache(self, path: bytes, resolved: ResolvedPath) -> None:
         lexical = self.table.lexical
-        if len(lexical) >= _REMEMBERED:
+        if len(lexical) >= _CACHED_PATHS:
             lexical.clear()
-        lexical[path] = place.mount.point, place.at, place.guest
+        lexical[path] = resolved.mount.point, resolved.path, resolved.guest
 
-    def _by_text(self, names: Names, slash: bool) -> Place | None:
-        """Return where a path from the root leads if only its text decides that: into a mount with no other inside."""
+    def _resolve_lexically(self, names: Names, slash: bool) -> ResolvedPath | None:
+        """Resolve a path from the root by its text alone: possible if it leads into a mount with no other inside."""
         by_point = self.table.by_point
         mount = by_point[()]
         base = 0
@@ -194,9 +207,11 @@ class Namespace:
                 mount, base = entered, depth
         if mount.covered and base < len(names):
             return None
-        return Place(mount, At(None, names[base:], slash, self.limits.max_symlinks), names)
+        return ResolvedPath(mount, VolumePath(None, names[base:], slash, self.limits.max_symlinks), names)
 
-    def _place(self, mount: Mount, start: Directory, names: Names, slash: bool, follow: bool, is_root: bool) -> Place:
+    def _resolve_by_component(
+        self, mount: Mount, start: Directory, names: Names, slash: bool, follow: bool, is_root: bool
+    ) -> ResolvedPath:
         by_point = self.table.by_point
         token: Any = start.token
         prefix: Names = start.inner
@@ -215,7 +230,7 @@ class Namespace:
             elif depth > 0 and not mount.covered:
                 inner.append(name)
                 depth -= 1
-            elif inner and (real := self._real(mount, token, prefix, inner, True, names[index:])):
+            elif inner and (real := self._canonical(mount, token, prefix, inner, True, names[index:])):
                 inner = list(real[:-1])
                 depth = len(inner)
             elif frames:
@@ -228,14 +243,16 @@ class Namespace:
                 raise WasiError(Errno.PERM)
         links = self.limits.max_symlinks
         if mount.covered and inner:
-            inner = list(self._real(mount, token, prefix, inner, follow, ()))
+            inner = list(self._canonical(mount, token, prefix, inner, follow, ()))
             links = 0
-        at = At(token, tuple(inner), slash, links)
-        return Place(mount, at, (*mount.point, *prefix, *inner))
+        path = VolumePath(token, tuple(inner), slash, links)
+        return ResolvedPath(mount, path, (*mount.point, *prefix, *inner))
 
-    def _real(self, mount: Mount, token: Any, prefix: Names, inner: list[bytes], follow: bool, rest: Names) -> Names:
-        at = At(token, tuple(inner), False, self.limits.max_symlinks)
+    def _canonical(
+        self, mount: Mount, token: Any, prefix: Names, inner: list[bytes], follow: bool, rest: Names
+    ) -> Names:
+        path = VolumePath(token, tuple(inner), False, self.limits.max_symlinks)
         try:
-            return mount.volume.canonical(at, follow, mount.covered, prefix)
+            return mount.volume.canonical(path, follow, mount.covered, prefix)
         except Crossing as crossing:
             raise Crossing((*mount.point, *crossing.names), (*crossing.rest, *rest)) from None

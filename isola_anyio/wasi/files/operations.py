@@ -1,6 +1,6 @@
-"""Do what a guest asks of its files, under the permissions of their mounts.
+"""``FileOperations``: preview 1's operations by path, with the rights of descriptors and the permissions of mounts.
 
-This is the part that knows what a request may do; volumes know how to do it.
+What a guest may do is decided here; volumes do it.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ __all__ = ["FileOperations"]
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from isola_anyio.wasi.abi import DIRENT, FdFlags, FileType, OFlags, Rights, Stat
+from isola_anyio.wasi.abi import DIRENT, FileType, Rights, Stat
 from isola_anyio.wasi.errno import Errno, WasiError
-from isola_anyio.wasi.files.namespace import Directory, Namespace, Place
-from isola_anyio.wasi.volumes.descriptors import Descriptor
-from isola_anyio.wasi.volumes.interfaces import How
+from isola_anyio.wasi.files.namespace import Directory, Namespace, ResolvedPath
+from isola_anyio.wasi.volumes.interfaces import Descriptor, Grant
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from isola_anyio.wasi.volumes.budgets import FileUsage
+    from isola_anyio.wasi.volumes.interfaces import OpenRequest
 
-
-_NONE_BELOW: Final[frozenset[bytes]] = frozenset()
+_NO_MOUNTS: Final[frozenset[bytes]] = frozenset()
 
 
 def _pack(cookie: int, name: bytes, ino: int, filetype: FileType) -> bytes:
@@ -30,9 +29,10 @@ def _pack(cookie: int, name: bytes, ino: int, filetype: FileType) -> bytes:
 
 
 class FileOperations:
-    """Preview 1's file operations over a namespace.
+    """Preview 1's file operations by path. Paths are relative to an open directory, ``start``.
 
     Attributes:
+        namespace: the mounts, and how paths are resolved through them.
         usage: what the files cost now.
     """
 
@@ -44,82 +44,57 @@ class FileOperations:
 
     # Opening
 
-    def open(
-        self, start: Descriptor, path: bytes, follow: bool, oflags: int, base: int, inheriting: int, fdflags: int
-    ) -> Descriptor:
-        """Open or create a file or a directory; the descriptor is the caller's to add to the table."""
-        create = bool(oflags & OFlags.CREAT)
-        truncate = bool(oflags & OFlags.TRUNC)
-        if start.base & Rights.PATH_OPEN == 0 or (create and not start.base & Rights.PATH_CREATE_FILE):
+    def open(self, start: Descriptor, path: bytes, request: OpenRequest) -> Descriptor:
+        """Open or create a file or a directory; adding the descriptor to the table is the caller's."""
+        if start.base & Rights.PATH_OPEN == 0 or (request.create and not start.base & Rights.PATH_CREATE_FILE):
             self._not_capable(start)
-        if truncate and not start.base & Rights.PATH_FILESTAT_SET_SIZE:
+        if request.truncate and not start.base & Rights.PATH_FILESTAT_SET_SIZE:
             self._not_capable(start)
-        place = self.namespace.place(start, path, follow)
-        granted = base & start.inheriting
-        how = How(
-            read=bool(granted & Rights.FD_READ),
-            write=bool(granted & Rights.FD_WRITE),
-            create=create,
-            exclusive=bool(oflags & OFlags.EXCL),
-            truncate=truncate,
-            directory=bool(oflags & OFlags.DIRECTORY),
-            follow=follow,
-            flags=fdflags & FdFlags.ALL,
-            perms=place.mount.perms,
-        )
-        opened: Any = place.mount.volume.open(place.at, how, self.usage)
+        resolved = self.namespace.resolve(start, path, request.follow)
+        mount = resolved.mount
+        inheriting = request.inheriting & start.inheriting
+        grant = Grant(request.base & start.inheriting, inheriting, request.flags, mount.perms, resolved.guest)
+        opened: Any = mount.volume.open(resolved.path, request, grant, self.usage)
         if isinstance(opened, Descriptor):
-            opened.base = granted
-            opened.inheriting = inheriting & start.inheriting
-            opened.flags = how.flags
-            opened.perms = how.perms
-            opened.guest = place.guest
             return opened
-        mount = place.mount
-        directory = Directory(mount.point, mount.volume, place.guest[len(mount.point) :], opened)
-        directory.perms = how.perms
-        directory.guest = place.guest
-        if base or inheriting:
-            directory.base = base & Rights.DIRECTORY & start.inheriting
-            directory.inheriting = inheriting & start.inheriting
+        if request.base or request.inheriting:
+            grant = grant._replace(base=grant.base & Rights.DIRECTORY)
         else:  # asked for nothing in particular: as much as the start has
-            directory.base = start.base
-            directory.inheriting = start.inheriting
-        directory.flags = how.flags
-        return directory
+            grant = grant._replace(base=start.base, inheriting=start.inheriting)
+        return Directory(grant, mount.point, mount.volume, resolved.guest[len(mount.point) :], opened)
 
     @staticmethod
     def _not_capable(start: Descriptor) -> None:
         raise WasiError(Errno.NOTCAPABLE if isinstance(start, Directory) else Errno.NOTDIR)
 
-    def _at(self, start: Descriptor, path: bytes, follow: bool, right: int) -> Place:
+    def _resolve(self, start: Descriptor, path: bytes, follow: bool, right: int) -> ResolvedPath:
         if not start.base & right:
             self._not_capable(start)
-        return self.namespace.place(start, path, follow)
+        return self.namespace.resolve(start, path, follow)
 
     # Looking
 
     def stat(self, start: Descriptor, path: bytes, follow: bool) -> Stat:
-        """Tell about what a path leads to."""
-        place = self._at(start, path, follow, Rights.PATH_FILESTAT_GET)
-        if not place.mount.perms.dir_read and not place.is_start:
+        """Return the ``Stat`` of what a path leads to."""
+        resolved = self._resolve(start, path, follow, Rights.PATH_FILESTAT_GET)
+        if not resolved.mount.perms.dir_read and not resolved.is_start:
             raise WasiError(Errno.ACCES)
-        return place.mount.volume.stat(place.at, follow)
+        return resolved.mount.volume.stat(resolved.path, follow)
 
     def readlink(self, start: Descriptor, path: bytes) -> bytes:
         """Return a symbolic link's target."""
-        place = self._at(start, path, False, Rights.PATH_READLINK)
-        if not place.mount.perms.dir_read:
+        resolved = self._resolve(start, path, False, Rights.PATH_READLINK)
+        if not resolved.mount.perms.dir_read:
             raise WasiError(Errno.ACCES)
-        return place.mount.volume.readlink(place.at)
+        return resolved.mount.volume.readlink(resolved.path)
 
     def readdir(self, directory: Descriptor, cookie: int, room: int) -> bytes:
-        """Return up to ``room`` bytes of packed entries from ``cookie`` on, the last one cut off if need be."""
+        """Return up to ``room`` bytes of packed entries from number ``cookie`` on, the last one cut to fit."""
         if not isinstance(directory, Directory):
             raise WasiError(Errno.NOTDIR)
         if not directory.base & Rights.FD_READDIR:
             raise WasiError(Errno.NOTCAPABLE)
-        entries = directory.snapshot
+        entries = directory.entries
         if entries is None or not cookie:
             entries = self._entries(directory)
             directory.keep(entries, self.usage)
@@ -132,15 +107,15 @@ class FileOperations:
         return b"".join(parts)
 
     def _entries(self, directory: Directory) -> list[bytes]:
-        """Return a directory's entries, each packed as the guest gets it.
+        """Return a directory's entries, each packed for the guest.
 
-        Nothing else is made of them on the way: a list of tuples would bring on garbage collections.
+        Packed at once: bytes are not tracked by the garbage collector, and a list of as many tuples would start it.
         """
         mounts = self.namespace.table
         if not mounts.by_point[directory.point].perms.dir_read:
             raise WasiError(Errno.ACCES)
         guest = (*directory.point, *directory.inner)
-        below = mounts.above.get(guest, _NONE_BELOW)
+        below = mounts.above.get(guest, _NO_MOUNTS)
         ino = directory.stat().ino
         packed = [_pack(1, b".", ino, FileType.DIRECTORY), _pack(2, b"..", ino, FileType.DIRECTORY)]
         add = packed.append
@@ -156,93 +131,93 @@ class FileOperations:
 
     # Changing
 
-    def _entry(self, start: Descriptor, path: bytes, right: int, busy: Errno, dots: Errno) -> Place:
-        """Resolve a path whose last entry is to be made or changed."""
-        place = self._at(start, path, False, right)
-        if place.is_start:
+    def _entry(self, start: Descriptor, path: bytes, right: int, busy: Errno, dots: Errno) -> ResolvedPath:
+        """Resolve a path to an entry to be made or changed; ``busy`` refuses a start, ``dots`` a ``..`` at the end."""
+        resolved = self._resolve(start, path, False, right)
+        if resolved.is_start:
             raise WasiError(busy)
-        if place.at.names[-1] == b"..":
+        if resolved.path.names[-1] == b"..":
             raise WasiError(dots)
-        return place
+        return resolved
 
     @contextmanager
-    def _making(self, place: Place) -> Generator[None]:
-        """Account for the entry that is made meanwhile; where none may be made, say ``EXIST`` first, as hosts do."""
-        volume, perms = place.mount.volume, place.mount.perms
-        with ExitStack() as account:
+    def _making(self, resolved: ResolvedPath) -> Generator[None]:
+        """Charge an entry that is made in the ``with`` block; if it may not be made, but exists, that is ``EXIST``."""
+        volume, perms = resolved.mount.volume, resolved.mount.perms
+        with ExitStack() as charge:
             try:
                 if not perms.dir_write:
                     raise perms.write_refusal
                 if volume.is_on_disk:
-                    account.enter_context(self.usage.making_entry())
+                    charge.enter_context(self.usage.making_entry())
             except WasiError as refusal:
                 try:
-                    volume.stat(place.at._replace(slash=False), False)
+                    volume.stat(resolved.path._replace(slash=False), False)
                 except (WasiError, OSError):
                     raise refusal from None
                 raise WasiError(Errno.EXIST) from None
             yield
 
-    def _check_old(self, place: Place) -> None:
-        """Refuse to change an entry where none may be, but say ``NOENT`` first; and keep the way to mounts."""
-        perms = place.mount.perms
+    def _check_old(self, resolved: ResolvedPath) -> None:
+        """Raise unless the entry may be changed: ``NOENT`` first if there is none, ``BUSY`` if it leads to a mount."""
+        perms = resolved.mount.perms
         if not perms.dir_write:
-            place.mount.volume.stat(place.at._replace(slash=False), False)
+            resolved.mount.volume.stat(resolved.path._replace(slash=False), False)
             raise perms.write_refusal
-        if place.guest in self.namespace.table.above:
+        if resolved.guest in self.namespace.table.above:
             raise WasiError(Errno.BUSY)
 
     def mkdir(self, start: Descriptor, path: bytes) -> None:
         """Create a directory."""
-        place = self._entry(start, path, Rights.PATH_CREATE_DIRECTORY, Errno.EXIST, Errno.EXIST)
-        with self._making(place):
-            place.mount.volume.mkdir(place.at)
+        resolved = self._entry(start, path, Rights.PATH_CREATE_DIRECTORY, Errno.EXIST, Errno.EXIST)
+        with self._making(resolved):
+            resolved.mount.volume.mkdir(resolved.path)
 
     def rmdir(self, start: Descriptor, path: bytes) -> None:
         """Remove an empty directory."""
-        place = self._entry(start, path, Rights.PATH_REMOVE_DIRECTORY, Errno.BUSY, Errno.NOTEMPTY)
-        self._check_old(place)
-        place.mount.volume.rmdir(place.at)
+        resolved = self._entry(start, path, Rights.PATH_REMOVE_DIRECTORY, Errno.BUSY, Errno.NOTEMPTY)
+        self._check_old(resolved)
+        resolved.mount.volume.rmdir(resolved.path)
 
     def unlink(self, start: Descriptor, path: bytes) -> None:
         """Remove anything but a directory."""
-        place = self._entry(start, path, Rights.PATH_UNLINK_FILE, Errno.BUSY, Errno.ISDIR)
-        self._check_old(place)
-        place.mount.volume.unlink(place.at)
+        resolved = self._entry(start, path, Rights.PATH_UNLINK_FILE, Errno.BUSY, Errno.ISDIR)
+        self._check_old(resolved)
+        resolved.mount.volume.unlink(resolved.path)
 
     def symlink(self, target: bytes, start: Descriptor, path: bytes) -> None:
         """Create a symbolic link to a relative target that does not lead above the mount."""
-        place = self._entry(start, path, Rights.PATH_SYMLINK, Errno.EXIST, Errno.EXIST)
+        resolved = self._entry(start, path, Rights.PATH_SYMLINK, Errno.EXIST, Errno.EXIST)
         if not target or b"\0" in target:
             raise WasiError(Errno.NOENT if not target else Errno.INVAL)
         if len(target) > self.usage.limits.max_path_bytes:
             raise WasiError(Errno.NAMETOOLONG)
-        with self._making(place):
-            place.mount.volume.symlink(place.at, target)
+        with self._making(resolved):
+            resolved.mount.volume.symlink(resolved.path, target)
 
     def link(self, old: Descriptor, follow: bool, old_path: bytes, new: Descriptor, new_path: bytes) -> None:
         """Give a file a second name in the same mount."""
-        source = self._at(old, old_path, follow, Rights.PATH_LINK_SOURCE)
-        place = self._entry(new, new_path, Rights.PATH_LINK_TARGET, Errno.EXIST, Errno.EXIST)
-        if source.mount.point != place.mount.point:
+        source = self._resolve(old, old_path, follow, Rights.PATH_LINK_SOURCE)
+        resolved = self._entry(new, new_path, Rights.PATH_LINK_TARGET, Errno.EXIST, Errno.EXIST)
+        if source.mount.point != resolved.mount.point:
             raise WasiError(Errno.XDEV)
         if source.is_start:
             raise WasiError(Errno.PERM)
-        with self._making(place):
-            place.mount.volume.link(source.at, place.at, follow)
+        with self._making(resolved):
+            resolved.mount.volume.link(source.path, resolved.path, follow)
 
     def rename(self, old: Descriptor, old_path: bytes, new: Descriptor, new_path: bytes) -> None:
         """Move within a mount."""
         source = self._entry(old, old_path, Rights.PATH_RENAME_SOURCE, Errno.BUSY, Errno.BUSY)
-        place = self._entry(new, new_path, Rights.PATH_RENAME_TARGET, Errno.BUSY, Errno.BUSY)
-        if source.mount.point != place.mount.point:
+        resolved = self._entry(new, new_path, Rights.PATH_RENAME_TARGET, Errno.BUSY, Errno.BUSY)
+        if source.mount.point != resolved.mount.point:
             raise WasiError(Errno.XDEV)
         self._check_old(source)
-        if place.guest in self.namespace.table.above:
+        if resolved.guest in self.namespace.table.above:
             raise WasiError(Errno.BUSY)
-        place.mount.volume.rename(source.at, place.at)
+        resolved.mount.volume.rename(source.path, resolved.path)
 
     def set_times(self, start: Descriptor, path: bytes, follow: bool, atim: int | None, mtim: int | None) -> None:
         """Set time stamps by path."""
-        place = self._at(start, path, follow, Rights.PATH_FILESTAT_SET_TIMES)
-        place.mount.volume.set_times(place.at, follow, atim, mtim, place.mount.perms)
+        resolved = self._resolve(start, path, follow, Rights.PATH_FILESTAT_SET_TIMES)
+        resolved.mount.volume.set_times(resolved.path, follow, atim, mtim, resolved.mount.perms)

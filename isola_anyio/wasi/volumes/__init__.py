@@ -1,1 +1,1 @@
-"""What a mount leads to: volumes of host files and of memory, and the descriptors they open."""
+"""Volumes: sources of files (host directories, memory, archives, overlays), and the descriptors they open."""

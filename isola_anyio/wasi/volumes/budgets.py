@@ -1,4 +1,4 @@
-"""Bound what a guest's files may cost the host."""
+"""Budgets: what a guest's files may cost the host, and what they cost now."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
 NEW_ENTRY_BYTES: Final = 4096
-"""Charged for each file, directory or link made on the host: a block of most disks, for what it takes before it holds
-a byte. An empty directory takes that, a small file too, an inode and a name less."""
+"""Charged for each file, directory or link made on the host, before it holds a byte: one block of most file systems.
+An empty directory and a small file take that much; an inode and a name take less."""
 
 
 def _always(_delta_bytes: int) -> bool:
@@ -24,29 +24,29 @@ def _always(_delta_bytes: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class FileLimits:
-    """Budgets of one sandbox's files. The defaults are guesses, roomy for data work and small for a server.
+    """Budgets of one sandbox's files. The defaults are guesses: ample for data work, small for a server.
 
     Attributes:
         max_open_files: descriptors besides the four a guest starts with (``MFILE`` past it).
         max_host_files: those of them that are host descriptors: files and directories open in mounts (``MFILE``). All
             sandboxes together hold at most half of what the process may have open (``NFILE``).
         max_entries: files, directories and links in each in-memory tree (``NOSPC``); few enough that a garbage
-            collection which comes upon them all stays short.
+            collection which visits them all stays short.
         max_memory_bytes: bytes held by in-memory files, with a small fixed cost for each (``NOSPC``).
         max_written_bytes: bytes written to host files, counting growth by truncation and ``NEW_ENTRY_BYTES`` for each
             file, directory and link that is made (``DQUOT``); ``None``: no limit.
         max_listing: entries of one host directory that are listed (``OVERFLOW``).
         max_iovecs: entries of one scatter or gather list (``INVAL``); the value Linux has.
-        max_transfer_bytes: bytes one call moves; a longer one comes back short.
+        max_transfer_bytes: bytes one call reads or writes; a longer call returns a short count.
         max_path_bytes: length of a path (``NAMETOOLONG``).
         max_name_bytes: length of one component (``NAMETOOLONG``).
-        max_depth: components of a path from its mount's root, also when it goes on from an open directory
+        max_depth: components of a path from its mount's root, also when it starts at an open directory
             (``NAMETOOLONG``); what a path of ``max_path_bytes`` can have.
-        max_tree_depth: directories below one another in an in-memory tree, however they came there (``NAMETOOLONG``);
-            few enough that going through a tree costs little more than its size, and more than real trees have.
+        max_tree_depth: directories nested in an in-memory tree, by ``mkdir`` or ``rename`` (``NAMETOOLONG``); few
+            enough that walking a tree costs little more than its size, and more than real trees have.
         max_symlinks: links followed while one path is resolved (``LOOP``).
         max_subscriptions: entries of one ``poll_oneoff`` (``INVAL``).
-        charge: asked with a number of bytes before in-memory files grow (``False`` refuses) and told, with a negative
+        charge: called with a number of bytes before in-memory files grow (``False`` refuses) and, with a negative
             number, when they shrink; ties the files to a budget that counts more than files.
     """
 
@@ -70,6 +70,9 @@ class FileLimits:
 class FileUsage:
     """What one sandbox's files cost at this moment.
 
+    No lock: changed under the lock of the volume that is charged, or by the guest's thread; a memory mount, which
+    several guests' threads change, has a usage of its own.
+
     Attributes:
         limits: the budgets.
         memory_bytes: bytes charged for in-memory files.
@@ -86,7 +89,7 @@ class FileUsage:
         self.host_fds = 0
 
     def hold(self, delta_bytes: int) -> None:
-        """Account for in-memory bytes taken (or, negative, given back); raise ``NOSPC`` when there is no room."""
+        """Charge in-memory bytes (or, negative, give them back); raise ``NOSPC`` past the budget."""
         limits = self.limits
         if delta_bytes > 0 and self.memory_bytes + delta_bytes > limits.max_memory_bytes:
             raise WasiError(Errno.NOSPC)
@@ -95,7 +98,7 @@ class FileUsage:
         self.memory_bytes += delta_bytes
 
     def write(self, n: int) -> None:
-        """Account for ``n`` bytes about to reach a host file; raise ``DQUOT`` past the budget."""
+        """Charge ``n`` bytes that are about to be written to a host file; raise ``DQUOT`` past the budget."""
         limit = self.limits.max_written_bytes
         if limit is not None and self.written_bytes + n > limit:
             raise WasiError(Errno.DQUOT)
@@ -103,7 +106,7 @@ class FileUsage:
 
     @contextmanager
     def making_entry(self) -> Generator[None]:
-        """Account for a new entry of a host directory, unless making it fails; raise ``DQUOT`` past the budget."""
+        """Charge a new entry of a host directory, unless making it fails; raise ``DQUOT`` past the budget."""
         self.write(NEW_ENTRY_BYTES)
         try:
             yield

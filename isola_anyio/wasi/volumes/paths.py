@@ -1,4 +1,4 @@
-"""Take a guest's path apart, and refuse what is not one."""
+"""Guest paths: split into components, checked, and written as text."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from isola_anyio.wasi.volumes.budgets import FileLimits
 
 Names: TypeAlias = tuple[bytes, ...]
-"""Path components, from the outermost in; never ``b""`` or ``b"."``."""
+"""Path components, outermost first; never ``b""`` or ``b"."``."""
 
 
 def split(path: bytes, limits: FileLimits) -> tuple[Names, bool]:
-    """Return a relative path's components and whether it says that the last is a directory (``x/``, ``x/.``).
+    """Return a relative path's components, and whether it ends as a directory's (``x/``, ``x/.``).
 
-    ``..`` is kept: what it means depends on what is there.
+    ``..`` is kept: where it leads depends on whether the component before it is a symbolic link.
 
     Raises:
         WasiError: ``NOENT`` for an empty path, ``INVAL`` for a NUL, ``PERM`` for an absolute path, ``NAMETOOLONG``.
@@ -39,11 +39,11 @@ def split(path: bytes, limits: FileLimits) -> tuple[Names, bool]:
 
 
 def levels_up(target: bytes) -> int:
-    """Return how many directories a symbolic link's target goes up before it goes down.
+    """Return how many times ``..`` begins a symbolic link's target.
 
     Raises:
-        WasiError: ``PERM`` for an absolute target, and for one with ``..`` after a name: where that leads is up to what
-            is at the name, which may be a link.
+        WasiError: ``PERM`` for an absolute target, and for one with ``..`` after a name: where that leads depends on
+            what the name is, which may be a link.
     """
     if target.startswith(b"/"):
         raise WasiError(Errno.PERM)

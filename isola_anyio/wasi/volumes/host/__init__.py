@@ -1,1 +1,1 @@
-"""Host directories and files, opened so that no path leaves them."""
+"""Volumes of the host: directories and single files, resolved so that no path leaves them."""

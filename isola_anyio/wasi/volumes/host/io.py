@@ -1,4 +1,9 @@
-"""Move bytes between host files and guest memory, and share host descriptors between sandboxes."""
+"""Host descriptors: reading them into guest memory, and sharing them by reference count.
+
+A template and its forks run on different threads and use the same host descriptors. Closing one while another thread
+still uses its number is the danger: the host gives the number to the next file that is opened, and the late user would
+read or write that one. So a shared descriptor is closed by whoever drops the last reference, and by nobody else.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +27,9 @@ _seek_lock = threading.Lock()
 
 
 def _preadv_by_seeking(fd: int, views: Sequence[memoryview], offset: int) -> int:
-    """Read where the host has no ``preadv`` (Windows); the lock keeps the shared offset to one reader."""
+    """Read where the host has no ``preadv`` (Windows)."""
     done = 0
-    with _seek_lock:
+    with _seek_lock:  # seek and read are two calls, and another guest's thread may share the descriptor
         os.lseek(fd, offset, os.SEEK_SET)
         for view in views:
             data = os.read(fd, len(view))
@@ -38,7 +43,7 @@ def _preadv_by_seeking(fd: int, views: Sequence[memoryview], offset: int) -> int
 if hasattr(os, "preadv"):
 
     def preadv(fd: int, views: Sequence[memoryview], offset: int) -> int:
-        """Read straight into the views; the GIL is free meanwhile."""
+        """Read straight into the views; the GIL is released meanwhile."""
         return os.preadv(fd, views, offset)
 
 else:
@@ -46,64 +51,70 @@ else:
 
 
 class SharedFd:
-    """A host descriptor that several owners hold; the last ``release`` closes it."""
+    """A host descriptor with a reference count; dropping the last reference closes it. Safe from any thread.
 
-    __slots__ = ("_lock", "_owners", "fd")
+    Attributes:
+        fd: the number; valid only while the caller holds a reference.
+    """
+
+    __slots__ = ("_lock", "_references", "fd")
 
     def __init__(self, fd: int) -> None:
+        """Take over ``fd``, with one reference: the caller's."""
         self.fd = fd
-        self._owners = 1
+        self._references = 1
         self._lock = threading.Lock()
 
     def retain(self) -> SharedFd:
-        """Add an owner."""
+        """Add a reference, and return this; the caller holds one already, so the count is not 0."""
         with self._lock:
-            self._owners += 1
+            self._references += 1
         return self
 
     def release(self) -> None:
-        """Take an owner away."""
+        """Drop a reference."""
         with self._lock:
-            self._owners -= 1
-            last = not self._owners
-        if last:
+            self._references -= 1
+            is_last = not self._references
+        if is_last:  # outside the lock: nobody else has a reference to use it with, and closing may block
             self._close()
 
     def _close(self) -> None:
         os.close(self.fd)
 
 
-if sys.platform == "win32":  # where guests have no files of the host
+if sys.platform == "win32":  # host directories are not mounted there
 
-    def _most_for_guests() -> int:
+    def _max_for_guests() -> int:
         return 0
 
 else:
     import resource
 
-    def _most_for_guests() -> int:
-        """Return how many descriptors of this process may be guests': half, as the rest is the host's own work."""
+    def _max_for_guests() -> int:
+        """Return how many descriptors of this process may be guests': half, to leave the rest to the host program."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return sys.maxsize if soft == resource.RLIM_INFINITY else soft // 2
 
 
 class GuestFd(SharedFd):
-    """A host descriptor that is open because a guest asked for it; counted, in its sandbox and in all, until it is not.
+    """A host descriptor that a guest opened; counted, while it is open, for its sandbox and for the process.
 
-    Call ``admit`` before opening.
+    Call ``admit`` before opening. Between that and the count another guest's thread may open one too: the process's
+    bound is soft by the number of threads, which the half that is left to the host program has room for.
     """
 
     __slots__ = ("_usage",)
 
     _counting = threading.Lock()
-    _open = 0
+    _open = 0  # of all guests in this process; under `_counting`
 
     @classmethod
     def admit(cls, usage: FileUsage) -> None:
-        """Raise unless one more may be opened: ``MFILE`` for what the sandbox has, ``NFILE`` for what all have."""
+        """Raise unless one more may be opened: ``MFILE`` past the sandbox's budget, ``NFILE`` past the process's."""
         if usage.host_fds >= usage.limits.max_host_files:
             raise WasiError(Errno.MFILE)
-        if cls._open >= _most_for_guests():
+        if cls._open >= _max_for_guests():
             raise WasiError(Errno.NFILE)
 
     def __init__(self, fd: int, usage: FileUsage) -> None:
@@ -112,7 +123,7 @@ class GuestFd(SharedFd):
         self._count(1)
 
     def _count(self, change: int) -> None:
-        with GuestFd._counting:  # a template's is closed by whichever fork is the last to
+        with GuestFd._counting:  # the sandbox's count too: a descriptor it shares with a fork may be closed by that one
             self._usage.host_fds += change
             GuestFd._open += change
 

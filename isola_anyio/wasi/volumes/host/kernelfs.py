@@ -1,7 +1,7 @@
-"""Know the file systems that are doors into the kernel, and keep guests out of them.
+"""Kernel file systems: which devices are interfaces of the kernel instead of disks, and refused to guests.
 
 Files of ``/proc`` and its like look regular and are not: one is this process's environment, another its memory, a
-third blocks whoever reads it. A mount of ``/`` would hand them out, so whatever lies on such a device is refused.
+third blocks its reader. A mount of ``/`` would give them to guests, so whatever lies on such a device is refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ def _kernel_devices() -> set[int]:
 
 
 def is_kernel_device(device: int) -> bool:
-    """Tell whether a ``st_dev`` is that of a kernel file system; never, where there is no ``/proc`` to ask."""
+    """Return whether a ``st_dev`` is that of a kernel file system; ``False`` where there is no ``/proc`` to ask.
+
+    Remembered for good: a device number of a disk is not given to a kernel file system while it is in use. Two threads
+    that ask at once both look it up, and store the same answer.
+    """
     answer = _known.get(device)
     if answer is None:
         answer = _known[device] = device in _kernel_devices()

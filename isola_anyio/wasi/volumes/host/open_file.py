@@ -1,4 +1,4 @@
-"""Be an open regular file of the host."""
+"""An open regular file of the host."""
 
 # ruff: noqa: ARG002, D102 - overrides do what the base class documents
 
@@ -18,37 +18,40 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from isola_anyio.wasi.volumes.budgets import FileUsage
-    from isola_anyio.wasi.volumes.interfaces import How, Volume
+    from isola_anyio.wasi.volumes.interfaces import Grant, Volume
 
 _SYNC_FLAGS: Final = FdFlags.DSYNC | FdFlags.RSYNC | FdFlags.SYNC
 
 
-def access_flags(how: How) -> int:
-    """Return the host's flags for what the guest asked."""
-    flags = (os.O_RDWR if how.read else os.O_WRONLY) if how.write else os.O_RDONLY
-    if how.flags & FdFlags.APPEND:
+def access_flags(grant: Grant) -> int:
+    """Return the flags of ``open`` for what a descriptor may do."""
+    flags = os.O_RDONLY
+    if grant.base & Rights.FD_WRITE:
+        flags = os.O_RDWR if grant.base & Rights.FD_READ else os.O_WRONLY
+    if grant.flags & FdFlags.APPEND:
         flags |= os.O_APPEND
-    if how.flags & (FdFlags.SYNC | FdFlags.RSYNC):
+    if grant.flags & (FdFlags.SYNC | FdFlags.RSYNC):
         flags |= os.O_SYNC
-    elif how.flags & FdFlags.DSYNC:
+    elif grant.flags & FdFlags.DSYNC:
         flags |= os.O_DSYNC
     return flags
 
 
 class HostFile(SeekableFile):
-    """A descriptor over a host one.
+    """A guest's descriptor over a host descriptor.
 
-    The offset is ours, not the host's, so a read-only host descriptor can serve a template and all its forks.
-    ``alone`` says that the host descriptor is this one's only, and so may carry its flags.
+    The offset is kept here, not in the host's descriptor, so one that is only read from can serve a template and all
+    its forks at once, from several threads.
     """
 
-    __slots__ = ("_alone", "_shared", "_usage")
+    __slots__ = ("_exclusive", "_shared", "_usage")
 
-    def __init__(self, shared: SharedFd, usage: FileUsage, *, alone: bool) -> None:
-        super().__init__(0)
+    def __init__(self, grant: Grant, shared: SharedFd, usage: FileUsage, *, exclusive: bool, offset: int = 0) -> None:
+        """Take over a reference to ``shared``; ``exclusive``: no other has one, so it may carry this one's flags."""
+        super().__init__(grant, offset)
         self._shared = shared
         self._usage = usage
-        self._alone = alone
+        self._exclusive = exclusive
 
     def stat(self) -> Stat:
         return Stat.of_host(os.fstat(self._shared.fd))
@@ -70,7 +73,9 @@ class HostFile(SeekableFile):
         return done
 
     def _append(self, views: Sequence[memoryview]) -> tuple[int, int]:
-        if not self._alone:
+        if not self._exclusive:
+            # Without O_APPEND, as other guests share the host descriptor: one that appends at the same moment may be
+            # overwritten. Only a single-file mount gets here, as every other file is opened for its guest alone.
             end = self._size()
             n = self._write_at(views, end)
             return n, end + n
@@ -85,8 +90,8 @@ class HostFile(SeekableFile):
 
     def set_flags(self, flags: int) -> None:
         if (flags ^ self.flags) & _SYNC_FLAGS:
-            raise WasiError(Errno.NOTSUP)  # hosts ignore the change in silence
-        if (flags ^ self.flags) & FdFlags.APPEND and self._alone:
+            raise WasiError(Errno.NOTSUP)  # hosts ignore the change without an error
+        if (flags ^ self.flags) & FdFlags.APPEND and self._exclusive:
             import fcntl  # noqa: PLC0415 - not on Windows, where host files are not mounted
 
             now = fcntl.fcntl(self._shared.fd, fcntl.F_GETFL) & ~os.O_APPEND
@@ -121,10 +126,8 @@ class HostFile(SeekableFile):
 
     def fork(self, volumes: Callable[[Volume], Volume]) -> HostFile | None:
         if self.base & Rights.FD_WRITE:
-            return None
-        twin = HostFile(self._shared.retain(), self._usage, alone=False)
-        twin.take_after(self)
-        return twin
+            return None  # two guests would write through one descriptor
+        return HostFile(self.grant(), self._shared.retain(), self._usage, exclusive=False, offset=self.offset)
 
     def close(self) -> None:
         self._shared.release()

@@ -1,7 +1,7 @@
-"""Call Linux's ``openat2``, which confines a path to a directory in the kernel, races and all.
+"""``openat2``: Linux's call that confines a path to a directory, in the kernel and so without races.
 
-Python has no function for it, so this module calls it through ctypes; it is the only one here that does. Kernels since
-5.6 have it; containers with an older filter refuse it with ``EPERM``.
+Python has no function for it, so this module calls it through ctypes; it is the only one in ``wasi`` that does. Kernels
+since 5.6 have it; containers with an older system call filter refuse it with ``EPERM``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ RESOLVE_BENEATH: Final = 0x08
 
 _SYS_OPENAT2: Final = 437  # the same on every architecture but alpha
 _ATTEMPTS: Final = 32
-"""Tries when a rename in progress makes the kernel unsure (``EAGAIN``) or a signal comes; a guess."""
+"""Tries when the kernel cannot tell because of a concurrent rename (``EAGAIN``), or a signal comes; a guess."""
 
-_How = ctypes.c_uint64 * 3  # struct open_how: flags, mode, resolve
+_OpenHow = ctypes.c_uint64 * 3  # struct open_how: flags, mode, resolve
 
 if sys.platform == "linux":
     _syscall = ctypes.CDLL(None, use_errno=True).syscall
@@ -32,7 +32,7 @@ if sys.platform == "linux":
 
     def openat2(dir_fd: int, path: bytes, flags: int, mode: int, resolve: int) -> int:
         """Return a new descriptor for ``path`` below ``dir_fd``; ``OSError`` as the kernel says."""
-        how = _How(flags | os.O_CLOEXEC, mode, resolve)
+        how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
         number = errno.EAGAIN
         for _ in range(_ATTEMPTS):
             fd: int = _syscall(_SYS_OPENAT2, dir_fd, path, ctypes.addressof(how), ctypes.sizeof(how))
@@ -52,7 +52,7 @@ else:
 
 @cache
 def available() -> bool:
-    """Tell whether the kernel has it and lets this process use it; asked once."""
+    """Return whether the kernel has it and lets this process use it; tried once."""
     if sys.platform != "linux":
         return False
     flags = os.O_PATH | os.O_DIRECTORY

@@ -1,10 +1,12 @@
-"""Find things below a host directory without ever leaving it.
+"""Resolvers: finding what a path below a host directory leads to, without ever leaving the directory.
 
-Whatever is found is *pinned* first (``O_PATH`` where the host has it: no side effect, no waiting, whatever it is), then
-looked at, and only a regular file or a directory is opened, through the pin: what was looked at is what is opened.
+Race: between a check of what a name is and its use, another program can replace it: a regular file by a fifo, whose
+opening blocks, a directory by a link that leads out. So whatever is found is *pinned* first (opened with ``O_PATH``
+where the host has it: no side effect, no waiting, whatever it is), then checked, and only a regular file or a directory
+is opened, through the pin. What was checked is what is opened.
 
-Two resolvers do the same: ``OpenAt2Resolver`` lets the kernel confine the path, ``WalkResolver`` (in ``walk``) goes one
-component at a time.
+Two resolvers do the same: ``OpenAt2Resolver`` lets the kernel confine the path, ``WalkResolver`` (in ``walk``) resolves
+one component at a time.
 """
 
 # ruff: noqa: D102 - overrides do what the base class documents
@@ -28,30 +30,30 @@ if TYPE_CHECKING:
 
 O_PATH: Final[int] = getattr(os, "O_PATH", 0)
 HAS_PINS: Final = bool(O_PATH) and os.path.isdir("/proc/self/fd")  # noqa: PTH112 - at import, once
-"""Whether a descriptor can stand for a file without opening it, and be opened later."""
+"""Whether a descriptor can refer to a file without opening it, and be opened later, through ``/proc``."""
 
 _NOFOLLOW: Final[int] = getattr(os, "O_NOFOLLOW", 0)
 _CLOEXEC: Final[int] = getattr(os, "O_CLOEXEC", 0)
 
 DIR_FLAGS: Final[int] = O_PATH | getattr(os, "O_DIRECTORY", 0) | _NOFOLLOW | _CLOEXEC
-"""To hold a directory as the start of paths."""
+"""Flags to hold a directory as the start of paths."""
 
 FILE_FLAGS: Final[int] = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | _CLOEXEC
-"""To open a file: should a fifo or a terminal have slipped in, do not wait for it and do not adopt it."""
+"""Flags to open a file: a fifo that took its place is not waited for, a terminal does not become the process's."""
 
 
 def admit(st: os.stat_result) -> os.stat_result:
-    """Return ``st``, or refuse what lies on a kernel file system."""
+    """Return ``st``; raise ``ACCES`` for what lies on a kernel file system."""
     if is_kernel_device(st.st_dev):
         raise WasiError(Errno.ACCES)
     return st
 
 
 class Target:
-    """Something found: pinned by ``fd``, or, without pins, by its name in an open directory.
+    """What a path led to: pinned by a descriptor, or, on hosts without pins, named in an open directory.
 
     Attributes:
-        st: what it was when it was found.
+        st: its ``stat`` when it was found.
     """
 
     __slots__ = ("_fd", "_name", "_parent", "st")
@@ -63,7 +65,10 @@ class Target:
         self._name = name
 
     def open(self, flags: int) -> int:
-        """Open it; it must be regular or a directory still."""
+        """Open it; the caller has checked that it is a regular file or a directory.
+
+        Without a pin the name may have been given to something else since: ``AGAIN``.
+        """
         if self._fd >= 0:
             return os.open(b"/proc/self/fd/%d" % self._fd, flags | FILE_FLAGS)
         fd = os.open(self._name, flags | FILE_FLAGS | _NOFOLLOW, dir_fd=self._parent)
@@ -74,7 +79,7 @@ class Target:
         return fd
 
     def take_dir(self) -> int:
-        """Return a descriptor that paths can start from; the caller closes it."""
+        """Return a descriptor of a directory that paths can start from; the caller closes it."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             return fd
@@ -88,7 +93,7 @@ class Target:
             os.utime(self._name, ns=times, dir_fd=self._parent, follow_symlinks=False)
 
     def close(self) -> None:
-        """Let go."""
+        """Close the pin."""
         for fd in (self._fd, self._parent):
             if fd >= 0:
                 os.close(fd)
@@ -96,29 +101,29 @@ class Target:
 
 
 class Resolver(ABC):
-    """Finds what names below a directory lead to; ``links`` is how many symbolic links may be followed."""
+    """Finds what components below a directory lead to; ``links`` is how many symbolic links may be followed."""
 
     @abstractmethod
     def look(self, dir_fd: int, names: Names, follow: bool, links: int) -> Target:
-        """Pin what the names lead to; the caller closes it."""
+        """Return what the names lead to, pinned; the caller closes it."""
 
     @abstractmethod
     def parent(self, dir_fd: int, names: Names, links: int) -> int:
-        """Return a descriptor of the directory that has the last name; the caller closes it."""
+        """Return a descriptor of the directory that contains the last name; the caller closes it."""
 
     @abstractmethod
     def create(self, dir_fd: int, names: Names, follow: bool, links: int, flags: int) -> int:
-        """Create a regular file, and open it; it may turn out to exist unless ``flags`` has ``O_EXCL``."""
+        """Create a regular file and open it; without ``O_EXCL`` in ``flags`` it may be one created meanwhile."""
 
     def stat(self, dir_fd: int, names: Names, follow: bool, links: int) -> os.stat_result:
-        """Tell about what the names lead to."""
+        """Return the ``stat`` of what the names lead to."""
         target = self.look(dir_fd, names, follow, links)
         target.close()
         return target.st
 
 
 class OpenAt2Resolver(Resolver):
-    """Lets Linux confine the path."""
+    """Has the kernel confine the path (``openat2``)."""
 
     @staticmethod
     def _open(dir_fd: int, names: Names, flags: int, links: int, mode: int = 0) -> int:

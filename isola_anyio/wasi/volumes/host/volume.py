@@ -1,8 +1,11 @@
-"""Show a host directory, or one host file, to a guest.
+"""Volumes over the host's files: a directory, or one file at a guest path of its own.
 
-The directory is opened once, when the mount is bound; from then on everything is done through that handle, so moving
-or replacing the directory on the host changes nothing for the guest. Names given to the host are single plain
-components of an open directory, or paths the resolver confines.
+The directory is opened once, when the mount is bound, and every operation starts from that descriptor: moving or
+replacing the directory on the host changes nothing for the guest. What reaches the host is either one plain component
+in an open directory, or a path that the resolver confines.
+
+Operations that change an entry (``mkdir``, ``unlink``, ``rename``, ...) resolve and hold its directory first. Between
+that and the change another program may replace the entry, but only by another entry of the same directory.
 """
 
 # ruff: noqa: ARG002, D102 - overrides do what the base class documents
@@ -28,17 +31,18 @@ from isola_anyio.wasi.volumes.host.openat2 import available
 from isola_anyio.wasi.volumes.host.resolver import DIR_FLAGS, FILE_FLAGS, OpenAt2Resolver, Resolver
 from isola_anyio.wasi.volumes.host.single_file import FileVolume
 from isola_anyio.wasi.volumes.host.walk import WalkResolver, walk
-from isola_anyio.wasi.volumes.interfaces import At, How, Permissions, Volume
+from isola_anyio.wasi.volumes.interfaces import Volume
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from collections.abc import Set as AbstractSet
 
     from isola_anyio.wasi.volumes.budgets import FileUsage
+    from isola_anyio.wasi.volumes.interfaces import Grant, OpenRequest, Permissions, VolumePath
     from isola_anyio.wasi.volumes.paths import Names
 
 _CREATE_ATTEMPTS: Final = 8
-"""Tries when a file comes and goes while it is opened for creation; a guess."""
+"""Tries when another program creates and removes a file while it is opened for creation; a guess."""
 
 
 def choose_resolver() -> Resolver:
@@ -47,12 +51,12 @@ def choose_resolver() -> Resolver:
 
 
 def times_to_set(st: os.stat_result, atim: int | None, mtim: int | None) -> tuple[int, int]:
-    """Fill in the time stamps that are to stay as they are."""
+    """Return both time stamps (ns), those of ``st`` in place of ``None``."""
     return st.st_atime_ns if atim is None else atim, st.st_mtime_ns if mtim is None else mtim
 
 
 class HostVolume(Volume):
-    """A host directory."""
+    """A host directory; tokens of its open directories are ``SharedFd``. Safe from any thread, as it has no state."""
 
     is_on_disk = True
 
@@ -65,17 +69,17 @@ class HostVolume(Volume):
         self._root = SharedFd(fd)
         self._resolver = resolver or choose_resolver()
 
-    def _fd(self, start: SharedFd | None) -> int:
-        return (start or self._root).fd
+    def _fd(self, token: SharedFd | None) -> int:
+        return (token or self._root).fd
 
     @contextmanager
-    def _entry(self, at: At) -> Generator[tuple[int, bytes]]:
-        """Give the open directory that has the last name, and the name."""
-        if not at.names or at.names[-1] == b"..":
+    def _entry(self, path: VolumePath) -> Generator[tuple[int, bytes]]:
+        """Yield a descriptor of the directory that contains the last name, and the name."""
+        if not path.names or path.names[-1] == b"..":
             raise WasiError(Errno.INVAL)
-        fd = self._resolver.parent(self._fd(at.start), at.names, at.links)
+        fd = self._resolver.parent(self._fd(path.start), path.names, path.links)
         try:
-            yield fd, at.names[-1]
+            yield fd, path.names[-1]
         finally:
             os.close(fd)
 
@@ -87,10 +91,9 @@ class HostVolume(Volume):
             return None
 
     def share(self) -> HostVolume:
-        """Return a second owner of the same directory."""
-        twin = copy(self)
+        """Return the same volume with a reference to the directory of its own, to be closed apart from this one."""
         self._root.retain()
-        return twin
+        return copy(self)
 
     def open_dir(self, names: Names) -> SharedFd:
         """Return a token for a directory at a path without links."""
@@ -112,76 +115,80 @@ class HostVolume(Volume):
         finally:
             target.close()
 
-    def canonical(self, at: At, follow: bool, covered: AbstractSet[Names], prefix: Names) -> Names:
-        way = walk(self._fd(at.start), at.names, follow, at.links, covered, prefix)
-        os.close(way.parent)
-        return way.names
+    def canonical(self, path: VolumePath, follow: bool, covered: AbstractSet[Names], prefix: Names) -> Names:
+        end = walk(self._fd(path.start), path.names, follow, path.links, covered, prefix)
+        os.close(end.parent)
+        return end.names
 
-    def open(self, at: At, how: How, usage: FileUsage) -> HostFile | SharedFd:
-        exclusive = how.create and how.exclusive
-        follow = (how.follow or at.slash) and not exclusive
-        fd = self._fd(at.start)
+    def open(self, path: VolumePath, request: OpenRequest, grant: Grant, usage: FileUsage) -> HostFile | SharedFd:
+        exclusive = request.create and request.exclusive
+        follow = (request.follow or path.slash) and not exclusive
+        fd = self._fd(path.start)
         GuestFd.admit(usage)
+        # Looked up first and created only if missing, as what exists must be checked before it is opened. Another
+        # program may create or remove the name between the two steps; then both are repeated.
         for _ in range(_CREATE_ATTEMPTS):
             try:
-                target = self._resolver.look(fd, at.names, follow, at.links)
+                target = self._resolver.look(fd, path.names, follow, path.links)
             except (FileNotFoundError, WasiError) as exc:
-                if not how.create or (isinstance(exc, WasiError) and exc.errno is not Errno.NOENT):
+                if not request.create or (isinstance(exc, WasiError) and exc.errno is not Errno.NOENT):
                     raise
-                created = self._create(fd, at, follow, how, usage)
+                created = self._create(fd, path, follow, request, grant, usage)
                 if created is None:
                     continue
-                return HostFile(GuestFd(created, usage), usage, alone=True)
+                return HostFile(grant, GuestFd(created, usage), usage, exclusive=True)
             try:
                 mode = target.st.st_mode
                 if host_stat.S_ISDIR(mode):
-                    how.check_directory()
+                    request.check_directory(grant)
                     return GuestFd(target.take_dir(), usage)
                 if exclusive:
                     raise WasiError(Errno.EXIST)
                 if host_stat.S_ISLNK(mode):
                     raise WasiError(Errno.LOOP)
-                if how.directory or at.slash:
+                if request.directory or path.slash:
                     raise WasiError(Errno.NOTDIR)
                 if not host_stat.S_ISREG(mode):
                     raise WasiError(Errno.ACCES)
-                how.check_file()
-                if how.truncate:
+                request.check_file(grant)
+                if request.truncate:
                     cut = target.open(os.O_WRONLY)
                     try:
                         os.ftruncate(cut, 0)
                     finally:
                         os.close(cut)
-                return HostFile(GuestFd(target.open(access_flags(how)), usage), usage, alone=True)
+                return HostFile(grant, GuestFd(target.open(access_flags(grant)), usage), usage, exclusive=True)
             finally:
                 target.close()
         raise WasiError(Errno.AGAIN)
 
-    def _create(self, fd: int, at: At, follow: bool, how: How, usage: FileUsage) -> int | None:
-        """Return a new file's descriptor, or ``None`` when one has come into being meanwhile."""
-        if not how.perms.dir_write:
-            os.close(self._resolver.parent(fd, at.names, at.links))  # a missing directory is the first thing to say
-        how.check_create(at)
-        flags = access_flags(how) | (os.O_EXCL if how.exclusive else 0)
+    def _create(
+        self, fd: int, path: VolumePath, follow: bool, request: OpenRequest, grant: Grant, usage: FileUsage
+    ) -> int | None:
+        """Return a new file's descriptor, or ``None`` when another program has created one meanwhile."""
+        if not grant.perms.dir_write:
+            os.close(self._resolver.parent(fd, path.names, path.links))  # a missing directory is reported first
+        request.check_create(path, grant)
+        flags = access_flags(grant) | (os.O_EXCL if request.exclusive else 0)
         try:
             with usage.making_entry():
-                return self._resolver.create(fd, at.names, follow, at.links, flags)
+                return self._resolver.create(fd, path.names, follow, path.links, flags)
         except FileExistsError:
-            if how.exclusive:
+            if request.exclusive:
                 raise
             return None
 
-    def stat(self, at: At, follow: bool) -> Stat:
-        st = self._resolver.stat(self._fd(at.start), at.names, follow or at.slash, at.links)
-        if at.slash and not host_stat.S_ISDIR(st.st_mode):
+    def stat(self, path: VolumePath, follow: bool) -> Stat:
+        st = self._resolver.stat(self._fd(path.start), path.names, follow or path.slash, path.links)
+        if path.slash and not host_stat.S_ISDIR(st.st_mode):
             raise WasiError(Errno.NOTDIR)
         return Stat.of_host(st)
 
-    def stat_dir(self, start: SharedFd | None) -> Stat:
-        return Stat.of_host(os.fstat(self._fd(start)))
+    def stat_dir(self, token: SharedFd | None) -> Stat:
+        return Stat.of_host(os.fstat(self._fd(token)))
 
-    def list(self, start: SharedFd | None, limit: int) -> Iterator[tuple[bytes, int, FileType]]:
-        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | FILE_FLAGS, dir_fd=self._fd(start))
+    def list(self, token: SharedFd | None, limit: int) -> Iterator[tuple[bytes, int, FileType]]:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | FILE_FLAGS, dir_fd=self._fd(token))
         try:
             with os.scandir(fd) as entries:
                 for number, entry in enumerate(entries):
@@ -191,35 +198,35 @@ class HostVolume(Volume):
         finally:
             os.close(fd)
 
-    def readlink(self, at: At) -> bytes:
-        if not at.names:
+    def readlink(self, path: VolumePath) -> bytes:
+        if not path.names:
             raise WasiError(Errno.INVAL)
-        with self._entry(at) as (parent, name):
-            if at.slash:
+        with self._entry(path) as (parent, name):
+            if path.slash:
                 st = self._lstat(parent, name)
                 raise WasiError(Errno.INVAL if st and host_stat.S_ISDIR(st.st_mode) else Errno.NOTDIR)
             return os.readlink(name, dir_fd=parent)
 
-    def mkdir(self, at: At) -> None:
-        with self._entry(at) as (parent, name):
+    def mkdir(self, path: VolumePath) -> None:
+        with self._entry(path) as (parent, name):
             os.mkdir(name, dir_fd=parent)
 
-    def rmdir(self, at: At) -> None:
-        with self._entry(at) as (parent, name):
+    def rmdir(self, path: VolumePath) -> None:
+        with self._entry(path) as (parent, name):
             os.rmdir(name, dir_fd=parent)
 
-    def unlink(self, at: At) -> None:
-        with self._entry(at) as (parent, name):
+    def unlink(self, path: VolumePath) -> None:
+        with self._entry(path) as (parent, name):
             st = self._lstat(parent, name)
             if st is not None and host_stat.S_ISDIR(st.st_mode):
-                raise WasiError(Errno.ISDIR)  # hosts differ in what they say
-            if at.slash:
+                raise WasiError(Errno.ISDIR)  # hosts differ: EISDIR or EPERM
+            if path.slash:
                 raise WasiError(Errno.NOENT if st is None else Errno.NOTDIR)
             os.unlink(name, dir_fd=parent)
 
-    def symlink(self, at: At, target: bytes) -> None:
-        with self._entry(at) as (parent, name):
-            if at.slash:
+    def symlink(self, path: VolumePath, target: bytes) -> None:
+        with self._entry(path) as (parent, name):
+            if path.slash:
                 st = self._lstat(parent, name)
                 if st is None:
                     raise WasiError(Errno.NOENT)
@@ -227,7 +234,7 @@ class HostVolume(Volume):
             check_target(self._root.fd, parent, target)
             os.symlink(target, name, dir_fd=parent)
 
-    def link(self, old: At, new: At, follow: bool) -> None:
+    def link(self, old: VolumePath, new: VolumePath, follow: bool) -> None:
         if follow:
             names = self.canonical(old, True, frozenset(), ())
             old = old._replace(names=names, links=0)
@@ -244,7 +251,7 @@ class HostVolume(Volume):
             check_moved(self._root.fd, from_fd, from_name, to_fd, self._resolver)
             os.link(from_name, to_name, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
 
-    def rename(self, old: At, new: At) -> None:
+    def rename(self, old: VolumePath, new: VolumePath) -> None:
         with self._entry(old) as (from_fd, from_name), self._entry(new) as (to_fd, to_name):
             if old.slash or new.slash:
                 st = os.stat(from_name, dir_fd=from_fd, follow_symlinks=False)
@@ -253,8 +260,8 @@ class HostVolume(Volume):
             check_moved(self._root.fd, from_fd, from_name, to_fd, self._resolver)
             os.rename(from_name, to_name, src_dir_fd=from_fd, dst_dir_fd=to_fd)
 
-    def set_times(self, at: At, follow: bool, atim: int | None, mtim: int | None, perms: Permissions) -> None:
-        target = self._resolver.look(self._fd(at.start), at.names, follow or at.slash, at.links)
+    def set_times(self, path: VolumePath, follow: bool, atim: int | None, mtim: int | None, perms: Permissions) -> None:
+        target = self._resolver.look(self._fd(path.start), path.names, follow or path.slash, path.links)
         try:
             st = target.st
             is_dir = host_stat.S_ISDIR(st.st_mode)
@@ -263,33 +270,33 @@ class HostVolume(Volume):
             if is_dir or host_stat.S_ISREG(st.st_mode):
                 target.set_times(times_to_set(st, atim, mtim))
             elif host_stat.S_ISLNK(st.st_mode):
-                with self._entry(at) as (parent, name):
+                with self._entry(path) as (parent, name):
                     os.utime(name, ns=times_to_set(st, atim, mtim), dir_fd=parent, follow_symlinks=False)
             else:
                 raise WasiError(Errno.ACCES)
         finally:
             target.close()
 
-    def set_dir_times(self, start: SharedFd | None, atim: int | None, mtim: int | None) -> None:
-        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | FILE_FLAGS, dir_fd=self._fd(start))
+    def set_dir_times(self, token: SharedFd | None, atim: int | None, mtim: int | None) -> None:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | FILE_FLAGS, dir_fd=self._fd(token))
         try:
             os.utime(fd, ns=times_to_set(os.fstat(fd), atim, mtim))
         finally:
             os.close(fd)
 
-    def sync_dir(self, start: SharedFd | None) -> None:
-        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | FILE_FLAGS, dir_fd=self._fd(start))
+    def sync_dir(self, token: SharedFd | None) -> None:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | FILE_FLAGS, dir_fd=self._fd(token))
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
 
-    def twin(self, start: SharedFd | None, other: Volume) -> SharedFd | None:
-        return start and start.retain()
+    def dup_token(self, token: SharedFd | None, volume: Volume) -> SharedFd | None:
+        return token and token.retain()
 
-    def release(self, start: SharedFd | None) -> None:
-        if start is not None:
-            start.release()
+    def release(self, token: SharedFd | None) -> None:
+        if token is not None:
+            token.release()
 
     def close(self) -> None:
         self._root.release()
@@ -304,7 +311,10 @@ def _type_of(entry: os.DirEntry[str]) -> FileType:
 
 
 class MountedFileVolume(FileVolume):
-    """One host file, at a guest path of its own; opened once, when the mount is bound."""
+    """One host file, at a guest path of its own; opened once, when the mount is bound.
+
+    All guests' descriptors share that host descriptor, with offsets of their own.
+    """
 
     def __init__(self, path: str | bytes | os.PathLike[str], perms: Permissions) -> None:
         """Open the file as the permissions need; ``OSError`` as from ``open``."""
@@ -316,16 +326,16 @@ class MountedFileVolume(FileVolume):
             raise PermissionError(errno.EACCES, "is not a regular file")
         self._shared = SharedFd(fd)
 
-    def _open(self, how: How, usage: FileUsage) -> HostFile:
-        if how.truncate:
+    def _open(self, request: OpenRequest, grant: Grant, usage: FileUsage) -> HostFile:
+        if request.truncate:
             os.ftruncate(self._shared.fd, 0)
-        return HostFile(self._shared.retain(), usage, alone=False)
+        return HostFile(grant, self._shared.retain(), usage, exclusive=False)
 
     def _stat(self) -> Stat:
         return Stat.of_host(os.fstat(self._shared.fd))
 
-    def set_times(self, at: At, follow: bool, atim: int | None, mtim: int | None, perms: Permissions) -> None:
-        self._only_root(at)
+    def set_times(self, path: VolumePath, follow: bool, atim: int | None, mtim: int | None, perms: Permissions) -> None:
+        self._only_root(path)
         if not perms.file_write:
             raise perms.write_refusal
         os.utime(self._shared.fd, ns=times_to_set(os.fstat(self._shared.fd), atim, mtim))

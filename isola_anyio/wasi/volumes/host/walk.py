@@ -1,7 +1,11 @@
-"""Go below a host directory one component at a time, where the kernel cannot confine a whole path.
+"""``WalkResolver``: paths resolved one component at a time, where the kernel cannot confine a whole path.
 
-Every step opens one plain name in an open directory and follows nothing; links are read and resolved here, and ``..``
-goes back to the directory we came from, which stays open. A name swapped under us is at worst not found.
+Every step opens one plain name in an open directory (``openat`` with ``O_NOFOLLOW``). Symbolic links are read and
+resolved here, and ``..`` goes back to the directory the walk came from, which is still open.
+
+Race: another program may replace a name between the ``stat`` that says what it is and the ``open`` or ``readlink`` that
+relies on it. Those then fail, as a link is not followed and a file is no directory, and the name is looked up again, up
+to ``_SWAPS`` times in a walk. So a replaced name is at worst not found; it never leads out.
 """
 
 # ruff: noqa: D102 - overrides do what the base class documents
@@ -26,17 +30,21 @@ if TYPE_CHECKING:
     from isola_anyio.wasi.volumes.paths import Names
 
 MAX_DEPTH: Final = 256
-"""Directories held open on one way down; deeper paths are ``NAMETOOLONG``. Real trees stay far below."""
+"""Directories held open during one walk; deeper paths are ``NAMETOOLONG``. Real trees are far less deep."""
 
 _SWAPS: Final = 32
-"""Times a name may turn into something else between two looks at it; a guess."""
-_SWAPPED: Final = (errno.EINVAL, errno.ELOOP, errno.ENOTDIR)  # it is not what it was a moment ago
+"""Times in one walk that a name may be replaced between a check and its use; a guess."""
+_SWAPPED: Final = (errno.EINVAL, errno.ELOOP, errno.ENOTDIR)  # no link any more, now a link, no directory any more
 
 
-class Way(NamedTuple):
-    """Where a walk ended: in directory ``parent`` (the caller closes it) at ``name``.
+class WalkEnd(NamedTuple):
+    """Where a walk ended.
 
-    ``name`` is empty when the walk ended at ``parent`` itself. ``st`` is ``None`` when there is nothing of that name.
+    Attributes:
+        parent: descriptor of the last directory; the caller closes it.
+        name: the last component, in ``parent``; empty when the path led to ``parent`` itself.
+        st: ``stat`` of ``name``; ``None`` when it does not exist.
+        names: the path from the start, free of links and ``..``.
     """
 
     parent: int
@@ -52,12 +60,12 @@ def walk(
     links: int,
     covered: AbstractSet[Names] = frozenset(),
     prefix: Names = (),
-) -> Way:
+) -> WalkEnd:
     """Resolve names below a directory.
 
     Raises:
-        Crossing: on the way to one of ``covered``, which like ``prefix`` (``dir_fd``) is from the volume's root.
-        WasiError: ``PERM`` for a way that leads out; and ``OSError`` from the host.
+        Crossing: when the path leads to one of ``covered``, which like ``prefix`` (``dir_fd``) is from the root.
+        WasiError: ``PERM`` for a path that leads out; and ``OSError`` from the host.
     """
     stack = [os.open(".", DIR_FLAGS, dir_fd=dir_fd)]
     passed: list[bytes] = []
@@ -80,7 +88,7 @@ def walk(
             except FileNotFoundError:
                 if todo:
                     raise
-                return Way(stack.pop(), name, None, (*passed, name))
+                return WalkEnd(stack.pop(), name, None, (*passed, name))
             if stat.S_ISLNK(st.st_mode) and (todo or follow):
                 links -= 1
                 if links < 0:
@@ -97,7 +105,7 @@ def walk(
                     raise WasiError(Errno.PERM)
                 todo.extend(part for part in reversed(target.split(b"/")) if part and part != b".")
             elif not todo:
-                return Way(stack.pop(), name, st, (*passed, name))
+                return WalkEnd(stack.pop(), name, st, (*passed, name))
             elif not stat.S_ISDIR(st.st_mode):
                 raise WasiError(Errno.NOTDIR)
             elif len(stack) >= MAX_DEPTH:
@@ -111,64 +119,64 @@ def walk(
                     if exc.errno not in _SWAPPED or not swaps:
                         raise
                     todo.append(name)
-        return Way(stack.pop(), b"", None, tuple(passed))
+        return WalkEnd(stack.pop(), b"", None, tuple(passed))
     finally:
         for fd in stack:
             os.close(fd)
 
 
 class WalkResolver(Resolver):
-    """Resolves by walking; ``pins`` says whether found things can be held without opening them."""
+    """Resolves by walking; ``pins``: what is found can be held without opening it (``O_PATH``)."""
 
     def __init__(self, *, pins: bool | None = None) -> None:
         self._pins = resolve.HAS_PINS if pins is None else pins
 
     def look(self, dir_fd: int, names: Names, follow: bool, links: int) -> Target:
-        way = walk(dir_fd, names, follow, links)
-        parent = way.parent
+        end = walk(dir_fd, names, follow, links)
+        parent = end.parent
         try:
-            if not way.name:
+            if not end.name:
                 found = os.fstat(parent)
                 if self._pins:
                     fd, parent = parent, -1
                     return Target(found, fd)
                 held, parent = parent, -1
                 return Target(found, parent=held, name=b".")
-            if way.st is None:
+            if end.st is None:
                 raise WasiError(Errno.NOENT)
             if self._pins:
-                fd = os.open(way.name, resolve.O_PATH | resolve.FILE_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
+                fd = os.open(end.name, resolve.O_PATH | resolve.FILE_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
                 try:
                     st = admit(os.fstat(fd))
-                    if stat.S_ISLNK(st.st_mode) and not stat.S_ISLNK(way.st.st_mode):
+                    if stat.S_ISLNK(st.st_mode) and not stat.S_ISLNK(end.st.st_mode):
                         raise WasiError(Errno.AGAIN)
                 except BaseException:
                     os.close(fd)
                     raise
                 return Target(st, fd)
             held, parent = parent, -1
-            return Target(way.st, parent=held, name=way.name)
+            return Target(end.st, parent=held, name=end.name)
         finally:
             if parent >= 0:
                 os.close(parent)
 
     def parent(self, dir_fd: int, names: Names, links: int) -> int:
-        way = walk(dir_fd, names[:-1], True, links)
-        if not way.name:
-            return way.parent
+        end = walk(dir_fd, names[:-1], True, links)
+        if not end.name:
+            return end.parent
         try:
-            if way.st is None:
+            if end.st is None:
                 raise WasiError(Errno.NOENT)
-            return os.open(way.name, DIR_FLAGS, dir_fd=way.parent)
+            return os.open(end.name, DIR_FLAGS, dir_fd=end.parent)
         finally:
-            os.close(way.parent)
+            os.close(end.parent)
 
     def create(self, dir_fd: int, names: Names, follow: bool, links: int, flags: int) -> int:
-        way = walk(dir_fd, names, follow, links)
+        end = walk(dir_fd, names, follow, links)
         try:
-            if not way.name:
+            if not end.name:
                 raise WasiError(Errno.ISDIR)
             flags |= FILE_FLAGS | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            return os.open(way.name, flags, 0o666, dir_fd=way.parent)
+            return os.open(end.name, flags, 0o666, dir_fd=end.parent)
         finally:
-            os.close(way.parent)
+            os.close(end.parent)

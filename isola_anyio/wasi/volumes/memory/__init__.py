@@ -1,1 +1,1 @@
-"""Trees of files in memory, and overlays of them over other volumes."""
+"""Volumes in memory: trees of files, archives shown as trees, and overlays over host directories."""

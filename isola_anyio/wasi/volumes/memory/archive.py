@@ -1,7 +1,10 @@
-"""Show the files of a zip archive as a read-only tree, read when they are first looked at.
+"""``ArchiveVolume``: the files of a zip archive as a read-only tree, read on first use.
 
 The archive may lie inside another one (a library archive carries its data files that way): ``member`` names it there.
-Its bytes are read once and shared by every sandbox; a stored file is served from them without another copy.
+Its bytes are read once and shared by every sandbox.
+
+Sandboxes on several threads share one archive. Its tree is built and its members are unpacked under the volume's lock,
+as a tree and its files' bytes are read under that lock in every in-memory volume.
 """
 
 # ruff: noqa: ARG002, D102 - overrides do what the base class documents
@@ -12,7 +15,6 @@ __all__ = ["ArchiveVolume"]
 
 import calendar
 import io
-import threading
 import zipfile
 from typing import TYPE_CHECKING, Final
 
@@ -27,14 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _UNLIMITED: Final = FileLimits(max_memory_bytes=1 << 62, max_entries=1 << 30)
-_ABSENT: Final = WasiError(Errno.NOENT)
 
 
 class ArchiveVolume(MemoryVolume):
-    """A tree that is the archive at ``path``, or the archive ``member`` inside it, below ``prefix``."""
+    """The tree of the archive at ``path``, or of the archive ``member`` inside it; of both what is below ``prefix``."""
 
     def __init__(self, path: str | os.PathLike[str], dev: int, *, member: str | None = None, prefix: str = "") -> None:
-        """Nothing is read before the tree is looked at; an archive that is not there then is an empty tree."""
+        """Read nothing yet; an archive that is missing or broken on first use is an empty tree."""
         super().__init__(FileUsage(_UNLIMITED), dev)
         self._path = path
         self._member = member
@@ -46,14 +47,14 @@ class ArchiveVolume(MemoryVolume):
         if self._archive is not None:
             self._archive.close()
 
-    def entries_of(self, at: Dir) -> dict[bytes, Node | None]:
+    def entries_of(self, directory: Dir) -> dict[bytes, Node | None]:
         if self._unread:
             self._unread = False
             try:
                 self._read()
             except (OSError, KeyError, zipfile.BadZipFile):
                 self.root.entries.clear()
-        return super().entries_of(at)
+        return super().entries_of(directory)
 
     def _read(self) -> None:
         archive = zipfile.ZipFile(self._path)
@@ -61,7 +62,6 @@ class ArchiveVolume(MemoryVolume):
             with archive as outer:
                 archive = zipfile.ZipFile(io.BytesIO(outer.read(self._member)))
         self._archive = archive
-        reading = threading.Lock()
         for info in archive.infolist():
             if not info.filename.startswith(self._prefix):
                 continue
@@ -69,47 +69,45 @@ class ArchiveVolume(MemoryVolume):
             if any(name in (b".", b"..") for name in names):
                 continue
             parts = [name for name in names if name]
-            at = self.root
+            directory = self.root
             for name in parts if info.is_dir() else parts[:-1]:
-                child = at.entries.get(name)
+                child = directory.entries.get(name)
                 if not isinstance(child, Dir):
-                    child = Dir(self.dev, self.new_ino(), self.root.times, at)
-                    at.entries[name] = child
-                at = child
+                    child = Dir(self.dev, self.new_ino(), self.root.times, directory)
+                    directory.entries[name] = child
+                directory = child
             if parts and not info.is_dir():
-                at.entries[parts[-1]] = _file(self, archive, info, reading)
+                directory.entries[parts[-1]] = _file(self, archive, info)
 
 
-def _file(volume: ArchiveVolume, archive: zipfile.ZipFile, info: zipfile.ZipInfo, reading: threading.Lock) -> File:
+def _file(volume: ArchiveVolume, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> File:
     stamp = calendar.timegm((*info.date_time, 0, 0, 0)) * 1_000_000_000
-    return File(volume.dev, volume.new_ino(), (stamp, stamp, stamp), _Member(archive, info, reading))
+    return File(volume.dev, volume.new_ino(), (stamp, stamp, stamp), _Member(archive, info))
 
 
 class _Member:
-    """One archive member's bytes; unpacked at the first read and kept."""
+    """One archive member's bytes, unpacked at the first read and kept."""
 
-    __slots__ = ("_archive", "_data", "_info", "_reading", "size")
+    __slots__ = ("_archive", "_data", "_info", "size")
 
-    def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, reading: threading.Lock) -> None:
+    def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
         self._archive = archive
         self._info = info
-        self._reading = reading
         self._data: memoryview | None = None
         self.size = info.file_size
 
     def _load(self) -> memoryview:
         data = self._data
         if data is None:
-            with self._reading:
-                try:
-                    data = memoryview(self._archive.read(self._info))
-                except (zipfile.BadZipFile, NotImplementedError, EOFError) as exc:
-                    raise WasiError(Errno.IO) from exc
+            try:
+                data = memoryview(self._archive.read(self._info))
+            except (zipfile.BadZipFile, NotImplementedError, EOFError) as exc:
+                raise WasiError(Errno.IO) from exc
             self._data = data
         return data
 
-    def begun(self) -> _Member:
-        return self
+    def writable(self) -> _Member:
+        return self  # to be refused by `write`
 
     def read(self, views: Sequence[memoryview], offset: int) -> int:
         data = self._load()

@@ -1,11 +1,13 @@
-"""Keep a file's bytes in memory: sparse, counted, and shared until they are written.
+"""A file's bytes in memory: sparse, charged to a budget, and shared between forks until they are written.
 
-Bytes live in chunks. A ``bytes`` chunk is shared with a template or another fork and never changes; the first write to
-it makes a private ``bytearray``, which is charged. What no chunk covers reads as zeros and costs nothing, so a file's
-size says nothing about what it holds.
+Bytes are kept in chunks. A ``bytes`` chunk is shared with a template or another fork and never changes; the first write
+to it makes a private ``bytearray``, which is charged. What no chunk covers reads as zeros and costs nothing, so a
+file's size does not tell what it costs.
+
+Nothing here has a lock: a file's bytes are read and written under the lock of the tree the file is in.
 """
 
-# ruff: noqa: ARG002 - a file without bytes answers without looking at what it is asked
+# ruff: noqa: ARG002 - a file without bytes answers without looking at its arguments
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ CHUNK_BYTES: Final = 64 << 10
 """Large enough that copying, not finding chunks, is the cost; small enough for sparse files."""
 
 CHUNK_COST_BYTES: Final = 256
-"""Charged for each private chunk besides its bytes: a bytearray, a dict slot and an int, rounded up."""
+"""Charged for each private chunk besides its bytes: a bytearray, a dict entry and an int, rounded up."""
 
 SIZE_MAX: Final = (1 << 63) - 1
 
@@ -32,19 +34,22 @@ _ZEROS: Final = memoryview(bytes(CHUNK_BYTES))
 
 
 class FrozenContent(NamedTuple):
-    """A file's bytes as they were at one moment, for any number of forks to start from."""
+    """A file's bytes at one moment, immutable, for any number of forks to start from."""
 
     size: int
     chunks: Mapping[int, bytes]
 
 
 class FileBytes(Protocol):
-    """What a file of an in-memory tree keeps its bytes in."""
+    """The bytes of a file in an in-memory tree.
+
+    A file calls ``writable`` before ``write`` and ``resize``, and keeps what it returns in place of this.
+    """
 
     size: int
 
-    def begun(self) -> FileBytes:
-        """Return what is to be written to: this, or what takes its place."""
+    def writable(self) -> FileBytes:
+        """Return bytes that can be written: this, or a new ``Content`` in place of a shared one."""
         ...
 
     def read(self, views: Sequence[memoryview], offset: int) -> int:
@@ -52,22 +57,22 @@ class FileBytes(Protocol):
         ...
 
     def write(self, views: Sequence[memoryview | bytes], offset: int) -> int:
-        """Take the views' bytes at ``offset``; return how many there was room for."""
+        """Take the views' bytes at ``offset``; return how many the budget had room for."""
         ...
 
     def resize(self, size: int) -> None:
         """Cut or extend."""
 
     def clear(self) -> None:
-        """Give everything back."""
+        """Drop all bytes, and give back what they are charged for."""
 
     def freeze(self) -> FrozenContent:
-        """Return the bytes as they are now, never to change."""
+        """Return an immutable copy; chunks that are immutable already are shared with it."""
         ...
 
 
 class NoContent:
-    """The bytes of every file of a tree that has none so far: files made and never written are many."""
+    """The bytes of all empty files of one tree: a single object, as trees have many files that were never written."""
 
     __slots__ = ("_usage", "size")
 
@@ -75,8 +80,8 @@ class NoContent:
         self._usage = usage
         self.size = 0
 
-    def begun(self) -> Content:
-        """Return a file's own, to be written to."""
+    def writable(self) -> Content:
+        """Return new bytes for the one file that is about to be written."""
         return Content(self._usage)
 
     def read(self, views: Sequence[memoryview], offset: int) -> int:
@@ -84,19 +89,19 @@ class NoContent:
         return 0
 
     def write(self, views: Sequence[memoryview | bytes], offset: int) -> int:
-        """Fail: ``begun`` comes first."""
+        """Refuse: this object is shared by all empty files, so a file writes to what ``writable`` returned."""
         raise WasiError(Errno.IO)
 
     def resize(self, size: int) -> None:
-        """Fail unless nothing is to change: ``begun`` comes first."""
+        """Refuse any size but 0, as ``write`` does."""
         if size:
             raise WasiError(Errno.IO)
 
     def clear(self) -> None:
-        """Give back nothing."""
+        """Do nothing: there are no bytes."""
 
     def freeze(self) -> FrozenContent:
-        """Return nothing."""
+        """Return no bytes."""
         return FrozenContent(0, {})
 
 
@@ -113,7 +118,7 @@ class Content:
             self.size = frozen.size
             self._chunks.update(frozen.chunks)
 
-    def begun(self) -> Content:
+    def writable(self) -> Content:
         """Return this."""
         return self
 
@@ -123,25 +128,25 @@ class Content:
         done = 0
         chunks = self._chunks
         for view in views:
-            at = 0
+            position = 0
             end = min(len(view), left)
             left -= end
-            while at < end:
+            while position < end:
                 index, inside = divmod(offset, CHUNK_BYTES)
-                n = min(CHUNK_BYTES - inside, end - at)
+                n = min(CHUNK_BYTES - inside, end - position)
                 chunk = chunks.get(index, b"")
                 held = min(max(len(chunk) - inside, 0), n)
                 if held:
-                    view[at : at + held] = memoryview(chunk)[inside : inside + held]
-                if held < n:
-                    view[at + held : at + n] = _ZEROS[: n - held]
-                at += n
+                    view[position : position + held] = memoryview(chunk)[inside : inside + held]
+                if held < n:  # a hole, or past the end of a short chunk
+                    view[position + held : position + n] = _ZEROS[: n - held]
+                position += n
                 offset += n
-            done += at
+            done += position
         return done
 
     def write(self, views: Sequence[memoryview | bytes], offset: int) -> int:
-        """Take the views' bytes at ``offset``; return how many there was room for.
+        """Take the views' bytes at ``offset``; return how many the budget had room for.
 
         Raises:
             WasiError: ``NOSPC`` when there was room for none, ``FBIG`` past the largest offset.
@@ -151,13 +156,13 @@ class Content:
         done = 0
         try:
             for view in views:
-                at = 0
+                position = 0
                 end = len(view)
-                while at < end:
+                while position < end:
                     index, inside = divmod(offset, CHUNK_BYTES)
-                    n = min(CHUNK_BYTES - inside, end - at)
-                    self._write_chunk(index, inside, view[at : at + n])
-                    at += n
+                    n = min(CHUNK_BYTES - inside, end - position)
+                    self._write_chunk(index, inside, view[position : position + n])
+                    position += n
                     offset += n
                     done += n
                     self.size = max(self.size, offset)
@@ -181,7 +186,7 @@ class Content:
                 private[inside : inside + n] = data
 
     def _private(self, index: int, length: int) -> bytearray:
-        """Return a chunk that is ours and at least ``length`` long, charged for."""
+        """Return a private chunk of at least ``length`` bytes, charged."""
         chunk = self._chunks.get(index)
         if isinstance(chunk, bytearray):
             missing = length - len(chunk)
@@ -220,9 +225,9 @@ class Content:
             self._usage.hold(-len(chunk) - CHUNK_COST_BYTES)
 
     def clear(self) -> None:
-        """Give everything back."""
+        """Drop all bytes, and give back what they are charged for."""
         self.resize(0)
 
     def freeze(self) -> FrozenContent:
-        """Return the bytes as they are now, never to change."""
+        """Return an immutable copy; chunks that are immutable already are shared with it."""
         return FrozenContent(self.size, {i: bytes(chunk) for i, chunk in self._chunks.items()})

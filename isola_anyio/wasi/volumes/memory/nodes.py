@@ -1,7 +1,7 @@
-"""Name the nodes of an in-memory file tree, and freeze one for forks to share.
+"""Nodes of an in-memory tree, live and frozen.
 
-A live tree is made of nodes. A frozen one is made of immutable records, which forks turn back into nodes when they
-first come upon them, so that a fork costs the same however much its template's tree holds.
+A live tree is made of nodes. A frozen tree is made of immutable records that any number of forks share; a fork turns a
+record back into a node when it first needs it, so forking costs the same however large the tree is.
 """
 
 # ruff: noqa: D102 - overrides do what the base class documents
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 Times: TypeAlias = tuple[int, int, int]
-"""Access, modification and change time in ns since 1970. A plain tuple of ints costs garbage collections nothing."""
+"""Access, modification and change time in ns since 1970. The garbage collector does not track a plain tuple of ints."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,14 +64,23 @@ class FrozenLink(Frozen):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrozenDir(Frozen):
-    """A directory; ``None`` marks a name that an overlay hides, ``lower`` the host directory that shows through."""
+    """A directory.
+
+    Attributes:
+        entries: nodes by name; in an overlay ``None`` hides a name of the host directory below.
+        lower: in an overlay, path of that host directory; ``None`` when there is none.
+    """
 
     entries: Mapping[bytes, Frozen | None]
     lower: Names | None = None
 
 
 class Node:
-    """One file, directory or link in memory."""
+    """One file, directory or link in memory.
+
+    Attributes:
+        cost: bytes charged for the node itself; 0 for one that is shared with a template.
+    """
 
     __slots__ = ("cost", "dev", "ino", "nlink", "times")
 
@@ -82,19 +91,19 @@ class Node:
         self.ino = ino
         self.times = times
         self.nlink = nlink
-        self.cost = 0  # bytes charged for the node itself; none for one shared with a template
+        self.cost = 0
 
     @property
     def size(self) -> int:
-        """Bytes, as ``stat`` tells them."""
+        """Size in bytes, as in ``Stat``."""
         return 0
 
     def stat(self) -> Stat:
-        """Tell about the node."""
+        """Return the node's ``Stat``."""
         return Stat(self.dev, self.ino, self.filetype, self.nlink, self.size, *self.times)
 
     def touch(self, now_ns: int) -> None:
-        """Note a change of what the node holds."""
+        """Set modification and change time."""
         self.times = (self.times[0], now_ns, now_ns)
 
 
@@ -115,16 +124,16 @@ class File(Node):
         return self.content.size
 
     def opened(self) -> None:
-        """Count a descriptor: the bytes of a file with no name live as long as one is open."""
+        """Count a descriptor: a file without a name keeps its bytes while one is open."""
         self.open_count += 1
 
     def closed(self) -> None:
-        """Give a descriptor back."""
+        """Count a descriptor less, and free the bytes if nothing leads to the file any more."""
         self.open_count -= 1
         self.discard_if_unused()
 
     def discard_if_unused(self) -> None:
-        """Free the bytes when neither a name nor a descriptor leads here."""
+        """Free the bytes when the file has neither a name nor a descriptor."""
         if not self.nlink and not self.open_count:
             self.content.clear()
 
@@ -134,17 +143,17 @@ class File(Node):
 
     def write(self, views: Sequence[memoryview | bytes], offset: int) -> int:
         """Take the views' bytes at ``offset``."""
-        self.content = self.content.begun()
+        self.content = self.content.writable()
         return self.content.write(views, offset)
 
     def resize(self, size: int) -> None:
         """Cut or extend."""
         if size != self.content.size:
-            self.content = self.content.begun()
+            self.content = self.content.writable()
             self.content.resize(size)
 
     def freeze(self) -> FrozenFile:
-        """Return the file as it is now."""
+        """Return an immutable record of the file."""
         return FrozenFile(self.dev, self.ino, self.nlink, self.times, self.content.freeze())
 
 
@@ -165,11 +174,15 @@ class Link(Node):
 
 
 class Dir(Node):
-    """A directory: names to nodes. ``parent`` is ``None`` for a root and for a removed directory.
+    """A directory. Its entries are for its volume only, which may have to thaw them or merge in those of the host.
 
-    Only its volume looks into it: ``entries`` may still be ``pending`` (those of a frozen directory, not thawed yet),
-    and in an overlay ``None`` hides a name of the ``lower`` host directory, which shows through otherwise; one that was
-    only looked at there is not ``anchored`` in its parent's entries.
+    Attributes:
+        parent: ``None`` for a root and for a removed directory.
+        removed: it has no name any more, and takes no new entries.
+        entries: nodes by name; in an overlay ``None`` hides a name of the host directory below.
+        pending: the frozen directory whose entries are still to be thawed into ``entries``; ``None`` when they are.
+        lower: in an overlay, path of the host directory whose entries show through; ``None`` when there is none.
+        anchored: it is in its parent's ``entries``; in an overlay, a directory of the host that nobody changed is not.
     """
 
     __slots__ = ("__weakref__", "anchored", "entries", "lower", "parent", "pending", "removed")
@@ -189,55 +202,57 @@ class Dir(Node):
     def depth(self) -> int:
         """How many directories this one is in."""
         count = 0
-        at = self.parent
-        while at is not None:
+        directory = self.parent
+        while directory is not None:
             count += 1
-            at = at.parent
+            directory = directory.parent
         return count
 
     def is_within(self, other: Dir) -> bool:
-        """Tell whether this is ``other`` or below it."""
-        at: Dir | None = self
-        while at is not None:
-            if at is other:
+        """Return whether this is ``other`` or below it."""
+        directory: Dir | None = self
+        while directory is not None:
+            if directory is other:
                 return True
-            at = at.parent
+            directory = directory.parent
         return False
 
 
 def levels_of(top: Dir) -> int:
-    """Return how many directories lie below one another at most, beginning with ``top``; thaws nothing."""
+    """Return how deep directories are nested, ``top`` included; thaws nothing."""
     levels = 0
-    here: list[Dir | FrozenDir] = [top]
-    while here:
+    level: list[Dir | FrozenDir] = [top]
+    while level:
         levels += 1
-        looked_at = [at.pending or at if isinstance(at, Dir) else at for at in here]
-        here = [node for at in looked_at for node in at.entries.values() if isinstance(node, Dir | FrozenDir)]
+        known = [each.pending or each if isinstance(each, Dir) else each for each in level]
+        level = [node for each in known for node in each.entries.values() if isinstance(node, Dir | FrozenDir)]
     return levels
 
 
 def freeze_tree(root: Dir) -> FrozenDir:
-    """Return a live tree as it is now, never to change."""
+    """Return an immutable copy of a live tree; subtrees that were never thawed are shared with it."""
     # Not recursive: a guest may nest directories deeper than Python's stack.
     order: list[Dir] = [root]
-    for at in order:
-        if at.pending is None:
-            order.extend(node for node in at.entries.values() if isinstance(node, Dir))
-    done: dict[int, Frozen] = {}
-    files: dict[int, FrozenFile] = {}  # by identity
-    for at in reversed(order):
-        if at.pending is not None:
-            done[id(at)] = at.pending
+    for directory in order:
+        if directory.pending is None:
+            order.extend(node for node in directory.entries.values() if isinstance(node, Dir))
+    done: dict[int, Frozen] = {}  # by identity, as are files: two names of one file stay one file
+    files: dict[int, FrozenFile] = {}
+    for directory in reversed(order):  # what is in a directory comes before it
+        if directory.pending is not None:
+            done[id(directory)] = directory.pending
             continue
         entries: dict[bytes, Frozen | None] = {}
-        for name, node in at.entries.items():
+        for name, node in directory.entries.items():
             if isinstance(node, File):
                 entries[name] = files.get(id(node)) or files.setdefault(id(node), node.freeze())
             elif isinstance(node, Link):
                 entries[name] = FrozenLink(node.dev, node.ino, node.nlink, node.times, node.target)
             else:
                 entries[name] = None if node is None else done[id(node)]
-        done[id(at)] = FrozenDir(at.dev, at.ino, at.nlink, at.times, entries, at.lower)
+        done[id(directory)] = FrozenDir(
+            directory.dev, directory.ino, directory.nlink, directory.times, entries, directory.lower
+        )
     top = done[id(root)]
     assert isinstance(top, FrozenDir)
     return top

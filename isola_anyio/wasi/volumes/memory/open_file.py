@@ -1,4 +1,4 @@
-"""Be an open file of a tree in memory."""
+"""An open file of a tree in memory."""
 
 # ruff: noqa: D102 - overrides do what the base class documents
 
@@ -17,17 +17,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from isola_anyio.wasi.abi import Stat
-    from isola_anyio.wasi.volumes.interfaces import Volume
+    from isola_anyio.wasi.volumes.interfaces import Grant, Volume
     from isola_anyio.wasi.volumes.memory.nodes import File
 
 
 class MemoryFile(SeekableFile):
-    """An open file of a memory volume."""
+    """An open file of a memory volume.
+
+    The node may be open in several guests (a memory mount), and read by the host: its bytes and its number of open
+    descriptors are touched under the volume's lock only.
+    """
 
     __slots__ = ("_lock", "_volume", "node")
 
-    def __init__(self, volume: MemoryTree, node: File) -> None:
-        super().__init__(0)
+    def __init__(self, grant: Grant, volume: MemoryTree, node: File, offset: int = 0) -> None:
+        """Count a descriptor of ``node``; the volume's lock is held, or nobody else has the volume yet."""
+        super().__init__(grant, offset)
         self._volume = volume
         self._lock = volume.lock
         self.node = node
@@ -35,7 +40,7 @@ class MemoryFile(SeekableFile):
 
     @property
     def volume(self) -> MemoryTree:
-        """Where the file is."""
+        """The volume of the file."""
         return self._volume
 
     def stat(self) -> Stat:
@@ -51,17 +56,17 @@ class MemoryFile(SeekableFile):
     def _write_at(self, views: Sequence[memoryview], offset: int) -> int:
         with self._lock:
             n = self.node.write(views, offset)
-            self._noted()
+            self._mark_changed()
             return n
 
     def _append(self, views: Sequence[memoryview]) -> tuple[int, int]:
         with self._lock:
             end = self.node.size
             n = self.node.write(views, end)
-            self._noted()
+            self._mark_changed()
             return n, end + n
 
-    def _noted(self) -> None:
+    def _mark_changed(self) -> None:
         self.node.touch(self._volume.now_ns())
         self._volume.changed()
 
@@ -70,7 +75,7 @@ class MemoryFile(SeekableFile):
             raise WasiError(Errno.BADF)
         with self._lock:
             self.node.resize(size)
-            self._noted()
+            self._mark_changed()
 
     def _stamp(self, atim: int | None, mtim: int | None) -> None:
         with self._lock:
@@ -81,9 +86,7 @@ class MemoryFile(SeekableFile):
         assert isinstance(volume, MemoryTree)
         with self._lock:
             node = self.node if volume is self._volume else volume.thaw_file(self.node.freeze())
-        twin = MemoryFile(volume, node)
-        twin.take_after(self)
-        return twin
+            return MemoryFile(self.grant(), volume, node, self.offset)
 
     def close(self) -> None:
         with self._lock:

@@ -1,9 +1,11 @@
-"""Keep a tree of nodes in memory, and fork it in no time.
+"""``MemoryTree``: a tree of nodes in memory, how paths are found in it, what it costs, and how it is forked.
 
-``freeze`` makes an immutable picture of the tree and remembers it until something changes; ``fork`` starts a new tree
-from that picture and thaws a directory only when it is first looked into.
+``freeze`` makes an immutable copy of the tree and keeps it until something changes; ``fork`` starts a new tree from
+that copy and thaws a directory only when its entries are first needed.
 
-One lock covers a tree, because a memory mount may be shared by sandboxes on several threads and read by the host.
+One lock covers a tree: a memory mount is shared by sandboxes on several threads, and read and changed by the host.
+Methods of this module expect it to be held unless they take it; those of ``MemoryVolume``, which guests reach, take it.
+It is reentrant, as the host's view holds it over several operations.
 """
 
 # ruff: noqa: ARG002, D102 - overrides do what the base class documents; some are for an overlay to override in turn
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from isola_anyio.wasi.abi import FileType
 from isola_anyio.wasi.errno import Errno, WasiError
-from isola_anyio.wasi.volumes.interfaces import At, Crossing, Volume
+from isola_anyio.wasi.volumes.interfaces import Crossing, Volume, VolumePath
 from isola_anyio.wasi.volumes.memory.content import Content, NoContent
 from isola_anyio.wasi.volumes.memory.nodes import (
     Dir,
@@ -45,14 +47,21 @@ NODE_COST_BYTES: Final = 512
 """Charged for each file, directory or link besides its bytes and its name: the objects that make it, rounded up."""
 
 LISTED_BYTES_MAX: Final = 64 << 20
-"""Bytes of paths that the host is told at once; a guess: two kilobytes for each of as many entries as there may be."""
+"""Bytes of paths in one list for the host; a guess: 2 KiB for each of as many entries as a tree may have."""
 
 _ROOT_INO: Final = 1
 _NONE_COVERED: Final[frozenset[tuple[bytes, ...]]] = frozenset()
 
 
 class Found(NamedTuple):
-    """Where a path led: ``node`` is ``None`` when only the last component is missing; ``parent`` is for a start."""
+    """Where a path led.
+
+    Attributes:
+        parent: the directory that has, or would have, the entry; ``None`` when the path led to where it started.
+        name: the entry's name.
+        node: ``None`` when only the last component does not exist.
+        names: the path from the start, free of links and ``..``.
+    """
 
     parent: Dir | None
     name: bytes
@@ -61,7 +70,7 @@ class Found(NamedTuple):
 
     @property
     def holder(self) -> Dir:
-        """The directory that has, or would have, the entry."""
+        """The directory that has, or would have, the entry; ``BUSY`` when there is none."""
         if self.parent is None:
             raise WasiError(Errno.BUSY)
         return self.parent
@@ -74,13 +83,14 @@ class Found(NamedTuple):
 
 
 class MemoryTree(Volume):
-    """The tree itself: its nodes, how they are found, and what they cost; ``memfs`` adds what guests do with it.
+    """A tree of nodes; ``MemoryVolume`` adds the operations of guests.
 
     Attributes:
-        lock: held around every look at the tree and every change of it.
-        usage: charged for what the tree holds beyond what it shares.
-        count: entries of the tree.
-        next_ino: the number the next node gets.
+        lock: held while the tree is read or changed.
+        usage: charged for what the tree does not share with a template.
+        count: number of entries, in memory.
+        next_ino: inode number of the next node.
+        empty: the bytes of every file that has none.
     """
 
     def __init__(self, usage: FileUsage, dev: int, frozen: FrozenDir | None = None, next_ino: int = 2) -> None:
@@ -89,7 +99,7 @@ class MemoryTree(Volume):
         self.usage = usage
         self.dev = dev
         self.next_ino = next_ino
-        self.nothing = NoContent(usage)
+        self.empty = NoContent(usage)
         self._viewed = False
         self._thawed: dict[tuple[int, int], File | Link] = {}
         self._frozen = frozen
@@ -105,11 +115,11 @@ class MemoryTree(Volume):
         return time.time_ns()
 
     def changed(self) -> None:
-        """Forget the picture; called after every change."""
+        """Drop the frozen copy; called after every change."""
         self._frozen = None
 
     def fork(self, usage: FileUsage) -> Self:
-        """Return a tree that starts as this one is and goes its own way."""
+        """Return a tree with the same content, changed apart from this one."""
         with self.lock:
             child = self._new(usage, self.freeze())
             child.count = self.count
@@ -117,11 +127,11 @@ class MemoryTree(Volume):
 
     @property
     def counters(self) -> tuple[int, int]:
-        """The next node number and how many entries there are."""
+        """``next_ino`` and ``count``, for a dump."""
         return self.next_ino, self.count
 
-    def revived(self, usage: FileUsage, frozen: FrozenDir, next_ino: int, count: int) -> Self:
-        """Return such a volume as a dump left it."""
+    def restored(self, usage: FileUsage, frozen: FrozenDir, next_ino: int, count: int) -> Self:
+        """Return a volume like this one with the content of a dump."""
         volume = self._new(usage, frozen)
         volume.next_ino = next_ino
         volume.count = count
@@ -131,14 +141,14 @@ class MemoryTree(Volume):
         return type(self)(usage, self.dev, frozen, self.next_ino)
 
     def freeze(self) -> FrozenDir:
-        """Return the tree as it is now, never to change; the same object while nothing changes."""
+        """Return an immutable copy of the tree; the same object until something changes."""
         with self.lock:
             if self._frozen is None:
                 self._frozen = freeze_tree(self.root)
             return self._frozen
 
     def thaw_file(self, frozen: FrozenFile) -> File:
-        """Return the live file for a frozen one, the same however it is reached."""
+        """Return the live file for a frozen one: the same object for each of its names and descriptors."""
         node = self._thawed.get((frozen.dev, frozen.ino))
         if not isinstance(node, File):
             node = File(frozen.dev, frozen.ino, frozen.times, Content(self.usage, frozen.content), frozen.nlink)
@@ -158,108 +168,111 @@ class MemoryTree(Volume):
         return link
 
     def view(self) -> None:
-        """Note that the host looks in too, perhaps after the guest's end: closing takes nothing away then."""
+        """Keep the content after ``close``: the host has a view, and may use it after the guest's end."""
         self._viewed = True
 
     def close(self) -> None:
-        """Let go of everything at once: directories and their parents would wait for a garbage collection."""
+        """Free the whole tree now: directories and their parents are cycles, left to a garbage collection otherwise."""
         with self.lock:
             if self._viewed:
                 return
             todo = [self.root]
-            for at in todo:
-                at.parent = at.pending = None
-                todo.extend(node for node in at.entries.values() if isinstance(node, Dir))
-            for at in todo:
-                entries = at.entries
-                while entries:  # one by one: other threads must not stand still while a hundred thousand are freed
+            for directory in todo:
+                directory.parent = directory.pending = None
+                todo.extend(node for node in directory.entries.values() if isinstance(node, Dir))
+            for directory in todo:
+                entries = directory.entries
+                while entries:  # one by one: clearing a large dict holds the GIL until all its values are freed
                     entries.popitem()
             self._thawed.clear()
 
-    def path_of(self, at: Dir) -> Names | None:
+    def path_of(self, directory: Dir) -> Names | None:
         """Return a directory's path from the root; ``None`` when it was removed."""
         names: list[bytes] = []
-        while at.parent is not None:
-            names.append(self.name_of(at))
-            at = at.parent
-        return None if at.removed else tuple(reversed(names))
+        while directory.parent is not None:
+            names.append(self.name_of(directory))
+            directory = directory.parent
+        return None if directory.removed else tuple(reversed(names))
 
     def dir_at(self, names: Names | None) -> Dir:
-        """Return the directory at a path; one that is removed already when there is none."""
-        node = None if names is None else self.find(At(None, names, False, 0), False).node
+        """Return the directory at a path; for none, or ``None``, a new one that counts as removed."""
+        node = None if names is None else self.find(VolumePath(None, names, False, 0), False).node
         if isinstance(node, Dir):
             return node
         gone = Dir(self.dev, self.new_ino(), self._stamps(), None)
         gone.removed = True
         return gone
 
-    def twin(self, start: Dir | None, other: Volume) -> Dir | None:
-        if other is self or start is None:
-            return start
-        assert isinstance(other, MemoryTree)
+    def dup_token(self, token: Dir | None, volume: Volume) -> Dir | None:
+        if volume is self or token is None:
+            return token
+        assert isinstance(volume, MemoryTree)
         with self.lock:
-            return other.dir_at(self.path_of(start))
+            return volume.dir_at(self.path_of(token))
 
-    def entries_of(self, at: Dir) -> dict[bytes, Node | None]:
-        """Return a directory's own entries, thawed."""
-        pending = at.pending
+    def entries_of(self, directory: Dir) -> dict[bytes, Node | None]:
+        """Return the entries that the tree has of a directory in memory, thawed."""
+        pending = directory.pending
         if pending is not None:
-            at.pending = None
+            directory.pending = None
             for name, frozen in pending.entries.items():
-                at.entries[name] = None if frozen is None else self._thaw(frozen, at)
-        return at.entries
+                directory.entries[name] = None if frozen is None else self._thaw(frozen, directory)
+        return directory.entries
 
-    # What an overlay does otherwise
+    # Overridden by an overlay
 
-    def child(self, at: Dir, name: bytes) -> Node | None:
+    def child(self, directory: Dir, name: bytes) -> Node | None:
         """Return the node of that name, if there is one."""
-        return self.entries_of(at).get(name)
+        return self.entries_of(directory).get(name)
 
-    def listing(self, at: Dir, limit: int) -> Iterator[tuple[bytes, int, FileType]]:
+    def listing(self, directory: Dir, limit: int) -> Iterator[tuple[bytes, int, FileType]]:
         """Yield every entry's name, ino and type; ``OVERFLOW`` past ``limit``. The lock must be held meanwhile."""
-        entries = self.entries_of(at)
+        entries = self.entries_of(directory)
         if len(entries) > limit:
             raise WasiError(Errno.OVERFLOW)
         return ((name, node.ino, node.filetype) for name, node in entries.items() if node is not None)
 
-    def is_empty(self, at: Dir) -> bool:
-        """Tell whether a directory has no entries."""
-        return next(self.listing(at, 1 << 62), None) is None
+    def is_empty(self, directory: Dir) -> bool:
+        """Return whether a directory has no entries."""
+        return next(self.listing(directory, 1 << 62), None) is None
 
-    def adopt(self, found: Found, empty: bool = False) -> Node:
-        """Return the found node, now one of this tree's own; ``empty`` says that its bytes are about to go."""
+    def copy_up(self, found: Found, empty: bool = False) -> Node:
+        """Return the found node as one that may be changed: an overlay copies it up, with no bytes if ``empty``."""
         return found.existing()
 
-    def adopt_dir(self, at: Dir) -> Dir:
-        """Return a directory, now one of this tree's own."""
-        return at
+    def copy_up_dir(self, directory: Dir) -> Dir:
+        """Return a directory as one that may be changed, as ``copy_up`` does."""
+        return directory
 
-    def name_of(self, at: Dir) -> bytes:
+    def name_of(self, directory: Dir) -> bytes:
         """Return a directory's name in its parent."""
-        assert at.parent is not None
-        return next(name for name, node in self.entries_of(at.parent).items() if node is at)
+        assert directory.parent is not None
+        return next(name for name, node in self.entries_of(directory.parent).items() if node is directory)
 
-    def _put(self, at: Dir, name: bytes, node: Node) -> None:
-        if at.removed:
+    def _put(self, directory: Dir, name: bytes, node: Node) -> None:
+        if directory.removed:
             raise WasiError(Errno.NOENT)
-        self.entries_of(at)[name] = node
+        self.entries_of(directory)[name] = node
 
-    def _take(self, at: Dir, name: bytes) -> None:
-        del self.entries_of(at)[name]
+    def _take(self, directory: Dir, name: bytes) -> None:
+        del self.entries_of(directory)[name]
 
     # Finding
 
-    def find(self, at: At, follow: bool, covered: AbstractSet[Names] = _NONE_COVERED, prefix: Names = ()) -> Found:
-        """Resolve a path, following links in the middle always and at the end when asked to.
+    def find(
+        self, path: VolumePath, follow: bool, covered: AbstractSet[Names] = _NONE_COVERED, prefix: Names = ()
+    ) -> Found:
+        """Resolve a path, following links in the middle always and at the end if ``follow``.
 
         Raises:
-            WasiError: ``NOENT``, ``NOTDIR``, ``LOOP``; ``PERM`` for a way that leads above the start.
+            Crossing: when the path leads to one of ``covered``, which like ``prefix`` (the start) is from the root.
+            WasiError: ``NOENT``, ``NOTDIR``, ``LOOP``; ``PERM`` for a path that leads above the start.
         """
-        start: Dir = at.start or self.root
+        start: Dir = path.start or self.root
         dirs = [start]
         names: list[bytes] = []
-        todo = list(reversed(at.names))
-        links = at.links
+        todo = list(reversed(path.names))
+        links = path.links
         while todo:
             name = todo.pop()
             if name == b"..":
@@ -295,21 +308,21 @@ class MemoryTree(Volume):
             return Found(None, b"", start, ())
         return Found(dirs[-2], names[-1], dirs[-1], tuple(names))
 
-    def find_entry(self, at: At) -> Found:
-        """Resolve a path whose last component is meant itself, not what it links to."""
-        found = self.find(at, False)
-        if at.slash and found.node is not None and not isinstance(found.node, Dir):
+    def find_entry(self, path: VolumePath) -> Found:
+        """Resolve a path without following a link at its end."""
+        found = self.find(path, False)
+        if path.slash and found.node is not None and not isinstance(found.node, Dir):
             raise WasiError(Errno.NOTDIR)
         return found
 
-    def canonical(self, at: At, follow: bool, covered: AbstractSet[Names], prefix: Names) -> Names:
+    def canonical(self, path: VolumePath, follow: bool, covered: AbstractSet[Names], prefix: Names) -> Names:
         with self.lock:
-            return self.find(at, follow, covered, prefix).names
+            return self.find(path, follow, covered, prefix).names
 
-    # Making and unmaking nodes
+    # Creating and removing nodes
 
-    def _admit(self, node: Node, name: bytes) -> None:
-        """Charge for a new node."""
+    def _charge(self, node: Node, name: bytes) -> None:
+        """Charge for a new node; ``NOSPC`` past a budget."""
         if self.count >= self.usage.limits.max_entries:
             raise WasiError(Errno.NOSPC)
         cost = NODE_COST_BYTES + len(name) + node.size * (node.filetype is FileType.SYMBOLIC_LINK)
@@ -317,33 +330,33 @@ class MemoryTree(Volume):
         node.cost = cost
 
     def check_depth(self, holder: Dir, node: Dir) -> None:
-        """Refuse to put a directory, with all that is in it, where directories would nest too deeply.
+        """Raise ``NAMETOOLONG`` if directories would be nested too deeply with ``node``, and all in it, in ``holder``.
 
-        Whoever goes through a tree pays for its depth times its size. Paths are bounded, but a guest that moves
-        directories into each other needs none that is long.
+        Walking a tree costs its depth times its size. That paths are bounded does not bound the depth: a guest can move
+        directories into each other by short paths from open directories.
         """
         if holder.depth + levels_of(node) > self.usage.limits.max_tree_depth:
             raise WasiError(Errno.NAMETOOLONG)
 
     def _insert(self, found: Found, node: Node) -> None:
-        """Give a new node its entry."""
+        """Add a new node to its directory."""
         holder = found.holder
         if holder.removed:
             raise WasiError(Errno.NOENT)
         if isinstance(node, Dir):
             self.check_depth(holder, node)
-        self._admit(node, found.name)
+        self._charge(node, found.name)
         self._put(holder, found.name, node)
         self.count += 1
         holder.touch(node.times[1])
         self.changed()
 
     def _is_counted(self, found: Found) -> bool:
-        """Tell whether the found entry is one of this tree's own, counted when it was made."""
+        """Return whether the found entry is in ``count``: all but those of an overlay's host directory."""
         return True
 
-    def _forget(self, node: Node, *, counted: bool) -> None:
-        """Account for one name less."""
+    def _drop_name(self, node: Node, *, counted: bool) -> None:
+        """Count a name of the node less, and give back what nothing leads to any more."""
         self.count -= counted
         node.nlink -= 1
         if node.nlink <= 0:
@@ -357,7 +370,7 @@ class MemoryTree(Volume):
             node.parent = node.lower = None
 
     def new_ino(self) -> int:
-        """Return a number no node of this tree or of those it was forked from has had."""
+        """Return an inode number that no node of this tree, or of those it was forked from, has had."""
         ino = self.next_ino
         self.next_ino += 1
         return ino

@@ -1,7 +1,10 @@
-"""Let the host read and seed an in-memory tree a guest uses, while the guest may be using it.
+"""Views: the host's access to an in-memory tree, while guests may be using it.
 
-Paths here are the host's way to write them: ``str`` with ``/``, from the tree's root; bytes that are not UTF-8 are
-surrogate escapes. Errors are the host's own (``FileNotFoundError``, ``IsADirectoryError``, ...).
+Paths are ``str`` with ``/``, from the tree's root; bytes that are not UTF-8 are surrogate escapes. Errors are the
+host's own (``FileNotFoundError``, ``IsADirectoryError``, ...).
+
+Every method holds the tree's lock from its first look to its last change, so a guest sees all of it or nothing, and
+waits meanwhile: what the host asks for at once is bounded.
 """
 
 from __future__ import annotations
@@ -12,13 +15,12 @@ import errno
 import io
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, final
 
-from isola_anyio.wasi.abi import FileType
+from isola_anyio.wasi.abi import FileType, Rights
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.volumes.budgets import FileLimits, FileUsage
-from isola_anyio.wasi.volumes.descriptors import Descriptor
-from isola_anyio.wasi.volumes.interfaces import At, How, Permissions
+from isola_anyio.wasi.volumes.interfaces import READ_WRITE, Descriptor, Grant, OpenRequest, VolumePath
 from isola_anyio.wasi.volumes.memory.nodes import Dir
 from isola_anyio.wasi.volumes.memory.overlay import Change, OverlayVolume
 from isola_anyio.wasi.volumes.memory.tree import LISTED_BYTES_MAX
@@ -29,12 +31,11 @@ if TYPE_CHECKING:
 
     from isola_anyio.wasi.volumes.memory.volume import MemoryVolume
 
-_ALL: Final = Permissions(True, True, True, True)
-_LINKS: Final = 40
+_MAX_SYMLINKS: Final = FileLimits().max_symlinks
 
 
 READ_BYTES_MAX: Final = 64 << 20
-"""Bytes of a file that is read unless told otherwise; a guess. A guest's file may say any size and cost it nothing."""
+"""Default for the largest file that is read; a guess. A sparse file of a guest's may have any size at no cost."""
 
 
 def _host_error(number: int, path: str) -> OSError:
@@ -42,7 +43,7 @@ def _host_error(number: int, path: str) -> OSError:
 
 
 class TreeAccess:
-    """The host's hands in a tree in memory. Safe from any thread; each call is one step for the guest."""
+    """The host's access to a tree in memory. Safe from any thread; each call is atomic for guests."""
 
     __slots__ = ("_volume",)
 
@@ -50,30 +51,21 @@ class TreeAccess:
         self._volume = volume
         volume.view()
 
-    def _at(self, path: str) -> At:
-        return At(None, guest_names(path if path.startswith("/") else f"/{path}"), False, _LINKS)
+    @staticmethod
+    def _resolve(path: str) -> VolumePath:
+        return VolumePath(None, guest_names(path if path.startswith("/") else f"/{path}"), False, _MAX_SYMLINKS)
 
     def _open(self, path: str, *, write: bool) -> Descriptor:
-        how = How(
-            read=not write,
-            write=write,
-            create=write,
-            exclusive=False,
-            truncate=write,
-            directory=False,
-            follow=True,
-            flags=0,
-            perms=_ALL,
-        )
-        opened = self._volume.open(self._at(path), how, FileUsage(FileLimits()))
+        grant = Grant(Rights.FD_WRITE if write else Rights.FD_READ, perms=READ_WRITE)
+        request = OpenRequest(create=write, truncate=write)
+        opened = self._volume.open(self._resolve(path), request, grant, FileUsage(FileLimits()))
         if not isinstance(opened, Descriptor):
             raise WasiError(Errno.ISDIR)
-        opened.base = -1
         return opened
 
     @contextmanager
-    def _step(self, path: str) -> Generator[None]:
-        """Keep the guest out meanwhile, and say what is refused as the host does."""
+    def _locked(self, path: str) -> Generator[None]:
+        """Hold the tree's lock, and turn a ``WasiError`` into the host's ``OSError``."""
         try:
             with self._volume.lock:
                 yield
@@ -81,8 +73,8 @@ class TreeAccess:
             raise _host_error(getattr(errno, "E" + exc.errno.name, errno.EIO), path) from None
 
     def read(self, path: str, *, max_bytes: int = READ_BYTES_MAX) -> bytes:
-        """Return a file's bytes; ``OSError`` (``EFBIG``) when it says that it has more than ``max_bytes``."""
-        with self._step(path):
+        """Return a file's bytes; ``OSError`` (``EFBIG``) for one larger than ``max_bytes``."""
+        with self._locked(path):
             file = self._open(path, write=False)
             try:
                 size = file.stat().size
@@ -93,9 +85,9 @@ class TreeAccess:
                 file.close()
 
     def write(self, path: str, data: bytes) -> None:
-        """Make a file hold ``data``, and the directories on the way exist; ``OSError`` (``ENOSPC``) for too much."""
-        with self._step(path):
-            self._make_parents(self._at(path).names)
+        """Write a file, with missing directories on the way; ``OSError`` (``ENOSPC``) past the budget."""
+        with self._locked(path):
+            self._make_parents(self._resolve(path).names)
             file = self._open(path, write=True)
             try:
                 if data and file.write([memoryview(data)]) < len(data):
@@ -106,7 +98,7 @@ class TreeAccess:
     def _make_parents(self, names: Names) -> None:
         for depth in range(1, len(names)):
             try:
-                self._volume.mkdir(At(None, names[:depth], False, _LINKS))
+                self._volume.mkdir(VolumePath(None, names[:depth], False, _MAX_SYMLINKS))
             except WasiError as exc:
                 if exc.errno is not Errno.EXIST:
                     raise
@@ -116,8 +108,8 @@ class TreeAccess:
 
         ``OSError`` (``EOVERFLOW``) when all paths together, of directories too, are longer than 64 MiB.
         """
-        with self._step(path):
-            return sorted(self._walk(self._at(path).names))
+        with self._locked(path):
+            return sorted(self._walk(self._resolve(path).names))
 
     def _walk(self, top: Names) -> Iterator[str]:
         volume = self._volume
@@ -127,31 +119,31 @@ class TreeAccess:
         room = LISTED_BYTES_MAX
         todo = [(start, guest_text(top) if top else "")]
         while todo:
-            at, above = todo.pop()
-            for name, _, filetype in volume.listing(at, 1 << 62):
-                path = above + guest_text((name,))
+            directory, parent = todo.pop()
+            for name, _, filetype in volume.listing(directory, 1 << 62):
+                path = parent + guest_text((name,))
                 room -= len(path)
                 if room < 0:
                     raise WasiError(Errno.OVERFLOW)
                 if filetype is not FileType.DIRECTORY:
                     yield path
-                elif isinstance(below := volume.child(at, name), Dir):
+                elif isinstance(below := volume.child(directory, name), Dir):
                     todo.append((below, path))
 
     def remove(self, path: str) -> None:
         """Remove a file, or an empty directory."""
-        at = self._at(path)
-        with self._step(path):
+        resolved = self._resolve(path)
+        with self._locked(path):
             try:
-                self._volume.unlink(at)
+                self._volume.unlink(resolved)
             except WasiError as exc:
                 if exc.errno is not Errno.ISDIR:
                     raise
-                self._volume.rmdir(at)
+                self._volume.rmdir(resolved)
 
 
 def _read(file: Descriptor, size: int) -> bytes:
-    """Read from the start, up to ``size`` bytes, into what is returned: a large file is held once."""
+    """Return up to ``size`` bytes from the start, read straight into the result: a large file is in memory once."""
     buffer = io.BytesIO()
     if size:
         buffer.seek(size - 1)
@@ -162,10 +154,12 @@ def _read(file: Descriptor, size: int) -> bytes:
     return buffer.getvalue()
 
 
+@final
 class MountView(TreeAccess):
     """The host's view of one sandbox's mount that is kept in memory: ``/tmp``, a memory mount, an overlay.
 
-    It outlives the sandbox: what was changed can still be read, though of an overlay's files only the changed ones.
+    Returned by ``Sandbox.mount``. It may be used from any thread, and after the sandbox's end: what the guest changed
+    can still be read then, but of an overlay no file that it left as it was.
 
     Attributes:
         guest: the mount's guest path; paths given to the methods are from there.
@@ -173,14 +167,22 @@ class MountView(TreeAccess):
 
     __slots__ = ("guest",)
 
-    def __init__(self, guest: str, volume: MemoryVolume) -> None:
-        super().__init__(volume)
-        self.guest = guest
+    guest: str
+
+    def __init__(self) -> None:
+        raise TypeError("a MountView is made by Sandbox.mount(guest_path)")
+
+    @classmethod
+    def _of(cls, guest: str, volume: MemoryVolume) -> MountView:
+        view = cls.__new__(cls)
+        TreeAccess.__init__(view, volume)
+        view.guest = guest
+        return view
 
     def changes(self) -> list[Change]:
         """Return what an overlay's guest added, modified and deleted, by path; nothing for other mounts.
 
-        ``OSError`` (``EOVERFLOW``) when the paths that are looked at are longer than 64 MiB together.
+        ``OSError`` (``EOVERFLOW``) when the paths to compare are longer than 64 MiB together.
         """
-        with self._step(self.guest):
+        with self._locked(self.guest):
             return self._volume.changes() if isinstance(self._volume, OverlayVolume) else []

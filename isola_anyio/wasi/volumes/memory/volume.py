@@ -1,4 +1,4 @@
-"""Do what guests ask of a tree in memory: create, remove, rename, link, open."""
+"""``MemoryVolume``: the operations of guests on a tree in memory, each under the tree's lock."""
 
 # ruff: noqa: ARG002, D102 - overrides do what the base class documents
 
@@ -8,6 +8,7 @@ __all__ = ["MemoryVolume"]
 
 from typing import TYPE_CHECKING
 
+from isola_anyio.wasi.abi import Rights
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.volumes.memory.nodes import Dir, File, Link, Node
 from isola_anyio.wasi.volumes.memory.open_file import MemoryFile
@@ -19,84 +20,83 @@ if TYPE_CHECKING:
 
     from isola_anyio.wasi.abi import FileType, Stat
     from isola_anyio.wasi.volumes.budgets import FileUsage
-    from isola_anyio.wasi.volumes.descriptors import Descriptor
-    from isola_anyio.wasi.volumes.interfaces import At, How, Permissions
+    from isola_anyio.wasi.volumes.interfaces import Descriptor, Grant, OpenRequest, Permissions, VolumePath
 
 
 class MemoryVolume(MemoryTree):
-    """A read-write tree in memory."""
+    """A tree in memory that guests can change; tokens of its open directories are its ``Dir`` nodes."""
 
-    def open(self, at: At, how: How, usage: FileUsage) -> Descriptor | Dir:
+    def open(self, path: VolumePath, request: OpenRequest, grant: Grant, usage: FileUsage) -> Descriptor | Dir:
         with self.lock:
-            exclusive = how.create and how.exclusive
-            found = self.find(at, (how.follow or at.slash) and not exclusive)
+            exclusive = request.create and request.exclusive
+            found = self.find(path, (request.follow or path.slash) and not exclusive)
             node = found.node
             if node is None:
-                if not how.create:
+                if not request.create:
                     raise WasiError(Errno.NOENT)
-                how.check_create(at)
-                node = File(self.dev, self.new_ino(), self._stamps(), self.nothing)
+                request.check_create(path, grant)
+                node = File(self.dev, self.new_ino(), self._stamps(), self.empty)
                 self._insert(found, node)
-                return MemoryFile(self, node)
+                return MemoryFile(grant, self, node)
             if isinstance(node, Dir):
-                how.check_directory()
+                request.check_directory(grant)
                 return node
             if exclusive:
                 raise WasiError(Errno.EXIST)
             if isinstance(node, Link):
                 raise WasiError(Errno.LOOP)
-            if how.directory or at.slash:
+            if request.directory or path.slash:
                 raise WasiError(Errno.NOTDIR)
-            how.check_file()
-            if how.write or how.truncate:
-                node = self.adopt(found, how.truncate)
+            request.check_file(grant)
+            if request.truncate or grant.base & Rights.FD_WRITE:
+                node = self.copy_up(found, request.truncate)
                 found = found._replace(node=node)
-                if how.truncate and isinstance(node, File):
+                if request.truncate and isinstance(node, File):
                     node.resize(0)
                     node.touch(self.now_ns())
                     self.changed()
-            return self.opened(found, usage)
+            return self.opened(found, grant, usage)
 
-    def stat(self, at: At, follow: bool) -> Stat:
+    def stat(self, path: VolumePath, follow: bool) -> Stat:
         with self.lock:
-            node = self.find(at, follow or at.slash).existing()
-            if at.slash and not isinstance(node, Dir):
+            node = self.find(path, follow or path.slash).existing()
+            if path.slash and not isinstance(node, Dir):
                 raise WasiError(Errno.NOTDIR)
             return node.stat()
 
-    def stat_dir(self, start: Dir | None) -> Stat:
-        return (start or self.root).stat()
+    def stat_dir(self, token: Dir | None) -> Stat:
+        return (token or self.root).stat()
 
-    def list(self, start: Dir | None, limit: int) -> Iterator[tuple[bytes, int, FileType]]:
+    def list(self, token: Dir | None, limit: int) -> Iterator[tuple[bytes, int, FileType]]:
         with self.lock:
-            yield from self.listing(start or self.root, limit)
+            yield from self.listing(token or self.root, limit)
 
-    def readlink(self, at: At) -> bytes:
+    def readlink(self, path: VolumePath) -> bytes:
         with self.lock:
-            node = self.find_entry(at).existing()
+            node = self.find_entry(path).existing()
             if not isinstance(node, Link):
                 raise WasiError(Errno.INVAL)
             return node.target
 
-    def mkdir(self, at: At) -> None:
+    def mkdir(self, path: VolumePath) -> None:
         with self.lock:
-            found = self.find(at, False)
+            found = self.find(path, False)
             if found.node is not None:
                 raise WasiError(Errno.EXIST)
             self._insert(found, Dir(self.dev, self.new_ino(), self._stamps(), found.holder))
 
-    def symlink(self, at: At, target: bytes) -> None:
+    def symlink(self, path: VolumePath, target: bytes) -> None:
         with self.lock:
-            found = self.find_entry(at)
+            found = self.find_entry(path)
             if levels_up(target) > found.holder.depth:
                 raise WasiError(Errno.PERM)
             if found.node is not None:
                 raise WasiError(Errno.EXIST)
-            if at.slash:
+            if path.slash:
                 raise WasiError(Errno.NOENT)
             self._insert(found, Link(self.dev, self.new_ino(), self._stamps(), target))
 
-    def link(self, old: At, new: At, follow: bool) -> None:
+    def link(self, old: VolumePath, new: VolumePath, follow: bool) -> None:
         with self.lock:
             source = self.find(old, True) if follow else self.find_entry(old)
             node = source.existing()
@@ -109,7 +109,7 @@ class MemoryVolume(MemoryTree):
                 raise WasiError(Errno.NOENT)
             if self.count >= self.usage.limits.max_entries:
                 raise WasiError(Errno.NOSPC)
-            node = self.adopt(source)
+            node = self.copy_up(source)
             self._put(found.holder, found.name, node)
             self.count += 1
             node.nlink += 1
@@ -117,16 +117,16 @@ class MemoryVolume(MemoryTree):
             found.holder.touch(self.now_ns())
             self.changed()
 
-    def unlink(self, at: At) -> None:
+    def unlink(self, path: VolumePath) -> None:
         with self.lock:
-            found = self.find_entry(at)
+            found = self.find_entry(path)
             if isinstance(found.existing(), Dir):
                 raise WasiError(Errno.ISDIR)
             self._remove(found)
 
-    def rmdir(self, at: At) -> None:
+    def rmdir(self, path: VolumePath) -> None:
         with self.lock:
-            found = self.find_entry(at)
+            found = self.find_entry(path)
             node = found.existing()
             if not isinstance(node, Dir):
                 raise WasiError(Errno.NOTDIR)
@@ -137,11 +137,11 @@ class MemoryVolume(MemoryTree):
     def _remove(self, found: Found) -> None:
         counted = self._is_counted(found)
         self._take(found.holder, found.name)
-        self._forget(found.existing(), counted=counted)
+        self._drop_name(found.existing(), counted=counted)
         found.holder.touch(self.now_ns())
         self.changed()
 
-    def rename(self, old: At, new: At) -> None:
+    def rename(self, old: VolumePath, new: VolumePath) -> None:
         with self.lock:
             source = self.find_entry(old)
             node = source.existing()
@@ -164,7 +164,7 @@ class MemoryVolume(MemoryTree):
                 raise WasiError(Errno.NOTDIR)
             elif isinstance(replaced, Dir):
                 raise WasiError(Errno.ISDIR)
-            self._move(source, target, self.adopt(source))
+            self._move(source, target, self.copy_up(source))
 
     def _move(self, source: Found, target: Found, node: Node) -> None:
         now = self.now_ns()
@@ -172,7 +172,7 @@ class MemoryVolume(MemoryTree):
         self._take(source.holder, source.name)
         self._put(target.holder, target.name, node)
         if target.node is not None:
-            self._forget(target.node, counted=counted)
+            self._drop_name(target.node, counted=counted)
         if isinstance(node, Dir):
             node.parent = target.holder
         node.times = (*node.times[:2], now)
@@ -180,21 +180,21 @@ class MemoryVolume(MemoryTree):
         target.holder.touch(now)
         self.changed()
 
-    def set_times(self, at: At, follow: bool, atim: int | None, mtim: int | None, perms: Permissions) -> None:
+    def set_times(self, path: VolumePath, follow: bool, atim: int | None, mtim: int | None, perms: Permissions) -> None:
         with self.lock:
-            found = self.find(at, follow or at.slash)
+            found = self.find(path, follow or path.slash)
             node = found.existing()
             if not (perms.dir_write if isinstance(node, Dir) else perms.file_write):
                 raise perms.write_refusal
-            self.stamp(self.adopt(found), atim, mtim)
+            self.stamp(self.copy_up(found), atim, mtim)
 
-    def set_dir_times(self, start: Dir | None, atim: int | None, mtim: int | None) -> None:
+    def set_dir_times(self, token: Dir | None, atim: int | None, mtim: int | None) -> None:
         with self.lock:
-            self.stamp(self.adopt_dir(start or self.root), atim, mtim)
+            self.stamp(self.copy_up_dir(token or self.root), atim, mtim)
 
-    def opened(self, found: Found, usage: FileUsage) -> Descriptor:
+    def opened(self, found: Found, grant: Grant, usage: FileUsage) -> Descriptor:
         """Return a descriptor for the found file."""
         node = found.node
         if not isinstance(node, File):
             raise WasiError(Errno.ACCES)
-        return MemoryFile(self, node)
+        return MemoryFile(grant, self, node)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from isola_anyio.wasi.errno import Errno
+from isola_anyio.wasi.files.dump import dump_files, load_files
 from isola_anyio.wasi.files.filesystem import FileSystem
 from isola_anyio.wasi.volumes.memory.content import CHUNK_BYTES
 from tests.wasi.client import RW, Guest, W, WasiFailure
@@ -155,10 +156,10 @@ class Tree(RuleBasedStateMachine):
 
     @rule()
     def store(self) -> None:
-        data = self.guest.files.dump()
+        data = dump_files(self.guest.files)
         self.guest.close()
         files = FileSystem.base()
-        files.load(data)
+        load_files(files, data)
         self.guest = Guest(files)
 
     @invariant()

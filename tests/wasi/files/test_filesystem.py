@@ -13,62 +13,12 @@ import pytest
 from isola_anyio.mounts import MountConfig, bind
 from isola_anyio.wasi.abi import FdFlags, FileType
 from isola_anyio.wasi.errno import Errno
+from isola_anyio.wasi.files.dump import dump_files, load_files
 from isola_anyio.wasi.files.filesystem import FileSystem
 from isola_anyio.wasi.volumes.budgets import FileLimits
 from isola_anyio.wasi.volumes.memory.volume import MemoryVolume
-from tests.wasi.client import ROOT, RW, Guest, R, W
-from tests.wasi.test_files import refused
-
-Fork = Callable[[Guest], Guest]
-
-
-@pytest.fixture(params=["fork", "disk"])
-def fork(
-    request: pytest.FixtureRequest, make_guest: Callable[..., Guest], shared: Path, library_file: Path
-) -> Callable[[Guest], Guest]:
-    """Make a second guest from a template, in the process or by way of its dump."""
-    (shared / "host.txt").write_text("host")
-
-    def by_fork(template: Guest) -> Guest:
-        return make_guest(files=template.files.fork())
-
-    def by_disk(template: Guest) -> Guest:
-        base = _base(shared, library_file)
-        base.load(template.files.dump())
-        return make_guest(files=base)
-
-    return by_fork if request.param == "fork" else by_disk
-
-
-@pytest.fixture
-def library_file(tmp_path: Path) -> Path:
-    path = tmp_path / "library.zip"
-    path.write_bytes(bytes(range(256)))
-    return path
-
-
-MEMORY = MountConfig.memory("/memory", files={"m": b"memory"})
-
-
-def _base(shared: Path, library: Path) -> FileSystem:
-    mounts = [
-        MountConfig(shared, "/data", "read-write", "read-write"),
-        MountConfig(shared, "/over", "read-write", "read-write", mode="overlay"),
-        MEMORY,
-    ]
-    return FileSystem.base(stdlib=library, data_member=None, mounts=[bind(mount) for mount in mounts])
-
-
-@pytest.fixture
-def template(make_guest: Callable[..., Guest], shared: Path, library_file: Path) -> Guest:
-    g = make_guest(files=_base(shared, library_file))
-    g.write_file("tmp/f", b"template")
-    g.mkdir("tmp/d")
-    g.mkdir("tmp/d/e")
-    g.write_file("tmp/d/g", b"g")
-    g.link("tmp/d/g", "tmp/hard")
-    g.symlink("d/g", "tmp/soft")
-    return g
+from tests.wasi.client import ROOT, RW, Guest, R, W, refused
+from tests.wasi.files.conftest import Fork
 
 
 def test_a_fork_has_what_the_template_had(template: Guest, fork: Fork) -> None:
@@ -333,26 +283,5 @@ def test_a_deep_tree_is_frozen_without_recursion(make_guest: Callable[..., Guest
     child = make_guest(files=g.files.fork())
     assert child.stat(".", at=at).filetype == FileType.DIRECTORY
     other = FileSystem.base()
-    other.load(g.files.dump())
+    load_files(other, dump_files(g.files))
     other.close()
-
-
-@pytest.mark.parametrize("cut", [0, 4, 8, 40, -1])
-def test_a_damaged_dump_is_a_value_error(template: Guest, shared: Path, library_file: Path, cut: int) -> None:
-    data = template.files.dump()
-    for bad in (data[:cut], b"\xff" * 64 + data, data.replace(b'"format":1', b'"format":0')):
-        base = _base(shared, library_file)
-        with pytest.raises(ValueError):
-            base.load(bad)
-        base.close()
-
-
-def test_a_dump_of_other_mounts_is_a_value_error(template: Guest) -> None:
-    base = FileSystem.base()
-    with pytest.raises(ValueError, match="these files"):
-        base.load(template.files.dump())
-    base.close()
-
-
-def test_the_same_state_dumps_to_the_same_bytes(template: Guest) -> None:
-    assert template.files.dump() == template.files.dump()

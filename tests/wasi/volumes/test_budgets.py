@@ -19,8 +19,7 @@ from isola_anyio.wasi.volumes.memory import overlay
 from isola_anyio.wasi.volumes.memory import view as hostside
 from isola_anyio.wasi.volumes.memory.content import CHUNK_BYTES, CHUNK_COST_BYTES
 from isola_anyio.wasi.volumes.memory.tree import NODE_COST_BYTES
-from tests.wasi.client import BUFFER_BYTES, OUT, PATH2, RW, Guest, W, WasiFailure
-from tests.wasi.test_files import refused
+from tests.wasi.client import BUFFER_BYTES, OUT, PATH2, RW, Guest, W, WasiFailure, refused
 
 Make = Callable[..., Guest]
 
@@ -211,7 +210,7 @@ def test_few_open_files_are_descriptors_of_the_hosts(
     g.open("one")
     g.open("tmp", directory=True)
     g.close_fd(fds.pop())
-    monkeypatch.setattr(hostio, "_most_for_guests", lambda: 4)
+    monkeypatch.setattr(hostio, "_max_for_guests", lambda: 4)
     g.open("data/f")
     other = make_guest(*mounts, limits=limits)
     other.open("data/f")
