@@ -21,9 +21,9 @@ __all__ = [
     "payload_size",
 ]
 
-from isola_anyio.codec.decoding import decode
-from isola_anyio.codec.encoding import Dialect, encode
+from isola_anyio.codec.chunked.writer import is_small
+from isola_anyio.codec.encoding import Dialect
 from isola_anyio.codec.errors import CodecError, EncodeError, EncodeTypeError, TooLarge
 from isola_anyio.codec.frame import payload_size
 from isola_anyio.codec.jsontext import MAX_DEPTH
-from isola_anyio.codec.pieces import is_small
+from isola_anyio.codec.plain import decode, encode

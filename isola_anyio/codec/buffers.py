@@ -143,7 +143,13 @@ def view(data: memoryview, spec: str) -> memoryview:
     name, _, dims = spec.partition(":")
     size = _SIZES.get(name)
     shape = _shape(dims)
-    if size is None or shape is None or math.prod(shape) * size != len(data):
+    if (
+        size is None
+        or shape is None
+        or math.prod(shape) * size != len(data)
+        # What an empty buffer claims its rows to be costs nothing, but no array can be as large: numpy refuses it.
+        or (0 in shape and math.prod(filter(None, shape)) * size > sys.maxsize)
+    ):
         raise Unsupported(f"a buffer of {len(data)} bytes cannot be {spec[:80]!r}")
     if sys.byteorder != "little" and size > 1:
         data = memoryview(_swapped(bytes(data), size // 2 if name[0] == "c" else size)).toreadonly()

@@ -7,29 +7,25 @@ over, an error of the encoder's or a suspicious text, is settled by one walk ove
 
 from __future__ import annotations
 
-__all__ = ["Dialect", "encode"]
+__all__ = ["ESCAPE_DEPTH", "Dialect", "encode_any", "encode_escaped"]
 
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from isola_anyio.codec import buffers
-from isola_anyio.codec.collector import let_go, no_full_collections
-from isola_anyio.codec.errors import EncodeError, EncodeTypeError, Step, TooLarge, format_path, remedy, type_name
-from isola_anyio.codec.frame import SEGMENT_KEYS, pack, payload_size
+from isola_anyio.codec.chunked.garbage import free_in_pieces, no_full_collections
+from isola_anyio.codec.chunked.writer import write_in_pieces
+from isola_anyio.codec.errors import EncodeError, EncodeTypeError, Step, format_path, remedy, type_name
+from isola_anyio.codec.frame import SEGMENT_KEYS, pack
 from isola_anyio.codec.jsontext import (
     MAX_DEPTH,
     MAX_SAFE_INT,
-    dumps,
-    dumps_ascii,
-    dumps_finite,
-    has_coerced_key,
-    has_huge_int,
-    has_only_str_keys,
+    chunks,
+    chunks_ascii,
+    chunks_finite,
     has_surrogate_pair,
-    has_unsafe_int,
-    is_too_deep,
+    is_exact,
 )
-from isola_anyio.codec.pieces import is_small, write_in_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,73 +52,49 @@ _ITEMS_PER_PAUSE: Final = 16 * 1024
 """Of a walk: some milliseconds, and any other thread that asks may run in between."""
 
 
-def encode(
-    value: Any,
-    *,
-    max_bytes: int | None = None,
-    root: str = "$",
-    dialect: Dialect = "python",
-    wrap: int = 0,
-    pause: Callable[[], object] | None = None,
-) -> bytes:
-    """Return ``value`` as the bytes that ``dialect``'s guest, or `decode`, reads back exactly.
-
-    Args:
-        value: a value of ``JsonValue``; nothing of it is kept.
-        max_bytes: how much it may count (see `payload_size`).
-        root: what ``value`` is called in error paths.
-        dialect: the guest that will decode it.
-        wrap: how many of its outer levels are the protocol's and do not count as nesting.
-        pause: called now and then while a large ``value`` is encoded, to let other threads run, which must not change
-            the value. What it raises ends the encoding. Without it the interpreter may stand still for seconds.
+def encode_any(value: Any, root: str, max_depth: int, pause: Callable[[], object] | None, *, js: bool) -> bytes:
+    """Return ``value`` as bytes; with a ``pause``, a large one in pieces.
 
     Raises:
-        EncodeTypeError: something in it has a type that cannot cross.
-        EncodeError: a list or dict contains itself, or nests deeper than 500.
-        TooLarge: it counts more than ``max_bytes``.
+        EncodeError: ``value`` cannot cross.
     """
-    max_depth = MAX_DEPTH + wrap
-    if pause is None or is_small(value):
-        raw = _encode(value, root, max_depth, None, js=dialect == "js")
-    else:
-        with no_full_collections():
-            raw = _encode(value, root, max_depth, pause, js=dialect == "js")
-    if max_bytes is not None and len(raw) > max_bytes and payload_size(raw) > max_bytes:
-        raise TooLarge(root, payload_size(raw), max_bytes)
-    return raw
+    if pause is None:
+        return _encode(value, root, max_depth, None, js=js)
+    with no_full_collections():
+        return _encode(value, root, max_depth, pause, js=js)
 
 
 def _encode(value: Any, root: str, max_depth: int, pause: Callable[[], object] | None, *, js: bool) -> bytes:
     try:
         if pause is None:
-            raw = _encode_plain(value, max_depth, js=js)
+            raw = _write_plain(value, max_depth, js=js)
         else:
-            raw = write_in_pieces(value, partial(_encode_plain, js=js), max_depth, pause)
+            raw = write_in_pieces(value, partial(_write_plain, js=js), max_depth, pause)
     except (TypeError, ValueError, RecursionError):
         raw = None
-    return _encode_escaped(value, root, max_depth, pause, js=js) if raw is None else raw
+    return encode_escaped(value, root, max_depth, pause, js=js) if raw is None else raw
 
 
-def _encode_plain(value: Any, max_depth: int, *, js: bool) -> bytes | None:
-    """Return ``value`` as JSON, or ``None``, or raise what ``json`` raises, if it has to be walked."""
-    text = dumps_finite(value) if js else dumps(value)
+def _write_plain(value: Any, max_depth: int, *, js: bool) -> bytes | None:
+    """Return ``value`` as JSON text, or ``None``, or raise what ``json`` raises, if it needs escapes or is refused."""
+    text = "".join((chunks_finite if js else chunks)(value, 0))
     try:
         raw = text.encode()
     except UnicodeEncodeError:
         # Two surrogates in the right order would be read back as one character; in JavaScript they are one.
         if not js and has_surrogate_pair(text):
             return None
-        text = dumps_ascii(value)
+        text = "".join(chunks_ascii(value, 0))
         raw = text.encode("ascii")
-    suspicious = (
-        is_too_deep(text, max_depth)
-        or (has_coerced_key(text) and not has_only_str_keys(value))
-        or (has_unsafe_int(text, raw) if js else has_huge_int(text))
-    )
-    return None if suspicious else raw
+    return raw if is_exact(text, raw, value, max_depth, js=js) else None
 
 
-def _encode_escaped(value: Any, root: str, max_depth: int, pause: Callable[[], object] | None, *, js: bool) -> bytes:
+def encode_escaped(value: Any, root: str, max_depth: int, pause: Callable[[], object] | None, *, js: bool) -> bytes:
+    """Return ``value`` as a frame, or as plain text if no escape was needed after all.
+
+    Raises:
+        EncodeError: ``value`` cannot cross.
+    """
     key = KEY
     while True:
         rewriter = _Rewriter(key, root, max_depth, pause or _no_pause, js=js)
@@ -134,7 +106,7 @@ def _encode_escaped(value: Any, root: str, max_depth: int, pause: Callable[[], o
         except RecursionError:
             raise EncodeError(root, "nested deeper than the rest of this thread's stack allows") from None
         finally:
-            let_go(rewriter.out)
+            free_in_pieces(rewriter.out)
         return pack(key, rewriter.flags, text, rewriter.segments) if rewriter.escapes else text
 
 
@@ -147,7 +119,7 @@ def _write_ascii(value: Any, max_depth: int, pause: Callable[[], object] | None)
 
 
 def _dump_ascii(value: Any, _max_depth: int) -> bytes:
-    return dumps_ascii(value).encode("ascii")
+    return "".join(chunks_ascii(value, 0)).encode("ascii")
 
 
 def _no_pause() -> None:

@@ -7,7 +7,7 @@ written is the same text, byte for byte.
 
 from __future__ import annotations
 
-__all__ = ["is_small", "write_in_pieces"]
+__all__ = ["SMALL", "is_small", "weight", "write_in_pieces"]
 
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
@@ -39,38 +39,38 @@ _Write: TypeAlias = "Callable[[Any, int], bytes | None]"
 
 def is_small(value: Any, limit: int = SMALL) -> bool:
     """Say whether writing ``value`` takes no time worth mentioning; asking takes less."""
-    return type(value) in _SCALARS or _weight(value, limit) <= limit
+    return type(value) in _SCALARS or weight(value, limit) <= limit
 
 
-def _weight(value: Any, limit: int) -> int:
-    """Return what ``value`` weighs, or, as soon as that is clear, something above ``limit``."""
-    weight = 0
+def weight(value: Any, limit: int) -> int:
+    """Return what ``value`` weighs, in numbers, or, as soon as that is clear, something above ``limit``."""
+    total = 0
     left: list[Any] = [(value,)]
     while left:
         for item in left.pop():
-            weight += 1
+            total += 1
             if type(item) in _SCALARS:
                 continue
             if type(item) is int:
-                weight += item.bit_length() // _BITS_PER_UNIT
-                if weight > limit:
-                    return weight
+                total += item.bit_length() // _BITS_PER_UNIT
+                if total > limit:
+                    return total
                 continue
             if type(item) is str:
-                weight += len(item) // _CHARS_PER_UNIT
+                total += len(item) // _CHARS_PER_UNIT
                 continue
             if isinstance(item, _DICT):
                 left += (item, item.values())
             elif isinstance(item, _SEQUENCES):
                 left.append(item)
             else:
-                weight += _bytes_held(item) // _BYTES_PER_UNIT
+                total += _bytes_held(item) // _BYTES_PER_UNIT
                 continue
-            if weight + len(item) > limit:
+            if total + len(item) > limit:
                 return limit + 1
-        if weight > limit:
+        if total > limit:
             break
-    return weight
+    return total
 
 
 def _bytes_held(item: Any) -> int:
@@ -109,12 +109,12 @@ def _fitting(items: Any) -> int:
     types = set(map(type, items))
     if types <= _SCALARS or (types <= _INT and min(items) > -_SHORT_INT and max(items) < _SHORT_INT):
         return len(items)
-    if _weight(items, SMALL) <= SMALL:
+    if weight(items, SMALL) <= SMALL:
         return len(items)
-    weight = 0
+    room = SMALL
     for count, item in enumerate(items):
-        weight += _weight(item, SMALL - weight)
-        if weight > SMALL:
+        room -= weight(item, room)
+        if room < 0:
             return count
     return len(items)
 
