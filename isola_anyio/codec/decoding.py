@@ -1,9 +1,10 @@
-"""Turn hostile bytes into a value, or refuse them, in time and memory bounded by their length.
+"""Decoding: the slow path. Frames, long texts and what is wrong with bytes that are no value.
 
-Every JSON text is measured before it is parsed: its length, because ``json`` holds the interpreter's lock until it is
-done (a long one is cut, see `cutting`), and its depth, because ``json`` recurses. Every segment is used once, so that
-no frame unfolds into more than it holds. What is left is what JSON itself costs: a text of empty lists becomes 24
-times its size in memory, one of dicts with one member 29 times, the most that any text does.
+Time and memory are bounded by the length of the bytes, whatever they say. A JSON text is measured before it is parsed:
+its length, because ``json`` holds the interpreter's lock until it is done (long texts are cut, see
+`chunked.text_parts`), and its depth, because ``json`` recurses. A segment can be used once, so no frame unfolds into
+more than it holds. What remains is the cost of JSON itself: a text of empty lists takes 24 times its length in memory,
+one of dicts with one member 29 times, the most of any text.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from isola_anyio.codec.frame import MAGIC, NO_SEGMENTS, SEGMENT_KEYS, Frame, unp
 from isola_anyio.codec.jsontext import MAX_DEPTH, MAX_INT_DIGITS, is_too_deep, loose_int, scan, scanner
 
 _STR_RUN_BYTES: Final = 128 * 1024
-"""Of a segment that is a str, decoded in one go: where it is surrogates, these take seven milliseconds."""
+"""How much of a str segment is decoded at once; at worst, all surrogates, it takes seven milliseconds."""
 
 _Scan: TypeAlias = Callable[[str, int], tuple[Any, int]]
 _Pairs: TypeAlias = list[tuple[str, Any]]
@@ -109,7 +110,7 @@ class _Decoder:
         return value
 
     def _decode_parts(self, text: memoryview, scan_once: _Scan, hooks: dict[str, Any], depth: int) -> Any:
-        # A key that no guest can know, so that none of its strings is taken for a hole.
+        # Random, so that a guest cannot write a string that is taken for a hole.
         hole = f"\x7f{secrets.token_hex(8)}"
         value: Any = None
         with no_full_collections():
@@ -127,13 +128,13 @@ class _Decoder:
                     self._pause()
             except BaseException as exc:
                 free_in_pieces(value)
-                if isinstance(exc, ValueError) and not isinstance(exc, CodecError):  # a long string's
+                if isinstance(exc, ValueError) and not isinstance(exc, CodecError):  # from reading a long string
                     raise CodecError("$", f"not JSON: {exc}") from None
                 raise
         return value
 
     def _filler(self, part: Part, hole: str) -> Callable[[_Pairs], Any]:
-        """Return a hook that puts a part's long strings in, then does what a frame's hook does."""
+        """Return a hook that fills a part's holes with its long strings, then does what the frame's hook does."""
 
         def fill(pairs: _Pairs) -> Any:
             if len(pairs) == 1 and pairs[0][0] == hole and type(pairs[0][1]) is str:
@@ -206,7 +207,7 @@ class _Decoder:
         return runs[0] if len(runs) == 1 else "".join(runs)
 
     def _take(self, number: str) -> memoryview:
-        """Return a segment, which nothing else may then refer to."""
+        """Return a segment and mark it as used: a second reference to it is refused."""
         at = int(number) if number.isascii() and number.isdigit() and len(number) < 10 else -1
         data = self._frame.segments.take(at) if at >= 0 else None
         if data is None:

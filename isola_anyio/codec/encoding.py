@@ -1,8 +1,7 @@
-"""Turn a value into bytes: as plain JSON if it can be, else as a frame.
+"""Encoding: the slow path. Values that need escapes and a frame, large values in pieces, and the texts of errors.
 
-The plain path is ``json``'s own encoder and a few searches in its text (see `jsontext`). Whatever that path trips
-over, an error of the encoder's or a suspicious text, is settled by one walk over the value, which copies it with
-*escapes* for what JSON cannot say and knows, for an error, where it is.
+`plain` comes here when ``json`` fails or leaves a text that may have lost something. One walk over the value then
+copies it with *escapes* for what JSON cannot say, and knows the path of whatever cannot cross.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ Dialect: TypeAlias = Literal["python", "js"]
 """Who will decode: Python reads NaN and any int from JSON text, JavaScript neither."""
 
 KEY: Final = "$"
-"""The reserved key, unless the value has keys that start with it."""
+"""The reserved key, unless a key of the value starts with it."""
 
 ESCAPE_DEPTH: Final = 1
-"""Escapes are objects in the text and leaves in the value."""
+"""An escape is an object in the text where the value has a leaf, so a frame's text is one level deeper."""
 
 MAX_INT_BITS: Final = 2125
-"""Ints up to here have no more than 640 digits, the least that ``sys.set_int_max_str_digits`` can be set to."""
+"""Ints up to here have at most 640 digits, the least that ``sys.set_int_max_str_digits`` can be set to."""
 
 # Untyped, because narrowing Any to "dict of unknowns" helps nobody.
 _DICT: Final = cast("type[Any]", dict)
 _SEQUENCES: Final = cast("tuple[type[Any], ...]", (list, tuple))
 _CONTAINERS: Final = cast("tuple[type[Any], ...]", (dict, list, tuple))
 INLINE_HEX_BITS: Final = 4 * 8192
-"""Longer ints are segments; the bound only keeps texts small."""
+"""Longer ints are segments; a guess that keeps texts small."""
 _ITEMS_PER_PAUSE: Final = 16 * 1024
-"""Of a walk: some milliseconds, and any other thread that asks may run in between."""
+"""Items of a walk between two pauses: a few milliseconds, during which any other thread may run."""
 
 
 def encode_any(value: Any, root: str, max_depth: int, pause: Callable[[], object] | None, *, js: bool) -> bytes:
@@ -111,7 +110,7 @@ def encode_escaped(value: Any, root: str, max_depth: int, pause: Callable[[], ob
 
 
 def _write_ascii(value: Any, max_depth: int, pause: Callable[[], object] | None) -> bytes:
-    """Return the JSON text of what was rewritten, which JSON can say."""
+    """Return the JSON text of a rewritten value, which needs no more escapes."""
     text = None
     if pause is not None:
         text = write_in_pieces(value, _dump_ascii, max_depth + ESCAPE_DEPTH, pause)
@@ -127,7 +126,7 @@ def _no_pause() -> None:
 
 
 class _KeyTaken(Exception):  # noqa: N818 - a signal
-    """A dict of the user's has a key that starts with the reserved one."""
+    """A dict of the value has a key that starts with the reserved one."""
 
 
 def _free_key(value: Any) -> str:
@@ -152,7 +151,7 @@ def _free_key(value: Any) -> str:
 
 
 class _Open:
-    """A list or dict that is being copied."""
+    """A list or dict that is being copied: one frame of the walk's own stack."""
 
     __slots__ = ("copy", "is_list", "items", "source", "step")
 
@@ -165,7 +164,7 @@ class _Open:
 
 
 class _Rewriter:
-    """Copies a value with escapes in it; iterative, so that it works where the stack is nearly used up."""
+    """Copies a value with escapes in it; iterative, so that it works when the thread's stack is nearly used up."""
 
     def __init__(self, key: str, root: str, max_depth: int, pause: Callable[[], object], *, js: bool) -> None:
         self.out: list[Any] = []

@@ -1,13 +1,13 @@
-"""Write and read JSON text at C speed, and notice cheaply what JSON would have got wrong.
+"""JSON text: ``json``'s C encoder and scanner, and searches in a text for what ``json`` has lost or must not read.
 
-``json.dumps`` accepts more than a value may hold and loses some of it without a word. Walking every value to find out
-would cost more than encoding it, so the *text* is searched for what such a loss leaves behind, at C speed:
+``json.dumps`` accepts more than a value may hold, and loses some of it silently. Walking every value to find out would
+cost more than encoding it, so the *text* is searched, at C speed, for what such a loss leaves behind:
 
-- A key that was no str was turned into one: ``{1: 2}`` gives ``{"1":2}``. A key that looks like a number, ``true``,
-  ``false`` or ``null`` is the sign; only then the value's dicts are looked at.
-- Nesting deeper than `MAX_DEPTH` needs more than `MAX_DEPTH` opening brackets; only then they are paired up.
-- An int outside ±(2**53-1) has at least 16 digits; only then, and only for JavaScript, the value is walked.
-- A surrogate cannot be written as UTF-8.
+- A key that is not a str becomes one: ``{1: 2}`` gives ``{"1":2}``. Only if a key looks like a number, ``true``,
+  ``false`` or ``null`` are the types of the value's keys looked at.
+- Nesting deeper than `MAX_DEPTH` needs more than `MAX_DEPTH` opening brackets. Only then are they paired up.
+- An int outside ±(2**53-1), which JavaScript cannot hold, has at least 16 digits. Only then is the value walked.
+- A surrogate cannot be encoded as UTF-8.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 MAX_DEPTH: Final = 500
-"""How deep lists and dicts may nest; half of CPython's default recursion limit, which both ``json`` directions need."""
+"""How deep lists and dicts may nest: half of CPython's default recursion limit, because ``json`` recurses both ways."""
 
 MAX_INT_DIGITS: Final = 4300
-"""CPython's default limit for turning digits into an int, which is quadratic; longer ones cross as bytes."""
+"""CPython's default limit of digits in an int, whose conversion is quadratic; longer ints cross as bytes."""
 
 MAX_SAFE_INT: Final = 2**53 - 1
-"""The largest int that JavaScript's one number type holds without its neighbours becoming the same number."""
+"""JavaScript's ``Number.MAX_SAFE_INTEGER``: above it two ints may be the same number."""
 
 _KEY_SEPARATOR: Final = ":"
 _ITEM_SEPARATOR: Final = ","
@@ -134,9 +134,9 @@ def scanner(
 
 
 def loose_int(digits: str) -> int:
-    """Read an int of up to `MAX_INT_DIGITS` digits, whatever the program set ``sys.set_int_max_str_digits`` to.
+    """Read an int of up to `MAX_INT_DIGITS` digits, whatever the program has set ``sys.set_int_max_str_digits`` to.
 
-    It may allow fewer, and the value has to cross all the same, or any number, and a guest's would take seconds.
+    With a lower limit the value has to cross all the same; without a limit, an int of a guest's could take seconds.
     """
     sign, digits = (-1, digits[1:]) if digits[:1] == "-" else (1, digits)
     if len(digits) > MAX_INT_DIGITS:
@@ -165,7 +165,7 @@ def is_exact(text: str, raw: bytes, value: Any, max_depth: int, *, js: bool) -> 
 
 
 def _has_only_str_keys(value: Any) -> bool:
-    """Say whether every key of every dict in ``value`` is a str; ``value`` has no cycles, for it was just encoded."""
+    """Whether every key of every dict in ``value`` is a str; ``value`` has just been encoded, so it has no cycle."""
     left: list[Any] = [value]
     while left:
         found = left.pop()
@@ -180,25 +180,25 @@ def _has_only_str_keys(value: Any) -> bool:
 
 
 def _has_unsafe_int(text: str, raw: bytes) -> bool:
-    """Say whether ``text`` may hold an int that JavaScript's numbers do not; ``raw`` is ``text`` in UTF-8."""
+    """Whether ``text`` may hold an int beyond `MAX_SAFE_INT`; ``raw`` is ``text`` in UTF-8."""
     return LONG_INT_MARK in (b"," + raw).translate(INT_MARKS) and _LONG_INT.search(text) is not None
 
 
 def _has_huge_int(text: str) -> bool:
-    """Say whether ``text`` may hold an int of more than `MAX_INT_DIGITS` digits: the program may have allowed them."""
+    """Whether ``text`` may hold an int of more than `MAX_INT_DIGITS` digits, if the program has allowed such ints."""
     limit = sys.get_int_max_str_digits()
     return not 0 < limit <= MAX_INT_DIGITS and _HUGE_INT.search(text) is not None
 
 
 def has_surrogate_pair(text: str) -> bool:
-    """Say whether two surrogates in ``text`` would be read back as the one character they stand for in UTF-16."""
+    """Whether ``text`` has two surrogates in a row that JSON reads back as one character, as in UTF-16."""
     return _SURROGATE_PAIR.search(text) is not None
 
 
 def is_too_deep(text: str, limit: int) -> bool:
-    """Say whether lists and dicts nest deeper than ``limit`` in ``text``, up to its first error if it is no JSON.
+    """Whether lists and dicts nest deeper than ``limit`` in ``text``; of malformed JSON, in what precedes the error.
 
-    Strings are dropped, then brackets are counted by the run, so that this costs a fraction of parsing.
+    Strings are dropped and brackets counted `_RUN` at a time, which costs a fraction of parsing.
     """
     if text.count("[") + text.count("{") <= limit:
         return False
@@ -214,23 +214,25 @@ def is_too_deep(text: str, limit: int) -> bool:
 
 
 def mask_escapes(raw: bytes) -> bytes:
-    """Return JSON text in which every quote begins or ends a string; nothing else moves.
+    """Return JSON text with escaped backslashes and quotes blanked: every quote left begins or ends a string.
 
-    ``raw`` neither begins nor ends inside of an escape.
+    Every byte keeps its place. ``raw`` neither begins nor ends inside of an escape.
     """
     return raw.replace(b"\\\\", b"__").replace(b'\\"', b"__") if b"\\" in raw else raw
 
 
 def bracket_marks(masked: bytes) -> bytes:
     """Return the brackets outside of strings; ``masked`` begins outside of one."""
-    # A string without brackets is two quotes when all else is gone, and two neighbouring quotes can go wherever they
-    # stand: what is left is inside or outside of a string as before.
+    # Invariant: a bracket is inside of a string if and only if the number of quotes before it is odd. Dropping all
+    # other characters keeps it, and so does dropping two neighbouring quotes. Splitting at quotes then gives what is
+    # outside of strings and what is inside by turns:
+    #     [{"a":"]"},"b"]  ->  [{"""]"}""]  ->  [{"]"}]  ->  [{  ]  }]  ->  [{}]
     marks = masked.translate(None, _NOT_MARKS).replace(b'""', b"")
     return b"".join(marks.split(b'"')[::2]) if b'"' in marks else marks
 
 
 def brackets_open_after(opened: bytes, marks: bytes, limit: int) -> bytes:
-    """Return the brackets that are open after ``marks``, if those in ``opened`` were before.
+    """Return the brackets that are open after ``marks``; ``opened`` are those open before it.
 
     Raises:
         CodecError: a bracket closes what was not open, or there are more than ``limit``.
@@ -254,5 +256,5 @@ def brackets_open_after(opened: bytes, marks: bytes, limit: int) -> bytes:
 
 
 def _peak(run: bytes) -> int:
-    """Return how many levels above its start some brackets rise."""
+    """Return the deepest level within ``run``, relative to its start."""
     return max(accumulate(map(_RISE.__getitem__, run), initial=0))

@@ -12,6 +12,25 @@ from isola_anyio import codec
 from isola_anyio.codec.chunked import garbage
 
 
+class Clock:
+    """A clock that tests set."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Let decoding put collections off by a clock that stands still and an object that remembers no other test."""
+    clock = Clock()
+    monkeypatch.setattr("isola_anyio.codec.decoding.no_full_collections", garbage.FullCollections(clock).put_off)
+    return clock
+
+
+@pytest.mark.usefixtures("clock")
 def test_no_full_collection_runs_while_a_long_text_is_decoded() -> None:
     before = gc.get_threshold()
     during: list[int] = []
@@ -29,16 +48,6 @@ def test_no_full_collection_runs_while_a_long_text_is_decoded() -> None:
         with pytest.raises((codec.CodecError, ZeroDivisionError)):
             codec.decode(b"[" + b"[]," * 200_000, pause=pause)
         assert gc.get_threshold() == before
-
-
-class Clock:
-    """A clock that tests set."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def is_put_off() -> bool:
@@ -96,6 +105,7 @@ def test_a_value_freed_in_pieces_is_emptied_and_what_it_shares_is_not() -> None:
     garbage.free_in_pieces("text")
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_threshold_that_the_program_sets_meanwhile_stays() -> None:
     before = gc.get_threshold()
     try:
