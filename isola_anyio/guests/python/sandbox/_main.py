@@ -66,8 +66,8 @@ def prelude(code, filename):
         loop.clear()
 
 
-def _let_go(error):
-    """Forget what the frames of an out-of-memory error hold, so that there is memory to report it with."""
+def _clear_frames(error):
+    """Clear the frames of an out-of-memory error, so that there is memory to report it with."""
     trace = error.__traceback__
     while trace is not None:
         try:
@@ -78,7 +78,7 @@ def _let_go(error):
 
 
 def dispatch(message):
-    """The one entrance: a whole message, already checked by the host."""
+    """Handle one message, which the host has built: whole and well-formed."""
     global _reserve
     kind = message[1]
     number = int.from_bytes(message[2:6], "little")
@@ -127,7 +127,7 @@ def dispatch(message):
     except BaseException as error:
         _reserve = None  # an out-of-memory report needs some memory itself
         if issubclass(type(error), MemoryError):
-            _let_go(error)
+            _clear_frames(error)
         run = _run.current
         if run is None:
             raise
@@ -144,7 +144,7 @@ def dispatch(message):
             _operations.waiting.clear()
             if issubclass(type(second), MemoryError):
                 run.outcome = second = None
-                _collect()  # what was let go of may be a web of objects that hold each other
+                _collect()  # the cleared frames may have held cycles
                 _port.fail(run.number, _failures.OUT_OF_MEMORY)
             else:
                 _port.fail(run.number, _describe(second))
@@ -152,7 +152,7 @@ def dispatch(message):
         try:
             _reserve = bytearray(1 << 16)
         except MemoryError:
-            _collect()  # as above; what the script's own globals hold stays, and the next report may lack a traceback
+            _collect()  # as above; the script's globals keep what they hold, and the next report may lack its traceback
 
 
 def install():

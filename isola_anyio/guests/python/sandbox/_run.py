@@ -1,8 +1,8 @@
 """Run: one message's work in this guest, from its first turn to its last.
 
 The outermost function of a run is plain, `async`, a generator or an async generator. Async ones are a task of the
-loop. A plain generator is advanced here, one item a step, and stands still between turns while the consumer has no
-room. When the outermost function is done, what it left running is cancelled before the result is sent.
+loop. A plain generator is advanced here, one item a step, and is not advanced while the consumer has no room. When the
+outermost function is done, the tasks it left are cancelled before the result is sent.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _compile = compile
 _operations = _port.operations
 
 GRACE_S = 0.9
-"""How long what a finished run left behind may take to unwind; below the host's own grace."""
+"""How long the tasks that a finished run left may take to unwind; shorter than the host's own grace."""
 _CO_COROUTINE = 0x80 | 0x200
 _MISSING = object()
 _PLAIN_RESULTS = frozenset((type(None), bool, int, float, str, list, dict, tuple, bytes))
@@ -44,7 +44,7 @@ class Run:
         self.generator = None
         self.streams = []
         self.outcome = None
-        self.told = _MISSING
+        self.delivered_to = _MISSING  # the task that a reply inside a turn has delivered the cancellation to
         self.cancelled = False
         self.deadlocked = False
         self.leave_by = None
@@ -96,7 +96,7 @@ class Run:
             _restore_file(before)
 
     def start(self, work, *args):
-        """Call what the message asks for, and take its result for what it is."""
+        """Call `work` and decide by the type of its result: a value, an awaitable, or something to stream."""
         result = work(*args)
         kind = type(result)
         if kind in _PLAIN_RESULTS:
@@ -111,7 +111,7 @@ class Run:
                 self.outcome = (True, result)
 
     async def _awaited(self, awaitable):
-        """Await what an async function gave; an iterator that it returns is streamed, as a plain one's is."""
+        """Await the result of an async function; an iterator that it returns is streamed, as a plain function's is."""
         result = await awaitable
         kind = type(result)
         if kind not in _PLAIN_RESULTS:
@@ -127,7 +127,7 @@ class Run:
         self.task._log_destroy_pending = False
 
     async def _stream(self, iterable):
-        """Emit what an async iterable gives."""
+        """Emit the items of an async iterable."""
         emit = _port.emit
         iterator = aiter(iterable)
         try:
@@ -149,7 +149,7 @@ class Run:
                 await aclose()
 
     async def _stream_plain(self, iterator):
-        """Emit what a plain iterator gives that an async function returned."""
+        """Emit the items of a plain iterator that an async function returned."""
         emit = _port.emit
         try:
             while True:
@@ -185,7 +185,7 @@ class Run:
     # --- going on
 
     def step(self):
-        """Go as far as it goes. -> True when a frame that ends the turn has been sent."""
+        """Run until everything waits or the run has ended; sends the one frame that ends the turn."""
         if self.outcome is None:
             if self.generator is not None:
                 self._advance_generator()
@@ -205,7 +205,7 @@ class Run:
         self._leave()
 
     def _moves(self, delay=None):
-        """Whether anything can still happen: a timer, an answer of the host's, room for events, or the task's end."""
+        """Whether the run can go on: by a timer, a completion, room for events, or because its task has ended."""
         return delay is not None or _operations.waiting or self.room is not None or self.task.done()
 
     def _advance_generator(self):
@@ -243,12 +243,12 @@ class Run:
             self.outcome = (True, task.result()) if error is None else (False, error)
 
     def cancel(self):
-        """The host cancels the run: let it unwind."""
+        """Deliver the host's cancellation, so that the run unwinds."""
         self.cancelled = True
         if self.outcome is not None:
             return
         if self.task is not None:
-            if self.told is not self.task:  # a second cancellation would disturb its unwinding
+            if self.delivered_to is not self.task:  # a second one would interrupt its unwinding
                 self.task.cancel()
             return
         generator, self.generator = self.generator, None
@@ -269,7 +269,7 @@ class Run:
     # --- ending
 
     def _leave(self):
-        """Cancel what is left, end its generators, then report; parks meanwhile, for no longer than the grace."""
+        """Cancel the tasks that are left, close generators, then report; parks meanwhile, for `GRACE_S` at most."""
         loop = self.loop
         while (tasks := loop.tasks()) or loop.has_generators():
             now = loop.time()
@@ -278,7 +278,7 @@ class Run:
                 loop.cancel_tasks()
             elif now >= self.leave_by:
                 break
-            if not tasks:  # not before: a task that unwinds may still be inside of one
+            if not tasks:  # not before: a task that unwinds may be suspended inside of a generator
                 loop.create_task(loop.end_generators())
             delay = loop.pump()
             if loop.tasks():
@@ -313,7 +313,7 @@ class Run:
 
 
 def _plain_iterator(value):
-    """-> the iterator to stream `value` through, None if it is to cross as a whole.
+    """-> an iterator of the items to stream, None if `value` crosses as a whole.
 
     What has a length is a collection: one that cannot cross is an error, not a stream of its keys or columns.
     """
@@ -344,7 +344,7 @@ class MainLoop(_loop.PortLoop):
         return super().tasks() - set(self.given_up)
 
     def clear(self):
-        """Forget what is still scheduled: the run that scheduled it is over."""
+        """Drop every scheduled callback: the run that scheduled it is over."""
         self._ready.clear()
         self._dropped.clear()
         self._scheduled.clear()
@@ -362,9 +362,9 @@ current = None
 
 
 def cancellation():
-    """Make the exception for code that is told of the run's cancellation inside a turn; remember which task it is."""
+    """Make the exception for code that a reply delivers the run's cancellation to, and note its task."""
     if current is not None:
-        current.told = _current_task(loop) or loop.blocked_task
+        current.delivered_to = _current_task(loop) or loop.blocked_task
         current.cancelled = True
     return _CancelledError()
 
