@@ -52,6 +52,7 @@ def test_their_errors_and_remedies_are_the_same(guest: ModuleType) -> None:
         own, other = getattr(errors, name), getattr(theirs, name)
         assert [base.__name__ for base in own.__mro__] == [base.__name__ for base in other.__mro__]
         assert getattr(own, "kind", None) == getattr(other, "kind", None)
-    for steps in ([], ["a", 0, "a b", "é", ""], ["k" * 50], [*range(40)], ['"'] * 33):
+    paths: list[list[str | int]] = [[], ["a", 0, "a b", "é", ""], ["k" * 50], [*range(40)], ['"'] * 33]
+    for steps in paths:
         assert theirs.format_path("$", steps) == errors.format_path("$", steps)
     assert str(theirs.TooLarge("$", 5, 4)) == str(errors.TooLarge("$", 5, 4))

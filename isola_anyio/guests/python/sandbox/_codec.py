@@ -13,9 +13,9 @@ The tests of the host run these files on the host's Python, so they use nothing 
 import json
 import re
 import struct
-import sys
 from itertools import accumulate
 from json import encoder as _json_encoder
+from sys import get_int_max_str_digits as _get_digit_limit
 
 from . import _codec_escapes, _codec_frames
 from ._codec_errors import CodecError, EncodeError, EncodeTypeError, TooLarge
@@ -38,23 +38,24 @@ def _refuse(value):
     raise TypeError(type(value).__name__)
 
 
-def _text_encoder(encode_str):
-    """Return ``json.dumps`` without building its encoder anew for each call."""
+def _chunk_encoder(encode_str):
+    """Return ``json``'s encoder as it is inside, without building it anew for each call; for ``"".join``."""
     make = _json_encoder.c_make_encoder
     try:
         chunks = make(None, _refuse, encode_str, None, ":", ",", False, False, True)
         if "".join(chunks([{"a": 1}], 0)) == '[{"a":1}]':
-            return lambda value: "".join(chunks(value, 0))
+            return chunks
     except TypeError:  # another signature than this was written for, or no C encoder at all
         pass
     ascii_only = encode_str is _json_encoder.encode_basestring_ascii
-    return json.JSONEncoder(
+    dumps = json.JSONEncoder(
         ensure_ascii=ascii_only, check_circular=False, separators=(",", ":"), default=_refuse
     ).encode
+    return lambda value, _level: (dumps(value),)
 
 
-_dumps = _text_encoder(_json_encoder.encode_basestring)
-_dumps_ascii = _text_encoder(_json_encoder.encode_basestring_ascii)
+_chunks = _chunk_encoder(_json_encoder.encode_basestring)
+_chunks_ascii = _chunk_encoder(_json_encoder.encode_basestring_ascii)
 _scan = json.JSONDecoder().scan_once
 
 # What json.dumps leaves behind when it turns a key that is no str into one.
@@ -66,13 +67,13 @@ _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NOT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
 
 
-def _is_suspicious(text, value):
+def _is_exact(text, value):
+    """Whether `text`, which `json` made of `value`, lost nothing and nests no deeper than allowed."""
     if text.count("[") + text.count("{") > MAX_DEPTH and _is_too_deep(text):
-        return True
+        return False
     if "{" in text and _COERCED_KEY(text) is not None and not _has_only_str_keys(value):
-        return True
-    limit = sys.get_int_max_str_digits()
-    return not 0 < limit <= MAX_INT_DIGITS and _HUGE_INT(text) is not None
+        return False
+    return 0 < _get_digit_limit() <= MAX_INT_DIGITS or _HUGE_INT(text) is None
 
 
 def _has_only_str_keys(value):
@@ -113,19 +114,24 @@ def encode(value, *, max_bytes=None, root="$"):
     if there would be more than ``max_bytes``; each says where in ``value``, which errors call ``root``.
     """
     try:
-        text = _dumps(value)
+        text = "".join(_chunks(value, 0))
         try:
             raw = text.encode()
         except UnicodeEncodeError:
             if _surrogate_pair(text) is not None:
                 raise
-            text = _dumps_ascii(value)
+            text = "".join(_chunks_ascii(value, 0))
             raw = text.encode("ascii")
-        suspicious = _is_suspicious(text, value)
+        # Quick checks, each necessary for the full one to fail.
+        exact = (
+            text.count("[") + text.count("{") <= MAX_DEPTH
+            and ("{" not in text or _COERCED_KEY(text) is None)
+            and 0 < _get_digit_limit() <= MAX_INT_DIGITS
+        ) or _is_exact(text, value)
         del text
     except (TypeError, ValueError, RecursionError):
-        suspicious = True
-    if suspicious:
+        exact = False
+    if not exact:
         raw = _encode_escaped(value, root)
     if max_bytes is not None and len(raw) > max_bytes:
         size = _payload_size(raw)
@@ -137,7 +143,7 @@ def encode(value, *, max_bytes=None, root="$"):
 def _encode_escaped(value, root):
     copy, rewriter = _rewrite(value, root)
     try:
-        text = _dumps_ascii(copy).encode("ascii")
+        text = "".join(_chunks_ascii(copy, 0)).encode("ascii")
     except RecursionError:
         raise EncodeError(root, "nested deeper than the rest of this thread's stack allows") from None
     del copy  # before the frame is joined: a large value would be there three times
