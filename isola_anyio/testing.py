@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _DICT: Final = cast("type[Any]", dict)
 _LIST: Final = cast("type[Any]", list)
 _JS_DIGITS_END: Final = 1e21
-"""From here on JavaScript writes integral numbers with an exponent."""
+"""From this number on JavaScript writes integral numbers with an exponent."""
 _MAX_ARRAY_INDEX: Final = 2**32 - 2
 _LETTERS: Final = "bBhHiIlLqQfd"
 
@@ -94,7 +94,7 @@ def json_values(*, max_leaves: int = 30, with_buffers: bool = True) -> SearchStr
 def js_values(*, max_leaves: int = 30) -> SearchStrategy[Any]:
     """Return values that come back from a JavaScript guest exactly as they were.
 
-    Left out is what JavaScript has no word for: integral floats below 1e21, keys that look like array
+    It leaves out what JavaScript cannot tell apart or keep: integral floats below 1e21, keys that look like array
     indices, pairs of surrogates that stand for one character, and shapes.
     """
     leaves = scalars().filter(lambda leaf: equal_exact(leaf, expected_round_trip(leaf, "js")))
@@ -147,7 +147,7 @@ _BAD_LEAVES: Final[tuple[Callable[[], object], ...]] = (
 
 @st.composite
 def uncrossable(draw: DrawFn) -> Uncrossable:
-    """Return values with one fault: a wrong type, a key that is no str, a cycle, or nesting deeper than 500."""
+    """Return values with one fault: a wrong type, a key that is not a str, a cycle, or nesting deeper than 500."""
     fault = draw(st.sampled_from(["leaf", "leaf", "key", "cycle", "depth"]))
     kind: Literal["type", "value"] = "value"
     steps: list[Step] = []
@@ -183,10 +183,10 @@ def uncrossable(draw: DrawFn) -> Uncrossable:
 
 
 def expected_round_trip(value: Any, runtime: Literal["python", "js"]) -> Any:
-    """Return what a guest that gives its argument back gives back for ``value``."""
+    """Return what comes back for ``value`` from a guest function that returns its argument."""
     js = runtime == "js"
     top: list[Any] = [None]
-    left: list[tuple[Any, Any, Any]] = [(value, top, 0)]  # a value, and where what becomes of it goes
+    left: list[tuple[Any, Any, Any]] = [(value, top, 0)]  # a value, and the container and place of its result
     while left:
         item, holder, at = left.pop()
         if isinstance(item, _DICT):
@@ -237,12 +237,12 @@ def _merged(text: str) -> str:
 
 
 def _is_index(key: str) -> bool:
-    """Say whether a JavaScript object puts ``key`` first."""
+    """Whether ``key`` is an array index, which a JavaScript object lists before other keys."""
     return key.isascii() and key.isdigit() and str(int(key[:11])) == key and int(key) <= _MAX_ARRAY_INDEX
 
 
 def equal_exact(left: Any, right: Any) -> bool:
-    """Say whether two values are the same to the bit: types, order of keys, ``-0.0``, ``nan``, shapes of buffers."""
+    """Whether two values are the same to the bit: types, order of keys, ``-0.0``, ``nan``, shapes of buffers."""
     pairs: list[tuple[Any, Any]] = [(left, right)]
     while pairs:
         ours, theirs = pairs.pop()

@@ -1,6 +1,7 @@
-"""Name a typed buffer's elements so that 32-bit guests and 64-bit hosts agree, and make a ``memoryview`` of a name.
+"""Typed buffers: wire names for their elements, and a ``memoryview`` for a wire name.
 
-A wire name is a kind and a size in bytes: ``i4``, ``u1``, ``f8``, ``b1`` (bool), ``c16`` (complex). Elements are
+``struct``'s letters mean other sizes to a 32-bit guest than to a 64-bit host. A wire name says the kind and the size
+in bytes: ``i4``, ``u1``, ``f8``, ``b1`` (bool), ``c16`` (complex). Elements are
 little-endian and in row-major order, whatever the strides and the byte order were.
 """
 
@@ -30,7 +31,7 @@ _SIZES: Final = {
     "c8": 8,
     "c16": 16,
 }
-# numpy calls its 64-bit ints "long" where a long has 64 bits; so that a dtype comes back under its own name, so do we.
+# Where a C long has 64 bits, numpy's int64 is "l" and not "q"; with the same letter a dtype comes back as itself.
 _LONG: Final = "l" if struct.calcsize("l") == 8 else "q"
 # Any, because memoryview.cast is typed by the letter.
 _LETTERS: Final[dict[str, Any]] = {
@@ -50,17 +51,17 @@ _REMEDIES: Final = {
     "T": "send its fields one by one",
 }
 _MAX_EMPTY_BYTES: Final = 1024 * 1024
-"""The largest row of a buffer without rows that is there to be cut off."""
+"""The largest row of a zero-length buffer for which `_zeros` serves; numpy makes the others."""
 _MAX_DIMS: Final = 64
-"""What the buffer protocol allows."""
+"""The buffer protocol's own limit (``PyBUF_MAX_NDIM``)."""
 
 
-class Unsupported(Exception):  # noqa: N818 - what it says is the remedy
-    """Why a buffer cannot cross, and what to do."""
+class Unsupported(Exception):  # noqa: N818 - its text is the remedy
+    """A buffer that cannot cross; the text says what to do instead."""
 
 
 class TypedBuffer(NamedTuple):
-    """A buffer's bytes, contiguous and little-endian, and what they are."""
+    """A buffer's bytes, contiguous and little-endian, with the wire name of its elements and its shape."""
 
     name: str
     shape: tuple[int, ...]
@@ -73,7 +74,7 @@ class TypedBuffer(NamedTuple):
 
 
 def number_of(value: Any) -> int | float | bool | None:
-    """Return the Python number that a numpy scalar is exactly; ``None`` for anything else, wider floats among it."""
+    """Return the Python number that equals a numpy scalar exactly; ``None`` for others, such as a ``longdouble``."""
     numpy = sys.modules.get("numpy")
     if numpy is None or not isinstance(value, numpy.generic) or value.dtype.kind not in "biuf":
         return None
@@ -130,7 +131,7 @@ def _swapped(data: bytes, size: int) -> bytearray:
 
 @cache
 def _zeros() -> bytes:
-    """Return the row that every buffer without rows is cut from: one for all, for a guest may send many for nothing."""
+    """Shared zero bytes that back zero-length buffers: a guest could otherwise make us allocate a row for each."""
     return bytes(_MAX_EMPTY_BYTES)
 
 
@@ -143,7 +144,13 @@ def view(data: memoryview, spec: str) -> memoryview:
     name, _, dims = spec.partition(":")
     size = _SIZES.get(name)
     shape = _shape(dims)
-    if size is None or shape is None or math.prod(shape) * size != len(data):
+    if (
+        size is None
+        or shape is None
+        or math.prod(shape) * size != len(data)
+        # An empty buffer of larger rows than any array can have: numpy refuses it, `memoryview` would not.
+        or (0 in shape and math.prod(filter(None, shape)) * size > sys.maxsize)
+    ):
         raise Unsupported(f"a buffer of {len(data)} bytes cannot be {spec[:80]!r}")
     if sys.byteorder != "little" and size > 1:
         data = memoryview(_swapped(bytes(data), size // 2 if name[0] == "c" else size)).toreadonly()
@@ -157,7 +164,7 @@ def view(data: memoryview, spec: str) -> memoryview:
         elif len(shape) == 1:
             found = data.cast(letter)
         elif 0 not in shape[1:] and math.prod(shape[1:]) * size <= _MAX_EMPTY_BYTES:
-            # memoryview knows no zeros in a shape, but can be cut down to one
+            # `cast` refuses a zero in a shape, but a view of one row can be sliced to none.
             row = memoryview(_zeros())[: math.prod(shape[1:]) * size]
             found = row.cast(letter, (1, *shape[1:]))[:0]
         if found is not None:
@@ -166,7 +173,7 @@ def view(data: memoryview, spec: str) -> memoryview:
 
 
 def _view_by_numpy(data: memoryview, name: str, shape: tuple[int, ...]) -> memoryview:
-    """Make what ``memoryview.cast`` cannot: complex numbers, half floats (before 3.12), and zeros inside a shape.
+    """Make the views that ``memoryview.cast`` cannot: complex numbers, half floats before 3.12, inner zeros in a shape.
 
     Without numpy, complex numbers arrive as pairs of floats, half floats as their bits, and an empty buffer flat.
     """

@@ -1,14 +1,15 @@
-"""Turn hostile bytes into a value, or refuse them, in time and memory bounded by their length.
+"""Decoding: the slow path. Frames, long texts and what is wrong with bytes that are no value.
 
-Every JSON text is measured before it is parsed: its length, because ``json`` holds the interpreter's lock until it is
-done (a long one is cut, see `cutting`), and its depth, because ``json`` recurses. Every segment is used once, so that
-no frame unfolds into more than it holds. What is left is what JSON itself costs: a text of empty lists becomes 24
-times its size in memory, one of dicts with one member 29 times, the most that any text does.
+Time and memory are bounded by the length of the bytes, whatever they say. A JSON text is measured before it is parsed:
+its length, because ``json`` holds the interpreter's lock until it is done (long texts are cut, see
+`chunked.text_parts`), and its depth, because ``json`` recurses. A segment can be used once, so no frame unfolds into
+more than it holds. What remains is the cost of JSON itself: a text of empty lists takes 24 times its length in memory,
+one of dicts with one member 29 times, the most of any text.
 """
 
 from __future__ import annotations
 
-__all__ = ["decode"]
+__all__ = ["decode_any", "refusal", "scan_shallow"]
 
 import secrets
 import sys
@@ -16,58 +17,60 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from isola_anyio.codec import buffers
-from isola_anyio.codec.collector import let_go, no_full_collections
-from isola_anyio.codec.cutting import PART_BYTES, Part, character_start, cut, graft
+from isola_anyio.codec.chunked.garbage import free_in_pieces, no_full_collections
+from isola_anyio.codec.chunked.text_parts import PART_BYTES, Part, character_start, cut, graft
 from isola_anyio.codec.encoding import ESCAPE_DEPTH
-from isola_anyio.codec.errors import CodecError, TooLarge
-from isola_anyio.codec.frame import MAGIC, NO_SEGMENTS, SEGMENT_KEYS, Frame, payload_size, unpack
+from isola_anyio.codec.errors import CodecError
+from isola_anyio.codec.frame import MAGIC, NO_SEGMENTS, SEGMENT_KEYS, Frame, unpack
 from isola_anyio.codec.jsontext import MAX_DEPTH, MAX_INT_DIGITS, is_too_deep, loose_int, scan, scanner
 
 _STR_RUN_BYTES: Final = 128 * 1024
-"""Of a segment that is a str, decoded in one go: where it is surrogates, these take seven milliseconds."""
+"""How much of a str segment is decoded at once; at worst, all surrogates, it takes seven milliseconds."""
 
 _Scan: TypeAlias = Callable[[str, int], tuple[Any, int]]
 _Pairs: TypeAlias = list[tuple[str, Any]]
 
 
-def decode(data: bytes | memoryview, *, max_bytes: int | None = None, pause: Callable[[], object] | None = None) -> Any:
-    """Return the value that ``data`` encodes.
-
-    Typed buffers are views of ``data`` if it is ``bytes``; a ``memoryview`` may be of borrowed memory, such as a
-    guest's, and nothing of it is kept.
-
-    Args:
-        data: what a guest, or `encode`, made. Untrusted.
-        max_bytes: how much ``data`` may count (see `payload_size`).
-        pause: called now and then while a long ``data`` is decoded, to let other threads run. What it raises ends
-            the decoding.
+def decode_any(data: bytes | memoryview, pause: Callable[[], object] | None) -> Any:
+    """Return the value that ``data`` encodes, however long it is and whether it is a frame or a text.
 
     Raises:
         CodecError: ``data`` is not a value.
-        TooLarge: ``data`` counts more than ``max_bytes``.
     """
-    size = len(data)
-    if max_bytes is not None and payload_size(data) > max_bytes:
-        raise TooLarge("$", payload_size(data), max_bytes)
-    if size <= PART_BYTES and (not size or data[0] != MAGIC) and sys.get_int_max_str_digits() == MAX_INT_DIGITS:
-        return _parse(data, scan, MAX_DEPTH)
     return _Decoder(data, pause).decode()
 
 
+def scan_shallow(text: str, start: int) -> tuple[Any, int]:
+    """Read one JSON value, after making sure that it nests no deeper than `MAX_DEPTH`."""
+    _refuse_depth(text, MAX_DEPTH)
+    return scan(text, start)
+
+
+def _refuse_depth(text: str, max_depth: int) -> None:
+    if is_too_deep(text, max_depth):
+        raise CodecError("$", f"nested deeper than {MAX_DEPTH} levels")
+
+
+def refusal(exc: Exception) -> CodecError:
+    """Say in the codec's words why a text could not be parsed."""
+    if isinstance(exc, CodecError):
+        return exc
+    if isinstance(exc, StopIteration):
+        return CodecError("$", f"not JSON: no value at character {exc.value}")
+    if isinstance(exc, RecursionError):
+        return CodecError("$", "nested deeper than the rest of this thread's stack allows")
+    return CodecError("$", f"not JSON: {exc}")  # no JSON, no UTF-8, or an int of too many digits
+
+
 def _parse(data: bytes | memoryview, scan_once: _Scan, max_depth: int | None) -> Any:
+    """Parse one text; ``max_depth`` is ``None`` where its depth has been measured."""
     try:
         text = str(data, "utf-8")
-        if max_depth is not None and is_too_deep(text, max_depth):
-            raise CodecError("$", f"nested deeper than {MAX_DEPTH} levels")
+        if max_depth is not None:
+            _refuse_depth(text, max_depth)
         value, end = scan_once(text, 0)
-    except CodecError:
-        raise
-    except StopIteration as exc:
-        raise CodecError("$", f"not JSON: no value at character {exc.value}") from None
-    except RecursionError:
-        raise CodecError("$", "nested deeper than the rest of this thread's stack allows") from None
-    except ValueError as exc:  # no JSON, no UTF-8, or an int of too many digits
-        raise CodecError("$", f"not JSON: {exc}") from None
+    except (ValueError, StopIteration, RecursionError) as exc:
+        raise refusal(exc) from None
     if end != len(text):
         raise CodecError("$", f"not JSON: something follows the value at character {end}")
     return value
@@ -107,7 +110,7 @@ class _Decoder:
         return value
 
     def _decode_parts(self, text: memoryview, scan_once: _Scan, hooks: dict[str, Any], depth: int) -> Any:
-        # A key that no guest can know, so that none of its strings is taken for a hole.
+        # Random, so that a guest cannot write a string that is taken for a hole.
         hole = f"\x7f{secrets.token_hex(8)}"
         value: Any = None
         with no_full_collections():
@@ -124,14 +127,14 @@ class _Decoder:
                         value = found
                     self._pause()
             except BaseException as exc:
-                let_go(value)
-                if isinstance(exc, ValueError) and not isinstance(exc, CodecError):  # a long string's
+                free_in_pieces(value)
+                if isinstance(exc, ValueError) and not isinstance(exc, CodecError):  # from reading a long string
                     raise CodecError("$", f"not JSON: {exc}") from None
                 raise
         return value
 
     def _filler(self, part: Part, hole: str) -> Callable[[_Pairs], Any]:
-        """Return a hook that puts a part's long strings in, then does what a frame's hook does."""
+        """Return a hook that fills a part's holes with its long strings, then does what the frame's hook does."""
 
         def fill(pairs: _Pairs) -> Any:
             if len(pairs) == 1 and pairs[0][0] == hole and type(pairs[0][1]) is str:
@@ -204,7 +207,7 @@ class _Decoder:
         return runs[0] if len(runs) == 1 else "".join(runs)
 
     def _take(self, number: str) -> memoryview:
-        """Return a segment, which nothing else may then refer to."""
+        """Return a segment and mark it as used: a second reference to it is refused."""
         at = int(number) if number.isascii() and number.isdigit() and len(number) < 10 else -1
         data = self._frame.segments.take(at) if at >= 0 else None
         if data is None:

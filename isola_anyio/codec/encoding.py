@@ -1,35 +1,30 @@
-"""Turn a value into bytes: as plain JSON if it can be, else as a frame.
+"""Encoding: the slow path. Values that need escapes and a frame, large values in pieces, and the texts of errors.
 
-The plain path is ``json``'s own encoder and a few searches in its text (see `jsontext`). Whatever that path trips
-over, an error of the encoder's or a suspicious text, is settled by one walk over the value, which copies it with
-*escapes* for what JSON cannot say and knows, for an error, where it is.
+`plain` comes here when ``json`` fails or leaves a text that may have lost something. One walk over the value then
+copies it with *escapes* for what JSON cannot say, and knows the path of whatever cannot cross.
 """
 
 from __future__ import annotations
 
-__all__ = ["Dialect", "encode"]
+__all__ = ["ESCAPE_DEPTH", "Dialect", "encode_any", "encode_escaped"]
 
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from isola_anyio.codec import buffers
-from isola_anyio.codec.collector import let_go, no_full_collections
-from isola_anyio.codec.errors import EncodeError, EncodeTypeError, Step, TooLarge, format_path, remedy, type_name
-from isola_anyio.codec.frame import SEGMENT_KEYS, pack, payload_size
+from isola_anyio.codec.chunked.garbage import free_in_pieces, no_full_collections
+from isola_anyio.codec.chunked.writer import write_in_pieces
+from isola_anyio.codec.errors import EncodeError, EncodeTypeError, Step, format_path, remedy, type_name
+from isola_anyio.codec.frame import SEGMENT_KEYS, pack
 from isola_anyio.codec.jsontext import (
     MAX_DEPTH,
     MAX_SAFE_INT,
-    dumps,
-    dumps_ascii,
-    dumps_finite,
-    has_coerced_key,
-    has_huge_int,
-    has_only_str_keys,
+    chunks,
+    chunks_ascii,
+    chunks_finite,
     has_surrogate_pair,
-    has_unsafe_int,
-    is_too_deep,
+    is_exact,
 )
-from isola_anyio.codec.pieces import is_small, write_in_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,91 +33,67 @@ Dialect: TypeAlias = Literal["python", "js"]
 """Who will decode: Python reads NaN and any int from JSON text, JavaScript neither."""
 
 KEY: Final = "$"
-"""The reserved key, unless the value has keys that start with it."""
+"""The reserved key, unless a key of the value starts with it."""
 
 ESCAPE_DEPTH: Final = 1
-"""Escapes are objects in the text and leaves in the value."""
+"""An escape is an object in the text where the value has a leaf, so a frame's text is one level deeper."""
 
 MAX_INT_BITS: Final = 2125
-"""Ints up to here have no more than 640 digits, the least that ``sys.set_int_max_str_digits`` can be set to."""
+"""Ints up to here have at most 640 digits, the least that ``sys.set_int_max_str_digits`` can be set to."""
 
 # Untyped, because narrowing Any to "dict of unknowns" helps nobody.
 _DICT: Final = cast("type[Any]", dict)
 _SEQUENCES: Final = cast("tuple[type[Any], ...]", (list, tuple))
 _CONTAINERS: Final = cast("tuple[type[Any], ...]", (dict, list, tuple))
 INLINE_HEX_BITS: Final = 4 * 8192
-"""Longer ints are segments; the bound only keeps texts small."""
+"""Longer ints are segments; a guess that keeps texts small."""
 _ITEMS_PER_PAUSE: Final = 16 * 1024
-"""Of a walk: some milliseconds, and any other thread that asks may run in between."""
+"""Items of a walk between two pauses: a few milliseconds, during which any other thread may run."""
 
 
-def encode(
-    value: Any,
-    *,
-    max_bytes: int | None = None,
-    root: str = "$",
-    dialect: Dialect = "python",
-    wrap: int = 0,
-    pause: Callable[[], object] | None = None,
-) -> bytes:
-    """Return ``value`` as the bytes that ``dialect``'s guest, or `decode`, reads back exactly.
-
-    Args:
-        value: a value of ``JsonValue``; nothing of it is kept.
-        max_bytes: how much it may count (see `payload_size`).
-        root: what ``value`` is called in error paths.
-        dialect: the guest that will decode it.
-        wrap: how many of its outer levels are the protocol's and do not count as nesting.
-        pause: called now and then while a large ``value`` is encoded, to let other threads run, which must not change
-            the value. What it raises ends the encoding. Without it the interpreter may stand still for seconds.
+def encode_any(value: Any, root: str, max_depth: int, pause: Callable[[], object] | None, *, js: bool) -> bytes:
+    """Return ``value`` as bytes; with a ``pause``, a large one in pieces.
 
     Raises:
-        EncodeTypeError: something in it has a type that cannot cross.
-        EncodeError: a list or dict contains itself, or nests deeper than 500.
-        TooLarge: it counts more than ``max_bytes``.
+        EncodeError: ``value`` cannot cross.
     """
-    max_depth = MAX_DEPTH + wrap
-    if pause is None or is_small(value):
-        raw = _encode(value, root, max_depth, None, js=dialect == "js")
-    else:
-        with no_full_collections():
-            raw = _encode(value, root, max_depth, pause, js=dialect == "js")
-    if max_bytes is not None and len(raw) > max_bytes and payload_size(raw) > max_bytes:
-        raise TooLarge(root, payload_size(raw), max_bytes)
-    return raw
+    if pause is None:
+        return _encode(value, root, max_depth, None, js=js)
+    with no_full_collections():
+        return _encode(value, root, max_depth, pause, js=js)
 
 
 def _encode(value: Any, root: str, max_depth: int, pause: Callable[[], object] | None, *, js: bool) -> bytes:
     try:
         if pause is None:
-            raw = _encode_plain(value, max_depth, js=js)
+            raw = _write_plain(value, max_depth, js=js)
         else:
-            raw = write_in_pieces(value, partial(_encode_plain, js=js), max_depth, pause)
+            raw = write_in_pieces(value, partial(_write_plain, js=js), max_depth, pause)
     except (TypeError, ValueError, RecursionError):
         raw = None
-    return _encode_escaped(value, root, max_depth, pause, js=js) if raw is None else raw
+    return encode_escaped(value, root, max_depth, pause, js=js) if raw is None else raw
 
 
-def _encode_plain(value: Any, max_depth: int, *, js: bool) -> bytes | None:
-    """Return ``value`` as JSON, or ``None``, or raise what ``json`` raises, if it has to be walked."""
-    text = dumps_finite(value) if js else dumps(value)
+def _write_plain(value: Any, max_depth: int, *, js: bool) -> bytes | None:
+    """Return ``value`` as JSON text, or ``None``, or raise what ``json`` raises, if it needs escapes or is refused."""
+    text = "".join((chunks_finite if js else chunks)(value, 0))
     try:
         raw = text.encode()
     except UnicodeEncodeError:
         # Two surrogates in the right order would be read back as one character; in JavaScript they are one.
         if not js and has_surrogate_pair(text):
             return None
-        text = dumps_ascii(value)
+        text = "".join(chunks_ascii(value, 0))
         raw = text.encode("ascii")
-    suspicious = (
-        is_too_deep(text, max_depth)
-        or (has_coerced_key(text) and not has_only_str_keys(value))
-        or (has_unsafe_int(text, raw) if js else has_huge_int(text))
-    )
-    return None if suspicious else raw
+    return raw if is_exact(text, raw, value, max_depth, js=js) else None
 
 
-def _encode_escaped(value: Any, root: str, max_depth: int, pause: Callable[[], object] | None, *, js: bool) -> bytes:
+def encode_escaped(value: Any, root: str, max_depth: int, pause: Callable[[], object] | None, *, js: bool) -> bytes:
+    """Return ``value`` as a frame, or as plain text if no escape was needed after all.
+
+    Raises:
+        EncodeError: ``value`` cannot cross.
+    """
     key = KEY
     while True:
         rewriter = _Rewriter(key, root, max_depth, pause or _no_pause, js=js)
@@ -134,12 +105,12 @@ def _encode_escaped(value: Any, root: str, max_depth: int, pause: Callable[[], o
         except RecursionError:
             raise EncodeError(root, "nested deeper than the rest of this thread's stack allows") from None
         finally:
-            let_go(rewriter.out)
+            free_in_pieces(rewriter.out)
         return pack(key, rewriter.flags, text, rewriter.segments) if rewriter.escapes else text
 
 
 def _write_ascii(value: Any, max_depth: int, pause: Callable[[], object] | None) -> bytes:
-    """Return the JSON text of what was rewritten, which JSON can say."""
+    """Return the JSON text of a rewritten value, which needs no more escapes."""
     text = None
     if pause is not None:
         text = write_in_pieces(value, _dump_ascii, max_depth + ESCAPE_DEPTH, pause)
@@ -147,7 +118,7 @@ def _write_ascii(value: Any, max_depth: int, pause: Callable[[], object] | None)
 
 
 def _dump_ascii(value: Any, _max_depth: int) -> bytes:
-    return dumps_ascii(value).encode("ascii")
+    return "".join(chunks_ascii(value, 0)).encode("ascii")
 
 
 def _no_pause() -> None:
@@ -155,7 +126,7 @@ def _no_pause() -> None:
 
 
 class _KeyTaken(Exception):  # noqa: N818 - a signal
-    """A dict of the user's has a key that starts with the reserved one."""
+    """A dict of the value has a key that starts with the reserved one."""
 
 
 def _free_key(value: Any) -> str:
@@ -180,7 +151,7 @@ def _free_key(value: Any) -> str:
 
 
 class _Open:
-    """A list or dict that is being copied."""
+    """A list or dict that is being copied: one frame of the walk's own stack."""
 
     __slots__ = ("copy", "is_list", "items", "source", "step")
 
@@ -193,7 +164,7 @@ class _Open:
 
 
 class _Rewriter:
-    """Copies a value with escapes in it; iterative, so that it works where the stack is nearly used up."""
+    """Copies a value with escapes in it; iterative, so that it works when the thread's stack is nearly used up."""
 
     def __init__(self, key: str, root: str, max_depth: int, pause: Callable[[], object], *, js: bool) -> None:
         self.out: list[Any] = []

@@ -1,4 +1,4 @@
-"""What is wrong with a value, where in it, and what to do about it."""
+"""Errors of the codec: what is wrong with a value, where in it, and what to do about it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Step: TypeAlias = str | int
 
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*", re.ASCII)
 _KEY_CHARS: Final = 40
-"""How much of a key a path quotes; a guess that keeps a path readable."""
+"""The longest part of a key that a path quotes; a guess."""
 _PATH_ENDS: Final = 16
-"""A path of more than twice as many steps loses its middle."""
+"""How many steps a long path shows at either end; the rest is ``...``. A guess."""
 
 _REMEDIES: Final[dict[str, str]] = {
     "set": "convert it to a list",
@@ -126,7 +126,7 @@ def type_name(value: object) -> str:
 
 
 def remedy(value: object) -> str:
-    """Return what the user can do instead of sending ``value``."""
+    """Return what the user can do instead of sending ``value``, as an imperative."""
     known = _REMEDIES.get(type_name(value))
     if known is not None:
         return known

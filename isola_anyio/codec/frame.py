@@ -1,4 +1,4 @@
-"""Lay a JSON text and binary segments out in one block of bytes, and take a hostile block apart.
+"""Frames: a JSON text and binary segments in one block of bytes, and how a hostile block is taken apart.
 
 | bytes       | what |
 |-------------|------|
@@ -11,9 +11,9 @@
 | 4 a segment | its length |
 | rest        | the reserved key, the text, and each segment at the next multiple of 8 |
 
-Numbers are unsigned and little-endian. Nothing may be missing and nothing left over. Every segment is referred to
-once by the text, so a frame with more of them than its text has room to name is refused before any is looked at: an
-empty segment takes four bytes, and millions of them would take far more on the host.
+Numbers are unsigned and little-endian. Nothing may be missing and nothing left over. The text refers to every segment
+exactly once, so a frame with more segments than its text has room to name is refused before any is read: an empty
+segment takes four bytes in the frame, and far more than that on the host.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ _SIZE: Final = struct.Struct("<I")
 _PADDING: Final = bytes(ALIGNMENT)
 
 _SHORTEST_REFERENCE_BYTES: Final = len('"$s0":0,')
-"""The least of its text that a frame spends on a segment: a key that is one. A value that is one takes more."""
+"""The shortest text that can refer to a segment (as a dict's key); bounds the number of segments before parsing."""
 LONGEST_REFERENCE_BYTES: Final = 64
-"""A frame with one segment and a text of no more than this is a value that the segment is all of."""
+"""The longest text that can be one reference and nothing else: with one segment, that segment is the whole value."""
 _LONGEST_FRAMING_BYTES: Final = 12 + 4 + 255 + LONGEST_REFERENCE_BYTES + ALIGNMENT
 _SIZES_PER_PAUSE: Final = 16 * 1024
 
 
 class Segments:
-    """The segments of a frame: where each begins and how long it is; views of them are made one by one.
+    """The segments of a frame, as two arrays of starts and sizes; a view of a segment is made when it is taken.
 
     Attributes:
-        left: how many have not been taken.
+        left: how many segments have not been taken.
     """
 
     def __init__(self, data: memoryview, starts: array[int], sizes: array[int]) -> None:
@@ -99,10 +99,11 @@ def pack(key: str, flags: int, text: bytes, segments: Sequence[Any]) -> bytes:
 
 
 def payload_size(data: bytes | memoryview) -> int:
-    """Return what an encoded value, maybe a hostile one, counts towards a limit of payloads.
+    """Return how many bytes an encoded value, maybe a hostile one, counts towards ``max_payload``.
 
-    A str counts what is between its quotes; bytes, or a typed buffer, what they hold; anything else all of its text,
-    its segments and the frame around them. Whatever a frame claims, it counts no more than its framing less.
+    A str counts the bytes between its quotes; bytes, or a typed buffer, the bytes they hold; anything else all of its
+    text, its segments and the frame around them. A frame that lies about its segment's length still counts its own
+    length, less the longest framing that an honest frame can have.
     """
     size = len(data)
     if size > 1 and data[0] == data[-1] == _QUOTE:
@@ -132,7 +133,7 @@ def unpack(data: memoryview, pause: Callable[[], object]) -> Frame:
         raise CodecError("$", f"a text of {text_length} bytes is more than {len(data)} bytes hold")
     if n_segments * _SHORTEST_REFERENCE_BYTES > text_length:
         raise CodecError("$", f"{n_segments} segments are more than a text of {text_length} bytes refers to")
-    # Slices never fail and never grow, so one check at the end is enough.
+    # A slice past the end is shorter, never an error and never an allocation, so one check of the sum is enough.
     key = str(data[at : at + key_length], "latin-1")
     at += key_length
     text = data[at : at + text_length]

@@ -1,36 +1,35 @@
-"""Write and read JSON text at C speed, and notice cheaply what JSON would have got wrong.
+"""JSON text: ``json``'s C encoder and scanner, and searches in a text for what ``json`` has lost or must not read.
 
-``json.dumps`` accepts more than a value may hold and loses some of it without a word. Walking every value to find out
-would cost more than encoding it, so the *text* is searched for what such a loss leaves behind, at C speed:
+``json.dumps`` accepts more than a value may hold, and loses some of it silently. Walking every value to find out would
+cost more than encoding it, so the *text* is searched, at C speed, for what such a loss leaves behind:
 
-- A key that was no str was turned into one: ``{1: 2}`` gives ``{"1":2}``. A key that looks like a number, ``true``,
-  ``false`` or ``null`` is the sign; only then the value's dicts are looked at.
-- Nesting deeper than `MAX_DEPTH` needs more than `MAX_DEPTH` opening brackets; only then they are paired up.
-- An int outside ±(2**53-1) has at least 16 digits; only then, and only for JavaScript, the value is walked.
-- A surrogate cannot be written as UTF-8.
+- A key that is not a str becomes one: ``{1: 2}`` gives ``{"1":2}``. Only if a key looks like a number, ``true``,
+  ``false`` or ``null`` are the types of the value's keys looked at.
+- Nesting deeper than `MAX_DEPTH` needs more than `MAX_DEPTH` opening brackets. Only then are they paired up.
+- An int outside ±(2**53-1), which JavaScript cannot hold, has at least 16 digits. Only then is the value walked.
+- A surrogate cannot be encoded as UTF-8.
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "COERCED_KEY",
+    "INT_MARKS",
+    "LONG_INT_MARK",
     "MAX_DEPTH",
     "MAX_INT_DIGITS",
     "MAX_SAFE_INT",
     "bracket_marks",
     "brackets_open_after",
-    "dumps",
-    "dumps_ascii",
-    "dumps_finite",
-    "has_coerced_key",
-    "has_huge_int",
-    "has_only_str_keys",
+    "chunks",
+    "chunks_ascii",
+    "chunks_finite",
     "has_surrogate_pair",
-    "has_unsafe_int",
+    "is_exact",
     "is_too_deep",
     "loose_int",
     "mask_escapes",
     "scan",
-    "scan_loosely",
     "scanner",
 ]
 
@@ -44,21 +43,21 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from isola_anyio.codec.errors import CodecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 MAX_DEPTH: Final = 500
-"""How deep lists and dicts may nest; half of CPython's default recursion limit, which both ``json`` directions need."""
+"""How deep lists and dicts may nest: half of CPython's default recursion limit, because ``json`` recurses both ways."""
 
 MAX_INT_DIGITS: Final = 4300
-"""CPython's default limit for turning digits into an int, which is quadratic; longer ones cross as bytes."""
+"""CPython's default limit of digits in an int, whose conversion is quadratic; longer ints cross as bytes."""
 
 MAX_SAFE_INT: Final = 2**53 - 1
-"""The largest int that JavaScript's one number type holds without its neighbours becoming the same number."""
+"""JavaScript's ``Number.MAX_SAFE_INTEGER``: above it two ints may be the same number."""
 
 _KEY_SEPARATOR: Final = ":"
 _ITEM_SEPARATOR: Final = ","
 
-_COERCED_KEY: Final = re.compile(r'"[-0-9tfnNI](?:(?<=[-0-9])[0-9.e+\-]*|rue|alse|ull|aN|I?nfinity)":')
+COERCED_KEY: Final = re.compile(r'"[-0-9tfnNI](?:(?<=[-0-9])[0-9.e+\-]*|rue|alse|ull|aN|I?nfinity)":')
 _LONG_INT: Final = re.compile(r"(?:^|[\[,:])-?[0-9]{16}[0-9]*(?:$|[,\]}])")
 _SURROGATE_PAIR: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _HUGE_INT: Final = re.compile(rf"[0-9]{{{MAX_INT_DIGITS + 1}}}")
@@ -68,8 +67,8 @@ _SEQUENCES: Final = cast("tuple[type[Any], ...]", (list, tuple))
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _ONLY_STR: Final = frozenset({str})
 
-_INTS: Final = bytes.maketrans(b"123456789[:-", b"0" * 9 + b",,,")
-_LONG_RUN: Final = b"," + b"0" * 16
+INT_MARKS: Final = bytes.maketrans(b"123456789[:-", b"0" * 9 + b",,,")
+LONG_INT_MARK: Final = b"," + b"0" * 16
 _CLOSERS: Final = bytes.maketrans(b"[{", b"]}")
 _RISE: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NOT_MARKS: Final = bytes(set(range(256)) - set(b'[]{}"'))
@@ -83,41 +82,43 @@ def _refuse(value: object) -> object:
     raise TypeError(type(value).__name__)
 
 
-def _text_encoder(encode_str: Callable[[str], str], *, allow_nan: bool) -> Callable[[Any], str]:
-    """Return ``json.dumps`` without the 1 µs it takes to build its encoder anew for each call.
+def _chunk_encoder(encode_str: Callable[[str], str], *, allow_nan: bool) -> Callable[[Any, int], Iterable[str]]:
+    """Return ``json``'s encoder as it is inside, without the 1 µs that ``json.dumps`` takes to build one for each call.
 
     No markers: a cycle is found by the recursion limit instead, which makes the encoder stateless (markers are shared
     between threads) and the text 10 % cheaper.
     """
     make: Any = getattr(_encoder, "c_make_encoder", None)
     if make is None:  # not CPython
-        return json.JSONEncoder(
+        dumps = json.JSONEncoder(
             ensure_ascii=encode_str is _encoder.encode_basestring_ascii,
             check_circular=False,
             allow_nan=allow_nan,
             separators=(_ITEM_SEPARATOR, _KEY_SEPARATOR),
             default=_refuse,
         ).encode
-    chunks: Any = make(None, _refuse, encode_str, None, _KEY_SEPARATOR, _ITEM_SEPARATOR, False, False, allow_nan)
-
-    def encode(value: Any) -> str:
-        return "".join(chunks(value, 0))
-
-    return encode
+        return lambda value, _level: (dumps(value),)
+    encoder: Callable[[Any, int], Iterable[str]] = make(
+        None, _refuse, encode_str, None, _KEY_SEPARATOR, _ITEM_SEPARATOR, False, False, allow_nan
+    )
+    return encoder
 
 
 _functions: Any = _encoder  # typeshed has not heard of the C functions that `json` passes around
 _encode_str: Callable[[str], str] = _functions.encode_basestring
 _encode_str_ascii: Callable[[str], str] = _functions.encode_basestring_ascii
 
-dumps: Final = _text_encoder(_encode_str, allow_nan=True)
-"""JSON text, not escaped beyond need; ``NaN`` and ``Infinity`` as Python's ``json`` writes and reads them."""
+chunks: Final = _chunk_encoder(_encode_str, allow_nan=True)
+"""The chunks of a value's JSON text, for ``"".join``; the second argument is always 0.
 
-dumps_ascii: Final = _text_encoder(_encode_str_ascii, allow_nan=True)
+Not escaped beyond need; ``NaN`` and ``Infinity`` as Python's ``json`` writes and reads them.
+"""
+
+chunks_ascii: Final = _chunk_encoder(_encode_str_ascii, allow_nan=True)
 """The same in ASCII, for surrogates and for readers without a UTF-8 decoder."""
 
-dumps_finite: Final = _text_encoder(_encode_str, allow_nan=False)
-"""The same, but ``ValueError`` for what strict JSON has no word for."""
+chunks_finite: Final = _chunk_encoder(_encode_str, allow_nan=False)
+"""The same, but ``ValueError`` for the floats that strict JSON has no word for."""
 
 
 def scanner(
@@ -133,9 +134,9 @@ def scanner(
 
 
 def loose_int(digits: str) -> int:
-    """Read an int of up to `MAX_INT_DIGITS` digits, whatever the program set ``sys.set_int_max_str_digits`` to.
+    """Read an int of up to `MAX_INT_DIGITS` digits, whatever the program has set ``sys.set_int_max_str_digits`` to.
 
-    It may allow fewer, and the value has to cross all the same, or any number, and a guest's would take seconds.
+    With a lower limit the value has to cross all the same; without a limit, an int of a guest's could take seconds.
     """
     sign, digits = (-1, digits[1:]) if digits[:1] == "-" else (1, digits)
     if len(digits) > MAX_INT_DIGITS:
@@ -150,17 +151,21 @@ def loose_int(digits: str) -> int:
 scan: Final = scanner()
 """Reads JSON under CPython's default limit of digits."""
 
-scan_loosely: Final = scanner(parse_int=loose_int)
-"""The same where the program has changed that limit."""
+
+def is_exact(text: str, raw: bytes, value: Any, max_depth: int, *, js: bool) -> bool:
+    """Whether ``text``, which ``json`` made of ``value``, lost nothing and nests no deeper than ``max_depth``.
+
+    ``raw`` is ``text`` in UTF-8. A ``False`` may be wrong about an int: something that looks like one in a str.
+    """
+    return not (
+        is_too_deep(text, max_depth)
+        or ("{" in text and COERCED_KEY.search(text) is not None and not _has_only_str_keys(value))
+        or (_has_unsafe_int(text, raw) if js else _has_huge_int(text))
+    )
 
 
-def has_coerced_key(text: str) -> bool:
-    """Say whether a key in ``text`` may have been something other than a str."""
-    return "{" in text and _COERCED_KEY.search(text) is not None
-
-
-def has_only_str_keys(value: Any) -> bool:
-    """Say whether every key of every dict in ``value`` is a str; ``value`` has no cycles, for it was just encoded."""
+def _has_only_str_keys(value: Any) -> bool:
+    """Whether every key of every dict in ``value`` is a str; ``value`` has just been encoded, so it has no cycle."""
     left: list[Any] = [value]
     while left:
         found = left.pop()
@@ -174,26 +179,26 @@ def has_only_str_keys(value: Any) -> bool:
     return True
 
 
-def has_unsafe_int(text: str, raw: bytes) -> bool:
-    """Say whether ``text`` may hold an int that JavaScript's numbers do not; ``raw`` is ``text`` in UTF-8."""
-    return _LONG_RUN in (b"," + raw).translate(_INTS) and _LONG_INT.search(text) is not None
+def _has_unsafe_int(text: str, raw: bytes) -> bool:
+    """Whether ``text`` may hold an int beyond `MAX_SAFE_INT`; ``raw`` is ``text`` in UTF-8."""
+    return LONG_INT_MARK in (b"," + raw).translate(INT_MARKS) and _LONG_INT.search(text) is not None
 
 
-def has_huge_int(text: str) -> bool:
-    """Say whether ``text`` may hold an int of more than `MAX_INT_DIGITS` digits: the program may have allowed them."""
+def _has_huge_int(text: str) -> bool:
+    """Whether ``text`` may hold an int of more than `MAX_INT_DIGITS` digits, if the program has allowed such ints."""
     limit = sys.get_int_max_str_digits()
     return not 0 < limit <= MAX_INT_DIGITS and _HUGE_INT.search(text) is not None
 
 
 def has_surrogate_pair(text: str) -> bool:
-    """Say whether two surrogates in ``text`` would be read back as the one character they stand for in UTF-16."""
+    """Whether ``text`` has two surrogates in a row that JSON reads back as one character, as in UTF-16."""
     return _SURROGATE_PAIR.search(text) is not None
 
 
 def is_too_deep(text: str, limit: int) -> bool:
-    """Say whether lists and dicts nest deeper than ``limit`` in ``text``, up to its first error if it is no JSON.
+    """Whether lists and dicts nest deeper than ``limit`` in ``text``; of malformed JSON, in what precedes the error.
 
-    Strings are dropped, then brackets are counted by the run, so that this costs a fraction of parsing.
+    Strings are dropped and brackets counted `_RUN` at a time, which costs a fraction of parsing.
     """
     if text.count("[") + text.count("{") <= limit:
         return False
@@ -209,23 +214,25 @@ def is_too_deep(text: str, limit: int) -> bool:
 
 
 def mask_escapes(raw: bytes) -> bytes:
-    """Return JSON text in which every quote begins or ends a string; nothing else moves.
+    """Return JSON text with escaped backslashes and quotes blanked: every quote left begins or ends a string.
 
-    ``raw`` neither begins nor ends inside of an escape.
+    Every byte keeps its place. ``raw`` neither begins nor ends inside of an escape.
     """
     return raw.replace(b"\\\\", b"__").replace(b'\\"', b"__") if b"\\" in raw else raw
 
 
 def bracket_marks(masked: bytes) -> bytes:
     """Return the brackets outside of strings; ``masked`` begins outside of one."""
-    # A string without brackets is two quotes when all else is gone, and two neighbouring quotes can go wherever they
-    # stand: what is left is inside or outside of a string as before.
+    # Invariant: a bracket is inside of a string if and only if the number of quotes before it is odd. Dropping all
+    # other characters keeps it, and so does dropping two neighbouring quotes. Splitting at quotes then gives what is
+    # outside of strings and what is inside by turns:
+    #     [{"a":"]"},"b"]  ->  [{"""]"}""]  ->  [{"]"}]  ->  [{  ]  }]  ->  [{}]
     marks = masked.translate(None, _NOT_MARKS).replace(b'""', b"")
     return b"".join(marks.split(b'"')[::2]) if b'"' in marks else marks
 
 
 def brackets_open_after(opened: bytes, marks: bytes, limit: int) -> bytes:
-    """Return the brackets that are open after ``marks``, if those in ``opened`` were before.
+    """Return the brackets that are open after ``marks``; ``opened`` are those open before it.
 
     Raises:
         CodecError: a bracket closes what was not open, or there are more than ``limit``.
@@ -249,5 +256,5 @@ def brackets_open_after(opened: bytes, marks: bytes, limit: int) -> bytes:
 
 
 def _peak(run: bytes) -> int:
-    """Return how many levels above its start some brackets rise."""
+    """Return the deepest level within ``run``, relative to its start."""
     return max(accumulate(map(_RISE.__getitem__, run), initial=0))

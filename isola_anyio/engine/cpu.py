@@ -2,8 +2,10 @@
 
 What is the host's own: the work of plain handlers, which run on the guest's thread, and garbage collections of the
 host's objects, which happen on whichever thread makes one object too many. A program with millions of objects needs
-tenths of a second for one; a guest must not pay for it. For that the module adds a callback to ``gc.callbacks`` when it
-is imported.
+tenths of a second for one; a guest must not pay for it.
+
+A side effect of the import on the whole program: a function in ``gc.callbacks``, which tells collections from guests'
+work. On a thread that runs no guest it returns at once.
 """
 
 from __future__ import annotations

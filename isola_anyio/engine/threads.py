@@ -2,12 +2,12 @@
 
 The one module that hands work between an event loop and threads. A *slot* is the right to compute; a
 :class:`ThreadPool` has ``max_parallel`` of them. Whoever wants one (:class:`Work`, a guest that comes back from
-waiting) gets it first come first served; work may be withdrawn while it waits. A guest that blocks keeps its thread but
-gives its slot back while it waits, so threads are as many as slots plus blocked guests, and idle ones end after a while.
+waiting) gets it first come first served; work may be withdrawn while it waits. A guest that blocks keeps its thread
+and gives its slot back while it waits, so threads are as many as slots plus blocked guests; idle ones end after a while.
 
 A guest that computes for ever would keep its slot for ever. So when somebody has waited for a slot for
-``PATIENCE_S``, the epoch is incremented and computing guests are preempted: each yields its slot to the next in line and
-queues again, ``SLICE_S`` at a time, until nobody waits.
+``PATIENCE_S``, the epoch is incremented and computing guests are preempted: each yields its slot to the next in line
+and queues again, ``SLICE_S`` at a time, until nobody waits.
 
 Invariants, under ``_lock``: ``_active`` is the number of slots taken; work is in ``_queue`` or has a thread, never
 both; ``_queue`` is empty whenever a slot is free. Under the lock nothing of anybody else's is called that takes a lock.

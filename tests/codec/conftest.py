@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from importlib import resources, util
+from importlib import resources
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,19 +14,15 @@ from tests.codec.js_harness import JsCodec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import ModuleType
 
 
 @pytest.fixture(scope="session")
 def guest() -> ModuleType:
-    """Return the Python guest's codec, which is no module of a package on the host."""
-    path = resources.files("isola_anyio.guests.python").joinpath("sandbox", "_codec.py")
-    spec = util.spec_from_file_location("isola_guest_codec", str(path))
-    assert spec is not None
-    assert spec.loader is not None
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Return the Python guest's codec, whose package is a name of the tests' own on the host."""
+    package = ModuleType("isola_guest")
+    package.__path__ = [str(resources.files("isola_anyio.guests.python").joinpath("sandbox"))]
+    sys.modules["isola_guest"] = package
+    return importlib.import_module("isola_guest._codec")
 
 
 @pytest.fixture(scope="session")

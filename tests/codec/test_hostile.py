@@ -126,6 +126,17 @@ def test_escapes_that_lie_are_refused(text: bytes, segments: list[bytes]) -> Non
         codec.decode(frame(text, *segments))
 
 
+@pytest.mark.usefixtures("no_numpy")
+@pytest.mark.parametrize("name", ["f8", "f2", "c16", "u1", "b1"])
+@pytest.mark.parametrize(
+    "shape",
+    ["0,999999999999999,999999999999999", "999999999999999,0,999999999999999", "999999999999999,999999999999999,0"],
+)
+def test_an_empty_buffer_larger_than_any_array_is_refused_without_numpy_too(name: str, shape: str) -> None:
+    with pytest.raises(codec.CodecError, match="a buffer of 0 bytes cannot be"):
+        codec.decode(frame(b'{"$":"t0:%s:%s"}' % (name.encode(), shape.encode()), b""))
+
+
 def test_frames_whose_numbers_lie_are_refused() -> None:
     good = frame(b'{"$":"b0"}', b"xyz")
     assert codec.decode(good) == b"xyz"

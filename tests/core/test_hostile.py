@@ -189,7 +189,7 @@ async def attack():
     await asyncio.Event().wait()
 """,
     "setup again": "def attack(): sys.modules['sandbox._main'].dispatch(bytes([0, 1, 0, 0, 0, 0]) + b'{}')",
-    "forget the run": "def attack():\n    sys.modules['sandbox._main'].current = None\n    time.sleep(0)",
+    "forget the run": "def attack():\n    sys.modules['sandbox._run'].current = None\n    time.sleep(0)",
     "replace the dispatcher": """
 def attack():
     import _reactor

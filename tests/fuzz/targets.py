@@ -27,7 +27,8 @@ from anyio.abc import TaskGroup
 from isola_anyio import codec, events
 from isola_anyio.building import _prelude_error
 from isola_anyio.cache.digests import Record, read_record
-from isola_anyio.codec import buffers, cutting, decoding, pieces
+from isola_anyio.codec import buffers, decoding, plain
+from isola_anyio.codec.chunked import text_parts, writer
 from isola_anyio.codec.frame import pack
 from isola_anyio.errors import InternalError, IsolaError
 from isola_anyio.events import EventQueue
@@ -399,7 +400,7 @@ def frames(data: bytes) -> None:
         except BaseExceptionGroup as group:
             failures.append(group.exceptions[0])
 
-    with constants(SMALL_LIMITS, events, hostcalls, output, pieces, run_frames, streams):
+    with constants(SMALL_LIMITS, events, hostcalls, output, plain, run_frames, streams, writer):
         _loop().run_until_complete(scenario())
     if failures:
         raise failures[0]
@@ -603,7 +604,7 @@ def decode(data: bytes) -> None:
     assert problem == problem_borrowed
     if problem is None:
         assert equal_exact(value, borrowed)
-    with constants(SMALL_PARTS, cutting, decoding):
+    with constants(SMALL_PARTS, text_parts, decoding, plain):
         in_parts, problem_in_parts = _decode(data)
     if problem_in_parts is None:
         assert problem is None, f"only accepted in parts: {problem}"

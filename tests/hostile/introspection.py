@@ -52,7 +52,7 @@ ATTACKS = [
     ),
     python(
         "the codec replaced",
-        "from sandbox import _codec, _main\ndef attack():\n    _codec.encode = _main._encode = lambda *a, **k: b'{bad'\n    return 1\n",
+        "from sandbox import _codec, _run\ndef attack():\n    _codec.encode = _run._encode = lambda *a, **k: b'{bad'\n    return 1\n",
         contained,
     ),
     python(
@@ -83,12 +83,12 @@ ATTACKS = [
     ),
     python(
         "the run forgotten",
-        "from sandbox import _main\ndef attack():\n    _main.current = None\n    return 1\n",
+        "from sandbox import _run\ndef attack():\n    _run.current = None\n    return 1\n",
         contained,
     ),
     python(
         "another run's number",
-        "from sandbox import _main\ndef attack():\n    _main.current.number += 1\n    return 1\n",
+        "from sandbox import _run\ndef attack():\n    _run.current.number += 1\n    return 1\n",
         contained,
     ),
     python(

@@ -137,7 +137,7 @@ ATTACKS = [
     ),
     knocking(
         "nothing at the end of a turn",
-        "import _reactor\n_reactor.turn.__globals__['_isola_dispatch'] = lambda message: None\nfrom sandbox import _main\n_main.current = None\n_main.Run.step = lambda self: None\nraise SystemExit",
+        "import _reactor\n_reactor.turn.__globals__['_isola_dispatch'] = lambda message: None\nfrom sandbox import _run\n_run.current = None\n_run.Run.step = lambda self: None\nraise SystemExit",
         contained,
     ),
     knocking(

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 _MODULES: Final = (
     "__init__",
+    "_codec_errors",
+    "_codec_buffers",
+    "_codec_frames",
+    "_codec_escapes",
     "_codec",
     "_errors",
     "_port",
@@ -41,9 +45,11 @@ _MODULES: Final = (
     "serde",
     "_pep723",
     "_stdio",
+    "_run",
+    "_rehearsal",
     "_main",
 )
-"""The guest package, in an order that imports what others need first."""
+"""The guest package, in the order of its imports: a module before those that import it."""
 _MESSAGE: Final = b"\0"
 """What tells a message from source text, which cannot begin so."""
 _SMALL_FRAME_BYTES: Final = 1 << 16

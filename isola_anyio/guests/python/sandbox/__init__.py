@@ -1,4 +1,4 @@
-"""The sandbox's own package: what guest code may ask of its host."""
+"""The package `sandbox`: the errors that guest code meets at its border; the rest is in the submodules."""
 
 from ._errors import HostcallError, StreamError
 

@@ -1,4 +1,4 @@
-"""CBOR (RFC 8949) for the guest: JSON's data model, bytes and big integers; no library of it is in the runtime."""
+"""CBOR (RFC 8949): JSON's data model, bytes and big integers; the runtime bundles no library for it."""
 
 import struct
 

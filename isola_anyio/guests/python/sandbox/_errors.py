@@ -1,4 +1,4 @@
-"""What goes wrong at the border, as the guest sees it."""
+"""Errors of hostcalls and streams, as guest code sees them."""
 
 
 class HostcallError(Exception):

@@ -1,4 +1,4 @@
-"""What does the host learn of a guest's failure? Its type, its message, and a traceback of the guest's own frames."""
+"""Failures: what the host learns of an exception; its type, its message, and a traceback without this package."""
 
 import asyncio
 import sys
@@ -14,17 +14,17 @@ _TracebackException = traceback.TracebackException
 _class_name = type.__dict__["__name__"].__get__
 
 OWN_FILES = "<isola>/"
-"""File names of this package start so; its frames are left out of tracebacks."""
+"""The prefix of this package's file names; its frames are left out of tracebacks."""
 _NOT_OF_MEMORY = "Parser stack overflowed"
-"""So begins CPython's MemoryError for source that is nested too deeply."""
+"""The start of CPython's MemoryError for source that is nested too deeply, which is no lack of memory."""
 _TEXT = 1 << 16
-"""Characters of a message or traceback that cross; the host reads no more."""
+"""The most characters of a message or a traceback that cross; the host reads no more."""
 OUT_OF_MEMORY = _encode({"type": "MemoryError", "message": "", "traceback": "", "limit": "memory"})
 CANCELLED = _encode({"type": "CancelledError", "message": "", "traceback": "", "limit": None})
 
 
 def describe(error):
-    """The body of FAIL for an exception; survives exceptions whose own methods fail."""
+    """Return the body of FAIL for an exception, also for one whose own methods fail."""
     kind = type(error)  # `isinstance` would ask the exception, which may answer by raising
     try:
         message = str(error)
@@ -39,7 +39,7 @@ def describe(error):
         limit = "memory"
     shown = kind
     try:
-        if issubclass(kind, _EncodeError):  # a class of this package's own, which the guest need not know of
+        if issubclass(kind, _EncodeError):  # an internal class; guest code knows the builtin one
             shown = TypeError if issubclass(kind, TypeError) else ValueError
             error = shown(message).with_traceback(error.__traceback__)
         text = _format(error)
@@ -56,7 +56,7 @@ def describe(error):
 
 
 def _shorten(text, characters):
-    """Cut a long text's middle: what a traceback begins and ends with says most."""
+    """Cut the middle out of a long text: the ends of a traceback say most."""
     if len(text) <= characters:
         return text
     mark = f" [... {len(text) - characters} characters left out ...] "
@@ -65,7 +65,7 @@ def _shorten(text, characters):
 
 
 def report(message, error):
-    """Tell of a failure nobody waits for, on stderr."""
+    """Write a failure that nobody waits for to stderr."""
     try:
         print(message, file=sys.stderr)
         if error is not None:
@@ -75,9 +75,10 @@ def report(message, error):
 
 
 class _Stack(traceback.StackSummary):
-    """Frames that are formatted once for each place in the source: a recursion has few, and each takes 0.2 ms.
+    """Frames, formatted once for each place in the source: a deep recursion has few places, and each takes 0.2 ms.
 
-    In between, the host may tell of a cancellation, so that one which comes now does not interrupt a computation.
+    Before each one the host can deliver a cancellation. Without that a long traceback would look like a computation
+    that ignores its cancellation, and be interrupted.
     """
 
     def __init__(self, frames):
@@ -98,7 +99,7 @@ def _own_frame(frame):
 
 
 def _clean(formatted):
-    """Take this package's frames out of a TracebackException and of those it came from."""
+    """Remove this package's frames from a TracebackException, its causes, contexts and grouped exceptions."""
     seen = set()
     left = [formatted]
     while left:

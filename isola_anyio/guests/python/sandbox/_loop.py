@@ -1,7 +1,7 @@
-"""What does `asyncio` run on in here? A loop that is pumped: it runs what is ready, then says when it wants a turn.
+"""Event loop: `asyncio` without selector, sockets or threads; it runs what is ready, then says when its next timer is.
 
-No selector, no sockets, no threads. Inside a turn of the host's it is pumped once (`pump`); plain code that must wait
-(`run`, `asyncio.run`) pumps it and blocks in the host in between (`run_until_complete`).
+A message pumps it once (`pump`) and the turn ends. Plain code that must wait (`run`, `asyncio.run`) pumps it again and
+again, and blocks in the host between two pumps (`run_until_complete`).
 """
 
 import asyncio
@@ -33,8 +33,8 @@ class _NoSelector:
 
 
 BATCHES = 256
-"""Rounds of ready callbacks after which the host is asked for news: code that spins on `asyncio.sleep(0)` until an
-answer has come must get that answer. A guess: about a millisecond of empty callbacks."""
+"""Rounds of ready callbacks after which the turn ends, so that the host can send completions: code that spins on
+`asyncio.sleep(0)` until an answer has come must get that answer. A guess: about a millisecond of empty callbacks."""
 
 
 class PortLoop(base_events.BaseEventLoop):
@@ -69,7 +69,7 @@ class PortLoop(base_events.BaseEventLoop):
             self._timer_cancelled_count = 0
 
     def pump(self, until=None):
-        """Run what is ready; -> seconds until the next timer (0: there is more), None when only the host can go on."""
+        """Run what is ready; -> seconds until the next timer (0: more is ready), None if only the host can bring news."""
         ready = self._ready
         outer = _get_running_loop()
         outer_hooks = _get_asyncgen_hooks()
@@ -80,7 +80,7 @@ class PortLoop(base_events.BaseEventLoop):
         try:
             while left and not last:
                 left -= 1
-                # What its last turn scheduled still runs, once, as it would in `asyncio.run`.
+                # Callbacks that the last step of `until` scheduled run once more, as they do in `asyncio.run`.
                 last = until is not None and until.done()
                 scheduled = self._scheduled
                 if scheduled:
@@ -109,7 +109,7 @@ class PortLoop(base_events.BaseEventLoop):
         return max(0.0, scheduled[0]._when - self.time()) if scheduled else None
 
     def run_until_complete(self, future):
-        """Drive the loop from plain code, blocking the guest's thread while all of it waits."""
+        """Drive the loop from plain code; the guest's thread blocks in the host while everything in the loop waits."""
         if _get_running_loop() is not None:
             raise RuntimeError("run() cannot be called from a running event loop; await the coroutine instead")
         new = not asyncio.isfuture(future)
@@ -158,11 +158,11 @@ class PortLoop(base_events.BaseEventLoop):
         return _all_tasks(self)
 
     def has_generators(self):
-        """Whether there are async generators that were begun and neither ended nor are being ended."""
+        """Whether an async generator has begun, has not ended, and is not being ended."""
         return bool(self._asyncgens or self._dropped)
 
     def cancel_tasks(self):
-        """Cancel what runs, apart from generators that are being ended: they were left, not interrupted."""
+        """Cancel all tasks but those that close abandoned generators: closing them is not to be interrupted."""
         for task in self.tasks() - self._closers:
             task.cancel()
 
@@ -174,7 +174,7 @@ class PortLoop(base_events.BaseEventLoop):
             self._asyncgens_shutdown_called = False
 
     def wind_up(self):
-        """From plain code: cancel what is left and let it unwind, then end the generators."""
+        """From plain code: cancel the tasks that are left, let them unwind, then close the generators."""
         self.cancel_tasks()
         while (tasks := self.tasks()) or self.has_generators():
             left = _gather(*tasks, return_exceptions=True) if tasks else self.end_generators()
@@ -187,7 +187,7 @@ class PortLoop(base_events.BaseEventLoop):
         return self.call_soon(callback, *args, context=context)
 
     def default_exception_handler(self, context):
-        # Shown when the run ends; asyncio's own way goes through `logging`, which the user may have replaced.
+        # Written to stderr when the run ends; asyncio would use `logging`, which the user may have replaced.
         self.reports.append(context)
 
     async def shutdown_default_executor(self, timeout=None):

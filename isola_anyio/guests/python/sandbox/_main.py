@@ -1,11 +1,9 @@
-"""What does this guest do with a message? Find the function, run it to its end or until it waits, report.
+"""Dispatcher: what this guest does with each kind of message, and how messages reach it.
 
-The outermost function of a run is plain, `async`, a generator or an async generator. Async ones are a task of the
-loop; a plain generator is advanced here, one item a step, and stands still between turns while the consumer has no
-room. When it is done, what it left running is cancelled before the result is sent.
+`dispatch` is the one entrance. A run's messages go to `_run`, the others are answered here: what happens right after
+the fork (`setup`), the prelude, and the last steps before the image is taken (`freeze`).
 """
 
-import ast
 import asyncio
 import gc
 import linecache
@@ -13,371 +11,22 @@ import os
 import random
 import sys
 import types
-import weakref
 
-from . import _codec, _failures, _loop, _pep723, _port, _stdio
-from . import asyncio as sandbox_asyncio
+from . import _codec, _failures, _loop, _port, _rehearsal, _run, _stdio
 
-_encode = _codec.encode
 _decode = _codec.decode
 _describe = _failures.describe
-_report = _failures.report
-_CancelledError = asyncio.CancelledError
-_current_task = asyncio.current_task
-_compile = compile
 _collect = gc.collect
 _operations = _port.operations
+Run = _run.Run
+loop = _run.loop
+user_names = _run.user_names
 
 LARGE = 1 << 16
 """A longer message is taken apart where it lies instead of being copied first."""
-GRACE_S = 0.9
-"""How long what a finished run left behind may take to unwind; below the host's own grace."""
-_TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-_CO_COROUTINE = 0x80 | 0x200
 
-main_module = sys.modules["__main__"]
-user_names = main_module.__dict__
-
-
-class Run:
-    """One message's work, from its first turn to its last."""
-
-    def __init__(self, number):
-        self.number = number
-        self.loop = loop
-        self.task = None
-        self.generator = None
-        self.streams = []
-        self.outcome = None
-        self.told = _MISSING
-        self.cancelled = False
-        self.deadlocked = False
-        self.leave_by = None
-
-    # --- starting
-
-    def call(self, name, args, kwargs, streams):
-        function = user_names.get(name, _MISSING)
-        if function is _MISSING:
-            raise NameError(f"name {name!r} is not defined", name=name)
-        for where, number in streams:
-            reader = sandbox_asyncio.StreamReader(number)
-            self.streams.append(reader)
-            if isinstance(where, int):
-                args.insert(where, reader)
-            else:
-                kwargs[where] = reader
-        return function(*args, **kwargs)
-
-    def load(self, code, filename):
-        _pep723.check(code)
-        lines = code.splitlines(keepends=True)
-        linecache.cache[filename] = (len(code), None, lines, filename)
-        compiled = _compile(code, filename, "exec", _TOP_LEVEL_AWAIT, True)
-        if compiled.co_flags & _CO_COROUTINE:
-            return types.FunctionType(compiled, user_names)()
-        exec(compiled, user_names)
-        return None
-
-    def load_file(self, path):
-        with open(path, "rb") as file:
-            raw = file.read()
-        import importlib.util
-
-        before = user_names.get("__file__", _MISSING)
-        user_names["__file__"] = path
-        coroutine = None
-        try:
-            coroutine = self.load(importlib.util.decode_source(raw), path)
-        finally:
-            if coroutine is None:
-                _restore_file(before)
-        return coroutine and self._loading(coroutine, before)
-
-    async def _loading(self, coroutine, before):
-        try:
-            await coroutine
-        finally:
-            _restore_file(before)
-
-    def start(self, work, *args):
-        """Call what the message asks for, and take its result for what it is."""
-        result = work(*args)
-        kind = type(result)
-        if kind in _PLAIN_RESULTS:
-            self.outcome = (True, result)
-        elif kind is types.CoroutineType or hasattr(kind, "__await__"):
-            self._run_task(self._awaited(result))
-        elif hasattr(kind, "__aiter__"):
-            self._run_task(self._stream(result))
-        else:
-            self.generator = _plain_iterator(result)
-            if self.generator is None:
-                self.outcome = (True, result)
-
-    async def _awaited(self, awaitable):
-        """Await what an async function gave; an iterator that it returns is streamed, as a plain one's is."""
-        result = await awaitable
-        kind = type(result)
-        if kind not in _PLAIN_RESULTS:
-            if hasattr(kind, "__aiter__"):
-                return await self._stream(result)
-            iterator = _plain_iterator(result)
-            if iterator is not None:
-                return await self._stream_plain(iterator)
-        return result
-
-    def _run_task(self, coroutine):
-        self.task = self.loop.create_task(coroutine)
-        self.task._log_destroy_pending = False
-
-    async def _stream(self, iterable):
-        """Emit what an async iterable gives."""
-        emit = _port.emit
-        iterator = aiter(iterable)
-        try:
-            async for item in iterator:
-                if not emit(self.number, _encode(item, max_bytes=_port.max_payload)):
-                    try:
-                        await self._room()
-                    except _CancelledError as error:  # the iterator sees it too, where it stands
-                        athrow = getattr(iterator, "athrow", None)
-                        if athrow is not None:
-                            try:
-                                await athrow(error)
-                            except StopAsyncIteration:
-                                pass
-                        raise
-        finally:
-            aclose = getattr(iterator, "aclose", None)
-            if aclose is not None:
-                await aclose()
-
-    async def _stream_plain(self, iterator):
-        """Emit what a plain iterator gives that an async function returned."""
-        emit = _port.emit
-        try:
-            while True:
-                try:
-                    item = next(iterator)
-                except StopIteration as stop:
-                    return stop.value
-                if not emit(self.number, _encode(item, max_bytes=_port.max_payload)):
-                    try:
-                        await self._room()
-                    except _CancelledError as error:
-                        throw = getattr(iterator, "throw", None)
-                        if throw is not None:
-                            try:
-                                throw(error)
-                            except StopIteration:
-                                pass
-                        raise
-        finally:
-            close = getattr(iterator, "close", None)
-            if close is not None:
-                close()
-
-    async def _room(self):
-        self.room = self.loop.create_future()
-        try:
-            await self.room
-        finally:
-            self.room = None
-
-    room = None
-
-    # --- going on
-
-    def step(self):
-        """Go as far as it goes. -> True when a frame that ends the turn has been sent."""
-        if self.outcome is None:
-            if self.generator is not None:
-                self._advance_generator()
-                if self.outcome is None:
-                    _port.park(self.number, None, True)
-                    return
-            else:
-                delay = self.loop.pump(self.task)
-                if delay is None and not self._moves():
-                    self.deadlocked = True
-                    self.task.cancel()
-                    delay = self.loop.pump(self.task)
-                if not self.task.done() and self._moves(delay):
-                    _port.park(self.number, delay, self.room is not None)
-                    return
-                self._take_task()
-        self._leave()
-
-    def _moves(self, delay=None):
-        """Whether anything can still happen: a timer, an answer of the host's, room for events, or the task's end."""
-        return delay is not None or _operations.waiting or self.room is not None or self.task.done()
-
-    def _advance_generator(self):
-        advance, emit, number, limit = self.generator.__next__, _port.emit, self.number, _port.max_payload
-        try:
-            while emit(number, _encode(advance(), max_bytes=limit)):
-                pass
-        except StopIteration as stop:
-            self.generator, self.outcome = None, (True, stop.value)
-        except BaseException as error:
-            generator, self.generator = self.generator, None
-            self.outcome = (False, error)
-            close = getattr(generator, "close", None)
-            if close is not None:
-                try:
-                    close()
-                except BaseException as second:
-                    _report("a generator failed while it was being closed", second)
-
-    def _take_task(self):
-        task, self.task = self.task, None
-        if not task.done():
-            self.outcome = (False, RuntimeError(_loop.DEADLOCK))
-        elif task.cancelled():
-            try:
-                task.result()
-            except _CancelledError as error:
-                self.outcome = (False, error)
-            if self.deadlocked:
-                deadlock = RuntimeError(_loop.DEADLOCK)
-                deadlock.__cause__ = self.outcome[1]  # shows where it waited
-                self.outcome = (False, deadlock)
-        else:
-            error = task.exception()
-            self.outcome = (True, task.result()) if error is None else (False, error)
-
-    def cancel(self):
-        """The host cancels the run: let it unwind."""
-        self.cancelled = True
-        if self.outcome is not None:
-            return
-        if self.task is not None:
-            if self.told is not self.task:  # a second cancellation would disturb its unwinding
-                self.task.cancel()
-            return
-        generator, self.generator = self.generator, None
-        self.outcome = (False, _CancelledError())
-        try:
-            if hasattr(generator, "throw"):
-                generator.throw(self.outcome[1])
-        except StopIteration:
-            pass
-        except BaseException as error:
-            self.outcome = (False, error)
-        try:
-            if hasattr(generator, "close"):
-                generator.close()
-        except BaseException as error:
-            self.outcome = (False, error)
-
-    # --- ending
-
-    def _leave(self):
-        """Cancel what is left, end its generators, then report; parks meanwhile, for no longer than the grace."""
-        loop = self.loop
-        while (tasks := loop.tasks()) or loop.has_generators():
-            now = loop.time()
-            if self.leave_by is None:
-                self.leave_by = now + GRACE_S
-                loop.cancel_tasks()
-            elif now >= self.leave_by:
-                break
-            if not tasks:  # not before: a task that unwinds may still be inside of one
-                loop.create_task(loop.end_generators())
-            delay = loop.pump()
-            if loop.tasks():
-                if delay is None and not _operations.waiting:
-                    break
-                left = self.leave_by - now
-                _port.park(self.number, left if delay is None else min(left, delay), False)
-                return
-        self.finish()
-
-    def finish(self):
-        for reader in self.streams:
-            reader.close()
-        self.loop.given_up.update(self.loop.tasks())
-        self.loop.clear()
-        _operations.abandon()
-        self.loop.show_reports()
-        global current
-        current = None
-        ok, value = self.outcome
-        if ok:
-            try:
-                frame = _encode(value, max_bytes=_port.max_payload)
-            except BaseException as error:
-                ok, value = False, error
-        if ok:
-            _port.done(self.number, frame)
-        elif self.cancelled:
-            _port.fail(self.number, _failures.CANCELLED)  # nobody reads it; formatting a traceback takes a millisecond
-        else:
-            _port.fail(self.number, _describe(value))
-
-
-def _plain_iterator(value):
-    """-> the iterator to stream `value` through, None if it is to cross as a whole.
-
-    What has a length is a collection: one that cannot cross is an error, not a stream of its keys or columns.
-    """
-    kind = type(value)
-    if hasattr(kind, "__next__"):
-        return value
-    if kind is range or (hasattr(kind, "__iter__") and not hasattr(kind, "__len__")):
-        return iter(value)
-    return None
-
-
-def _restore_file(before):
-    if before is _MISSING:
-        user_names.pop("__file__", None)
-    else:
-        user_names["__file__"] = before
-
-
-class MainLoop(_loop.PortLoop):
-    """The loop of the outermost functions; one a sandbox."""
-
-    def __init__(self):
-        super().__init__()
-        self.given_up = weakref.WeakSet()
-        """Tasks that did not end when their run did; nothing waits for them again."""
-
-    def tasks(self):
-        return super().tasks() - set(self.given_up)
-
-    def clear(self):
-        """Forget what is still scheduled: the run that scheduled it is over."""
-        self._ready.clear()
-        self._dropped.clear()
-        self._scheduled.clear()
-        self._timer_cancelled_count = 0
-
-    def show_reports(self):
-        reports, self.reports = self.reports, []
-        for context in reports:
-            _report(context.get("message", "unhandled exception in the event loop"), context.get("exception"))
-
-
-_MISSING = object()
-_PLAIN_RESULTS = frozenset((type(None), bool, int, float, str, list, dict, tuple, bytes))
-
-loop = MainLoop()
-current = None
 _reserve = bytearray(1 << 16)
-
-
-def cancellation():
-    """Make the exception for code that is told of the run's cancellation inside a turn; remember which task it is."""
-    if current is not None:
-        current.told = _current_task(loop) or loop.blocked_task
-        current.cancelled = True
-    return _CancelledError()
-
-
-_port.cancellation = cancellation
+"""Memory to report an out-of-memory error with; given up while one is being reported."""
 
 
 def setup(options):
@@ -394,72 +43,17 @@ def setup(options):
 
 def freeze():
     """Right before the image is taken: nothing pending, nothing open, nothing to collect soon."""
-    rehearse()
-    linecache_clear()
+    _rehearsal.rehearse(dispatch, setup)
+    _forget_ordinary_turns()
     loop.clear()
     gc.collect()
     gc.freeze()
 
 
-REHEARSALS = 24
-"""Enough for the interpreter to have specialised the code that every message runs: what it rewrites in itself now is
-shared by all sandboxes, what it rewrites later is copied in each."""
-
-
-def rehearse():
-    """Walk every common path once more before the image is taken."""
-    user_names.update({function.__name__: function for function in (_r_plain, _r_async, _r_hostcall, _r_generator)})
-    setup({"env": {}, "seed": "0" * 64, "max_payload": _port.max_payload})
-    script = (
-        "def _r_script(a):\n    return a\nawait __import__('asyncio').sleep(0)\n"
-        "def _r_fails(a):\n    try:\n        return a['b'] + 1\n    except TypeError:\n        return 1 / 0\n"
-    )
-    for _ in range(REHEARSALS):
-        for name in ("_r_plain", "_r_async", "_r_generator"):
-            _rehearse_message(_port.CALL, [name, [1, "two"], {"c": 3.0}, []])
-        _rehearse_message(_port.CALL, ["_r_hostcall", ["__rehearse_now__", None], {}, []])
-        _rehearse_message(_port.CALL, ["_r_hostcall", ["__rehearse_later__", {"a": 1}], {}, []])
-        answer = b"null"
-        completion = _operations.last.to_bytes(4, "little") + b"\0" + len(answer).to_bytes(4, "little") + answer
-        dispatch(b"\0" + bytes((_port.RESUME, 0, 0, 0, 0)) + completion)
-        _rehearse_message(_port.LOAD, [script, "<script>"])
-        _rehearse_message(_port.CALL, ["_r_script", [None], {}, []])
-        try:
-            user_names["_r_fails"](None)
-        except ZeroDivisionError as error:
-            _describe(error)  # not as a message: its FAIL would be the build's
-    setup({"env": {}, "seed": "0" * 64, "max_payload": _port.max_payload})
-    linecache.cache.pop("<script>", None)
-    for name in [name for name in user_names if name.startswith("_r_")]:
-        del user_names[name]
-    _port.current_run = 0
-
-
-def _rehearse_message(kind, value):
-    dispatch(b"\0" + bytes((kind, 0, 0, 0, 0)) + _encode(value))
-
-
-def _r_plain(a, b, c):
-    return [a, b, c]
-
-
-async def _r_async(a, b, c):
-    await asyncio.sleep(0)
-    return {"a": a}
-
-
-async def _r_hostcall(name, payload):
-    return await sandbox_asyncio.hostcall(name, payload)
-
-
-def _r_generator(a, b, c):
-    yield a
-    yield b
-
-
-def linecache_clear():
+def _forget_ordinary_turns():
+    """Drop the source lines that turns of source text, not of messages, have left."""
     cache = linecache.cache
-    for name in [name for name in cache if name.startswith(("<python-input", "<stdin"))]:  # ordinary turns leave these
+    for name in [name for name in cache if name.startswith(("<python-input", "<stdin"))]:
         del cache[name]
 
 
@@ -472,8 +66,8 @@ def prelude(code, filename):
         loop.clear()
 
 
-def _let_go(error):
-    """Forget what the frames of an out-of-memory error hold, so that there is memory to report it with."""
+def _clear_frames(error):
+    """Clear the frames of an out-of-memory error, so that there is memory to report it with."""
     trace = error.__traceback__
     while trace is not None:
         try:
@@ -484,38 +78,38 @@ def _let_go(error):
 
 
 def dispatch(message):
-    """The one entrance: a whole message, already checked by the host."""
-    global current, _reserve
+    """Handle one message, which the host has built: whole and well-formed."""
+    global _reserve
     kind = message[1]
     number = int.from_bytes(message[2:6], "little")
     body = message[6:] if len(message) < LARGE else memoryview(message)[6:]
     try:
         if kind == _port.RESUME:
             _operations.settle(body)
-            run = current
+            run = _run.current
             if run is None:
                 return
             if run.room is not None and not run.room.done():
                 run.room.set_result(None)
             run.step()
         elif kind == _port.CALL:
-            run = current = Run(number)
+            run = _run.current = Run(number)
             _port.current_run = number
             name, args, kwargs, streams = _decode(body)
             run.start(run.call, name, args, kwargs, streams)
             run.step()
         elif kind == _port.LOAD:
-            run = current = Run(number)
+            run = _run.current = Run(number)
             _port.current_run = number
             run.start(run.load, *_decode(body))
             run.step()
         elif kind == _port.LOAD_FILE:
-            run = current = Run(number)
+            run = _run.current = Run(number)
             _port.current_run = number
             run.start(run.load_file, _decode(body))
             run.step()
         elif kind == _port.CANCEL:
-            run = current
+            run = _run.current
             if run is not None and run.number == number:
                 run.cancel()
                 run.step()
@@ -533,8 +127,8 @@ def dispatch(message):
     except BaseException as error:
         _reserve = None  # an out-of-memory report needs some memory itself
         if issubclass(type(error), MemoryError):
-            _let_go(error)
-        run = current
+            _clear_frames(error)
+        run = _run.current
         if run is None:
             raise
         if run.outcome is None:
@@ -546,11 +140,11 @@ def dispatch(message):
         try:
             run._leave()
         except BaseException as second:
-            current = None
+            _run.current = None
             _operations.waiting.clear()
             if issubclass(type(second), MemoryError):
                 run.outcome = second = None
-                _collect()  # what was let go of may be a web of objects that hold each other
+                _collect()  # the cleared frames may have held cycles
                 _port.fail(run.number, _failures.OUT_OF_MEMORY)
             else:
                 _port.fail(run.number, _describe(second))
@@ -558,7 +152,7 @@ def dispatch(message):
         try:
             _reserve = bytearray(1 << 16)
         except MemoryError:
-            _collect()  # as above; what the script's own globals hold stays, and the next report may lack a traceback
+            _collect()  # as above; the script's globals keep what they hold, and the next report may lack its traceback
 
 
 def install():

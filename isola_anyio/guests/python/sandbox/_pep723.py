@@ -1,6 +1,6 @@
-"""Does a script's inline metadata (PEP 723) ask for what this sandbox does not have?
+"""Inline metadata (PEP 723): a check that this sandbox has what a script says it needs.
 
-Nothing is fetched: there is no HTTP. A dependency is there, in a version that will do, or the script is refused.
+Nothing is fetched: there is no HTTP. Each dependency is bundled in a version that fits, or the script is refused.
 """
 
 import re

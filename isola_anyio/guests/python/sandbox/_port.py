@@ -1,8 +1,8 @@
-"""How does this guest talk to its host? One message in, the guest runs until all of it waits, one turn ends.
+"""Port: the frames that this guest sends and what it does with the replies.
 
 The frames are described in docs/protocol.md. Everything the port needs is bound to names of this module when it is
 imported, before any code of the user's runs, so that a script which replaces `json` or `asyncio` internals breaks
-itself and nothing else.
+itself only.
 """
 
 import struct
@@ -26,14 +26,14 @@ _u16 = struct.Struct("<H").pack
 
 
 class Operations:
-    """What this guest asked of the host and has no answer to yet: op number -> what to call with (status, body)."""
+    """Ops that the host has not answered yet: op number -> the function to call with (status, body)."""
 
     def __init__(self):
         self.waiting = {}
         self.last = 0
 
     def ask(self, kind, body, settle):
-        """Knock with a new op; `settle(status, body)` is called now or when the completion comes. -> op or None."""
+        """Make a door call for a new op; `settle(status, body)` is called now or with the completion. -> op or None."""
         self.last = op = self.last + 1
         reply = call_host(_head(kind, op) + body)
         if reply:
@@ -48,7 +48,7 @@ class Operations:
             call_host(_head(DROP, op))
 
     def settle(self, completions):
-        """Hand each completion of a RESUME (or of a WAIT's reply) to whoever asked."""
+        """Call the function of each op that RESUME, or the reply to WAIT, has a completion for."""
         at, end = 0, len(completions)
         while at < end:
             op, status, length = _completion(completions, at)
@@ -83,13 +83,13 @@ def stop_stream(number):
 
 
 max_payload = 64 << 20
-"""Bytes of any one value; SETUP brings the real number."""
+"""The most bytes of one value; SETUP brings the real number."""
 ROOM_BESIDE_PAYLOAD = (1 << 16) - 64
-"""Bytes that a frame may have beside the largest value, with something to spare for its head."""
+"""Bytes that a frame may have beside the largest value; the host allows 64 more, for the head."""
 
 
 def flush():
-    """Send what the guest's own text layers still hold; `_stdio` puts the real one here."""
+    """Write out what stdout and stderr still buffer; `_stdio` puts the real function here."""
 
 
 def emit(run, value):
@@ -123,12 +123,12 @@ def park(run, delay, needs_room):
 
 
 current_run = 0
-"""The run this turn belongs to; the dispatcher sets it."""
+"""The number of the run that this turn belongs to; the dispatcher sets it."""
 
 
 def cancellation():
-    """The exception for code that learns from a reply of the host's that its run is being cancelled; `_main` puts the
-    real one here, which remembers who was told."""
+    """Make the exception for code to which a reply of the host's delivers the run's cancellation; `_run` puts the real
+    function here, which also notes the task."""
 
 
 def wait(delay):
@@ -142,6 +142,6 @@ def wait(delay):
 
 
 def listen():
-    """Come where the host can tell of a cancellation, without waiting for anything."""
+    """Give the host a chance to deliver a cancellation, without waiting for anything."""
     if not wait(0.0):
         raise cancellation()

@@ -1,6 +1,6 @@
-"""Where do `print` and tracebacks go? Straight to file descriptors 1 and 2, a line at a time, in the order written.
+"""Standard output and error: text streams on file descriptors 1 and 2 that keep the order of what is written.
 
-Line buffering, although these are not terminals: what was printed before a guest is stopped has arrived.
+Line buffering, although these are not terminals: the lines printed before a guest is stopped have arrived.
 """
 
 import errno
@@ -15,7 +15,7 @@ _flush = io.TextIOWrapper.flush
 
 
 class _Output(io.TextIOWrapper):
-    """Text out; writing to one of the two first sends what the other still holds."""
+    """One of the two streams; writing to it first sends the unfinished line of the other."""
 
     _other = None
     _unsent = False
@@ -43,7 +43,7 @@ class _Output(io.TextIOWrapper):
 
 
 def _meaning(error):
-    """The host refuses a write with ECANCELED when the run it waited in is being cancelled."""
+    """Return the exception that a failed write stands for: ECANCELED delivers the run's cancellation."""
     return _port.cancellation() if error.errno == _ECANCELED else error
 
 

@@ -1,13 +1,13 @@
-"""Write a large value as JSON text piece by piece: ``json`` holds the interpreter's lock for as long as it writes.
+"""Writer: a large value as JSON text, piece by piece, and the weight that tells large from small.
 
-A value is *small* if writing it takes about a millisecond at most; small ones are written in one go. Of a large one
-each list, dict and string is taken apart until its parts are small, and between two of them others may run. What is
-written is the same text, byte for byte.
+``json`` holds the interpreter's lock for as long as it writes. A value is *small* if that takes about a millisecond at
+most. The lists, dicts and strings of a large value are taken apart until each part is small; between two parts other
+threads may run. The text is the same, byte for byte.
 """
 
 from __future__ import annotations
 
-__all__ = ["is_small", "write_in_pieces"]
+__all__ = ["SMALL", "is_small", "weight", "write_in_pieces"]
 
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SMALL: Final = 4096
-"""How many numbers a small value holds; anything else is weighed in them."""
+"""The weight of the largest small value; the unit is one number in a list."""
 _CHARS_PER_UNIT: Final = 32
 _BYTES_PER_UNIT: Final = 4096
 _ITEMS: Final = 1024
-"""How many items of a list or dict are looked at, and written if they are small, together."""
+"""How many items of a list or dict are weighed together, and written together if they are small."""
 _BYTES_PER_PAUSE: Final = 64 * 1024
-"""Of text: milliseconds. Where others are busy each pause takes five, so there must not be many more."""
+"""Text between two pauses: milliseconds. A pause takes five where other threads are busy, so more would cost more."""
 _STR_CHARS: Final = 64 * 1024
 
 # Untyped, because narrowing Any to "dict of unknowns" helps nobody.
@@ -31,46 +31,46 @@ _SEQUENCES: Final = cast("tuple[type[Any], ...]", (list, tuple))
 _SCALARS: Final[frozenset[object]] = frozenset({float, bool, type(None)})
 _INT: Final[frozenset[object]] = frozenset({int})
 _BITS_PER_UNIT: Final = 128
-"""Of an int: writing one takes the square of its length."""
+"""Bits of an int that weigh one unit; writing an int takes the square of its length."""
 _SHORT_INT: Final = 1 << 64
 
 _Write: TypeAlias = "Callable[[Any, int], bytes | None]"
 
 
 def is_small(value: Any, limit: int = SMALL) -> bool:
-    """Say whether writing ``value`` takes no time worth mentioning; asking takes less."""
-    return type(value) in _SCALARS or _weight(value, limit) <= limit
+    """Whether writing ``value`` takes about a millisecond at most; weighing it takes less."""
+    return type(value) in _SCALARS or weight(value, limit) <= limit
 
 
-def _weight(value: Any, limit: int) -> int:
-    """Return what ``value`` weighs, or, as soon as that is clear, something above ``limit``."""
-    weight = 0
+def weight(value: Any, limit: int) -> int:
+    """Return the weight of ``value``; weighing stops at the first sum above ``limit``."""
+    total = 0
     left: list[Any] = [(value,)]
     while left:
         for item in left.pop():
-            weight += 1
+            total += 1
             if type(item) in _SCALARS:
                 continue
             if type(item) is int:
-                weight += item.bit_length() // _BITS_PER_UNIT
-                if weight > limit:
-                    return weight
+                total += item.bit_length() // _BITS_PER_UNIT
+                if total > limit:
+                    return total
                 continue
             if type(item) is str:
-                weight += len(item) // _CHARS_PER_UNIT
+                total += len(item) // _CHARS_PER_UNIT
                 continue
             if isinstance(item, _DICT):
                 left += (item, item.values())
             elif isinstance(item, _SEQUENCES):
                 left.append(item)
             else:
-                weight += _bytes_held(item) // _BYTES_PER_UNIT
+                total += _bytes_held(item) // _BYTES_PER_UNIT
                 continue
-            if weight + len(item) > limit:
+            if total + len(item) > limit:
                 return limit + 1
-        if weight > limit:
+        if total > limit:
             break
-    return weight
+    return total
 
 
 def _bytes_held(item: Any) -> int:
@@ -84,13 +84,14 @@ def write_in_pieces(value: Any, write: _Write, max_depth: int, pause: Callable[[
     """Return the JSON text of ``value``, made of the texts of its parts.
 
     Args:
-        value: a large one.
-        write: returns the text of a part that may nest as deep as its second argument says; ``None`` if it cannot.
+        value: a large value.
+        write: returns the text of a part that may nest as deep as its second argument; ``None`` if JSON cannot say it.
         max_depth: how deep ``value`` may nest.
         pause: called between two parts now and then.
 
     Returns:
-        ``None`` if ``write`` did for any part, ``value`` contains itself, nests too deep, or a key of its is no str.
+        ``None`` if ``write`` returned ``None`` for a part, or if ``value`` contains itself, nests too deep, or has a
+        key that is not a str.
     """
     writer = _Writer(write, pause)
     try:
@@ -101,26 +102,26 @@ def write_in_pieces(value: Any, write: _Write, max_depth: int, pause: Callable[[
 
 
 class _CannotWrite(Exception):  # noqa: N818 - a signal
-    """What `write_in_pieces` returns ``None`` for."""
+    """Makes `write_in_pieces` return ``None``."""
 
 
 def _fitting(items: Any) -> int:
-    """Return how many of the first items are small together."""
+    """Return how many of the first items are small when written together."""
     types = set(map(type, items))
     if types <= _SCALARS or (types <= _INT and min(items) > -_SHORT_INT and max(items) < _SHORT_INT):
         return len(items)
-    if _weight(items, SMALL) <= SMALL:
+    if weight(items, SMALL) <= SMALL:
         return len(items)
-    weight = 0
+    room = SMALL
     for count, item in enumerate(items):
-        weight += _weight(item, SMALL - weight)
-        if weight > SMALL:
+        room -= weight(item, room)
+        if room < 0:
             return count
     return len(items)
 
 
 class _Writer:
-    """Iterative, so that it works where the stack is nearly used up."""
+    """Walks a value with a stack of its own, so that it works when the thread's is nearly used up."""
 
     def __init__(self, write: _Write, pause: Callable[[], object]) -> None:
         self.pieces: list[bytes] = []
@@ -147,7 +148,7 @@ class _Writer:
                 stack.pop()
 
     def _list(self, items: Any, depth: int) -> Iterator[Any]:
-        """Write a list; yields what of it is to be written in between."""
+        """Write a list's brackets, commas and small items; yields each large item to be written in its place."""
         before = b"["
         for start in range(0, len(items), _ITEMS):
             some = items[start : start + _ITEMS]
@@ -164,7 +165,7 @@ class _Writer:
         self._open.discard(id(items))
 
     def _dict(self, fields: dict[Any, Any], depth: int) -> Iterator[Any]:
-        """Write a dict; yields what of it is to be written in between."""
+        """Write a dict's brackets, keys and small items; yields each large item to be written in its place."""
         before = b"{"
         items = iter(fields.items())
         while some := list(islice(items, _ITEMS)):
@@ -193,14 +194,14 @@ class _Writer:
         start = 0
         while start < len(value):
             end = start + _STR_CHARS
-            if "\ud800" <= value[end - 1 : end] <= "\udbff":  # it may be half a character
+            if "\ud800" <= value[end - 1 : end] <= "\udbff":  # the first half of a pair
                 end += 1
             self._part(value[start:end], depth, cut=1)
             start = end
         self.pieces.append(b'"')
 
     def _part(self, value: Any, depth: int, cut: int = 0) -> None:
-        """Write a part in one go, less as much of its ends as ``cut`` says."""
+        """Write a part in one go, without the first and last ``cut`` bytes of its text: its brackets or quotes."""
         text = self._write_part(value, depth)
         if text is None:
             raise _CannotWrite

@@ -1,16 +1,16 @@
-"""Cut a long JSON text into short ones without parsing it.
+"""Text parts: a long JSON text cut into short ones without parsing it.
 
-``json`` holds the interpreter's lock until it is done: over a second for the 64 MiB that a guest may send. So a long
-text is cut at commas, about every `CUT_BYTES`. Each part but the first repeats the brackets that were open at the
-cut, each part but the last closes those open at its end, so that each is a JSON text of its own:
+A long text is cut at commas, about every `CUT_BYTES`. Each part but the first repeats the brackets that were open at
+the cut, and each part but the last closes those open at its end, so that each is a JSON text of its own:
 
     [1,{"a":[2,3]},4]    cut after the 2:    [1,{"a":[2]}]    and    [{"<hole>":[3]},4]
 
-The second one's leftmost containers are then poured into the rightmost ones of what is there (`graft`). Strings too
-long to stay in a part are read by runs, and leave a *hole* in it: an object with one key that only this call knows.
+The leftmost containers of a parsed part, its *spine*, are then emptied into the rightmost containers of the value so
+far (`graft`). A string too long for a part is decoded on its own, run by run, and leaves a *hole* in the part: an
+object with one key that only this call knows.
 
-Where the brackets and strings are is found by searching and replacing at C speed, window by window, so that nothing
-here holds the lock for long either.
+Brackets and strings are found by search and replace at C speed, window by window, so that nothing here holds the
+interpreter's lock for long either.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ CUT_BYTES: Final = 128 * 1024
 """Where a part ends, at the next comma."""
 
 PART_BYTES: Final = 256 * 1024
-"""The longest part, and the longest text that is not cut; the worst text of this length took 20 ms to parse."""
+"""The longest part, and the longest text that is not cut: the worst text of this length took 20 ms to parse."""
 
 _LAST_BYTES: Final = PART_BYTES - CUT_BYTES
-"""A rest of this length is not cut any more."""
+"""The longest rest that is the last part."""
 
 LONG_STR_BYTES: Final = 32 * 1024
-"""A string that crosses the end of a part leaves a hole if it is longer."""
+"""A longer string that crosses the end of a part leaves a hole."""
 
 STR_RUN_BYTES: Final = 256 * 1024
 _STEP_BYTES: Final = 4 * 1024
@@ -53,8 +53,8 @@ class Part(NamedTuple):
 
     Attributes:
         text: what to parse.
-        spine: how many levels of it go on from the part before.
-        strings: what its holes stand for.
+        spine: how many of its outer levels continue containers of the part before.
+        strings: the long strings that its holes stand for, by number.
     """
 
     text: bytes
@@ -66,7 +66,8 @@ def cut(data: memoryview, hole: str, max_depth: int, pause: Callable[[], object]
     """Yield the parts of the untrusted JSON text ``data``; ``hole`` is a key that it cannot know.
 
     Raises:
-        CodecError: the text is malformed, or nests deeper than ``max_depth``, or is no text that an encoder makes.
+        CodecError: the text is malformed, nests deeper than ``max_depth``, or has a stretch without a comma that no
+            encoder writes.
     """
     reopen = f'{{"{hole}":'.encode()
     opened = b""
@@ -128,7 +129,7 @@ def cut(data: memoryview, hole: str, max_depth: int, pause: Callable[[], object]
 
 
 def graft(value: Any, part: Any, spine: int, hole: str) -> None:
-    """Pour the ``spine`` leftmost containers of ``part`` into the rightmost ones of ``value``."""
+    """Empty the ``spine`` leftmost containers of ``part`` into the rightmost ones of ``value``."""
     for left in range(spine - 1, -1, -1):
         kinds = cast("Any", (type(value), type(part)))
         if kinds == (list, list) and (not left or (value and part)):
@@ -144,7 +145,7 @@ def graft(value: Any, part: Any, spine: int, hole: str) -> None:
 
 
 def _run(data: memoryview, start: int, length: int) -> bytes:
-    """Return some of ``data`` from ``start``, which is not inside of an escape, up to where no escape is cut."""
+    """Return about ``length`` bytes of ``data``; ``start`` is not inside of an escape, and the end is not either."""
     run = bytes(data[start : start + length])
     if (len(run) - len(run.rstrip(b"\\"))) & 1:
         run = bytes(data[start : start + length + 1])
@@ -163,7 +164,7 @@ def _string_end(data: memoryview, at: int) -> int:
 
 
 def character_start(data: memoryview, at: int) -> int:
-    """Return where the character begins that ``at`` is in the UTF-8 of; ``at`` itself if that is no UTF-8."""
+    """Return where the UTF-8 character that includes the byte at ``at`` begins; ``at`` itself if it is no UTF-8."""
     for start in range(at, max(-1, at - _LONGEST_CHARACTER_BYTES), -1):
         if data[start] & 0xC0 != 0x80:
             return start
@@ -171,7 +172,7 @@ def character_start(data: memoryview, at: int) -> int:
 
 
 def _long_str(data: memoryview, start: int, stop: int, pause: Callable[[], object]) -> str:
-    """Read the inside of a JSON string by runs that end between two characters."""
+    """Decode the inside of a JSON string in runs that end between two characters."""
     runs: list[str] = []
     while start < stop:
         run = bytes(data[start : min(start + STR_RUN_BYTES, stop)])
@@ -180,7 +181,7 @@ def _long_str(data: memoryview, start: int, stop: int, pause: Callable[[], objec
         if start < end < stop:
             end = max(start, character_start(data, end))
         if _HIGH.fullmatch(data[max(start, end - 6) : end]) and _LOW.fullmatch(data[end : min(end + 6, stop)]):
-            end += 6  # the other half of a character
+            end += 6  # the second half of a surrogate pair
         if end == start:
             raise CodecError("$", f"not JSON: a bad escape or no UTF-8 at byte {start}")
         text = f'"{str(data[start:end], "utf-8")}"'

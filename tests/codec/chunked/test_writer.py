@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isola_anyio import codec
-from isola_anyio.codec import pieces
+from isola_anyio.codec import plain
+from isola_anyio.codec.chunked import writer
 from isola_anyio.testing import equal_exact, json_values
-from tests.codec.test_cutting import LONG
+from tests.codec.chunked.test_text_parts import LONG
 from tests.timing import SLACK
 
 PIECE_S = 0.02
@@ -23,7 +24,7 @@ def pieces_of(value: Any, dialect: codec.Dialect) -> tuple[bytes, list[float], i
     """Encode; give the wire, the CPU seconds that each piece took, and the number of pauses."""
     times: list[float] = []
     pauses: list[None] = []
-    write_part = pieces._Writer._part
+    write_part = writer._Writer._part
 
     def timed(self: Any, *args: Any, **options: Any) -> None:
         began = time.thread_time()
@@ -31,7 +32,7 @@ def pieces_of(value: Any, dialect: codec.Dialect) -> tuple[bytes, list[float], i
         times.append(time.thread_time() - began)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces._Writer, "_part", timed)
+        patch.setattr(writer._Writer, "_part", timed)
         wire = codec.encode(value, dialect=dialect, pause=lambda: pauses.append(None))
     return wire, times, len(pauses)
 
@@ -45,7 +46,7 @@ LARGE: dict[str, Any] = {
     "nested tuples": [tuple(range(5_000))] * 5,
     "shared": [[["x" * 9] * 40] * 40] * 40,
     "surrogate pairs": ["\ud800\udc00" * 100_000, {"\ud800\udc00" * 70_000: "\udc00\ud800" * 99_999}],
-    "halves at the cut": "x" * (pieces._STR_CHARS - 1) + "\ud800\udc00" + "y" * 200_000,
+    "halves at the cut": "x" * (writer._STR_CHARS - 1) + "\ud800\udc00" + "y" * 200_000,
     "brackets": "[{" * 200_000,
     "unsafe ints": [2**60] * 20_000,
     "huge key": {"k" * 1_000_000: {"a": 1}},
@@ -76,13 +77,14 @@ def test_pieces_of_any_size_make_the_same_bytes(
     value: Any, small: int, items: int, chars: int, dialect: codec.Dialect
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "SMALL", small)
-        patch.setattr(pieces, "_ITEMS", items)
-        patch.setattr(pieces, "_STR_CHARS", chars)
-        patch.setattr(pieces, "_CHARS_PER_UNIT", 1)
+        patch.setattr(plain, "SMALL", 0)
+        patch.setattr(writer, "SMALL", small)
+        patch.setattr(writer, "_ITEMS", items)
+        patch.setattr(writer, "_STR_CHARS", chars)
+        patch.setattr(writer, "_CHARS_PER_UNIT", 1)
         wire = codec.encode(value, dialect=dialect, pause=lambda: None)
-    plain = codec.encode(value, dialect=dialect)
-    assert wire == plain or equal_exact(codec.decode(wire), codec.decode(plain))
+    whole = codec.encode(value, dialect=dialect)
+    assert wire == whole or equal_exact(codec.decode(wire), codec.decode(whole))
 
 
 def cycle() -> Any:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isola_anyio import codec
-from isola_anyio.codec import cutting
+from isola_anyio.codec.chunked import text_parts
 from isola_anyio.testing import equal_exact, expected_round_trip, json_values
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def test_a_long_value_comes_back_whole(name: str, guest: ModuleType) -> None:
     pauses: list[int] = []
     found = codec.decode(wire, pause=lambda: pauses.append(1))
     assert equal_exact(found, value)
-    assert len(wire) > cutting.PART_BYTES
+    assert len(wire) > text_parts.PART_BYTES
     assert pauses
     assert equal_exact(codec.decode(memoryview(bytearray(wire))), value)
 
@@ -59,13 +59,14 @@ def test_a_long_value_comes_back_whole(name: str, guest: ModuleType) -> None:
 def test_cutting_anywhere_changes_nothing(value: Any, cut_at: int, part: int, guest: ModuleType) -> None:
     wire = guest.encode(value)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cutting, "CUT_BYTES", cut_at)
-        patch.setattr(cutting, "PART_BYTES", part + 100_000)
-        patch.setattr(cutting, "LONG_STR_BYTES", cut_at)
-        patch.setattr(cutting, "STR_RUN_BYTES", 13)
-        patch.setattr(cutting, "_STEP_BYTES", 7)
-        patch.setattr(cutting, "_LAST_BYTES", part)
+        patch.setattr(text_parts, "CUT_BYTES", cut_at)
+        patch.setattr(text_parts, "PART_BYTES", part + 100_000)
+        patch.setattr(text_parts, "LONG_STR_BYTES", cut_at)
+        patch.setattr(text_parts, "STR_RUN_BYTES", 13)
+        patch.setattr(text_parts, "_STEP_BYTES", 7)
+        patch.setattr(text_parts, "_LAST_BYTES", part)
         patch.setattr("isola_anyio.codec.decoding.PART_BYTES", 0)
+        patch.setattr("isola_anyio.codec.plain.PART_BYTES", 0)
         found = codec.decode(wire)
     assert equal_exact(found, expected_round_trip(value, "python"))
 
@@ -74,10 +75,11 @@ def test_cutting_anywhere_changes_nothing(value: Any, cut_at: int, part: int, gu
 def test_a_malformed_text_stays_malformed_when_cut(text: str, seed: bytes) -> None:
     data = seed[:-1] + b"," + text.encode() + seed[-1:]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cutting, "CUT_BYTES", 3)
-        patch.setattr(cutting, "_STEP_BYTES", 2)
-        patch.setattr(cutting, "_LAST_BYTES", 5)
+        patch.setattr(text_parts, "CUT_BYTES", 3)
+        patch.setattr(text_parts, "_STEP_BYTES", 2)
+        patch.setattr(text_parts, "_LAST_BYTES", 5)
         patch.setattr("isola_anyio.codec.decoding.PART_BYTES", 0)
+        patch.setattr("isola_anyio.codec.plain.PART_BYTES", 0)
         try:
             found = codec.decode(data)
         except codec.CodecError:

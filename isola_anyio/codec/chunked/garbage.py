@@ -1,0 +1,114 @@
+"""Garbage: full collections put off while a large value is under way, and a large value freed in pieces.
+
+CPython collects everything whenever the number of containers has grown by a quarter, and holds the interpreter's lock
+while it does: 16 MiB of empty lists, decoded in parts of 20 ms, stood still for 300 ms at a time, and took three times
+as long. What is being decoded has no cycles, so nothing is lost by waiting until it is there.
+
+**State, and a side effect on the whole program.** The collector is the process's. While a large value is encoded or
+decoded on any thread, ``gc``'s third threshold is out of reach, and then what it was. A threshold that the program
+sets meanwhile stays. Guests that decode one value over the other could keep full collections off for ever, and with
+them what the program's own cycles hold. So after `LONGEST_S` of that, however many values they are, one collection is
+let through before the next value begins. A value that is under way is spared, for then it would be looked through
+itself, to no avail.
+"""
+
+from __future__ import annotations
+
+__all__ = ["LONGEST_S", "FullCollections", "free_in_pieces", "no_full_collections"]
+
+import gc
+import time
+from contextlib import contextmanager
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from isola_anyio.codec.chunked.writer import is_small
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+LONGEST_S: Final = 1.0
+"""How long full collections may be put off in all before one is let through, and how long that one has to come."""
+
+_NEVER: Final = 2**31 - 1
+_PIECE: Final = 256
+
+# Untyped, because narrowing Any to "list of unknowns" helps nobody.
+_LIST: Final = cast("type[Any]", list)
+_DICT: Final = cast("type[Any]", dict)
+
+
+class FullCollections:
+    """Who puts full collections off, and for how long already; one object for a process, tests make their own."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        # All below are written under the lock, on any thread.
+        self._users = 0
+        self._threshold = 0  # the program's own, while ours stands in its place
+        self._put_off_at = 0.0
+        self._spent_s = 0.0  # put off for so long since the last full collection
+        self._seen = 0  # full collections there had been when `_spent_s` was last set to zero
+
+    @contextmanager
+    def put_off(self) -> Generator[None, None, None]:
+        """Collect only young objects for a while, unless that was so for `LONGEST_S` already."""
+        with self._lock:
+            self._users += 1
+            self._begin()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._restore()
+
+    def _begin(self) -> None:
+        """Put full collections off if they may be put off any longer, else let them through."""
+        now = self._clock()
+        young, middle, old = gc.get_threshold()
+        collections = gc.get_stats()[-1]["collections"]
+        if collections != self._seen or (old != _NEVER and now - self._put_off_at >= 2 * LONGEST_S):
+            self._seen, self._spent_s = collections, 0.0
+        if old == _NEVER:
+            if self._spent_s + now - self._put_off_at >= LONGEST_S:
+                self._restore()
+        elif self._spent_s < LONGEST_S:
+            self._threshold, self._put_off_at = old, now
+            gc.set_threshold(young, middle, _NEVER)
+
+    def _restore(self) -> None:
+        young, middle, old = gc.get_threshold()
+        if old == _NEVER:  # unless the program has set another one meanwhile
+            self._spent_s += self._clock() - self._put_off_at
+            gc.set_threshold(young, middle, self._threshold)
+
+
+_of_process: Final = FullCollections()
+
+no_full_collections: Final = _of_process.put_off
+"""A context in which full collections are put off, in the whole process; see `FullCollections.put_off`."""
+
+
+def free_in_pieces(value: Any) -> None:
+    """Empty a large value that nobody else has: freed in one go, its containers would hold the interpreter's lock.
+
+    Between two pieces the lock is given up to whoever has waited for it.
+    """
+    left: list[Any] = [value]
+    while left:
+        found = left[-1]
+        some: list[Any]
+        if isinstance(found, _LIST):
+            some = found[-_PIECE:]
+            del found[-_PIECE:]
+        elif isinstance(found, _DICT):
+            some = [found.popitem()[1] for _ in range(min(len(found), _PIECE))]
+        else:
+            some = []
+        if not some:
+            left.pop()
+        elif any(some) and not is_small(some):
+            left.extend([item for item in some if item and isinstance(item, (_LIST, _DICT))])

@@ -1,0 +1,115 @@
+"""Full collections are put off while long values are decoded, but never for long; large values are freed in pieces."""
+
+from __future__ import annotations
+
+import gc
+from itertools import groupby
+from typing import Any
+
+import pytest
+
+from isola_anyio import codec
+from isola_anyio.codec.chunked import garbage
+
+
+class Clock:
+    """A clock that tests set."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Let decoding put collections off by a clock that stands still and an object that remembers no other test."""
+    clock = Clock()
+    monkeypatch.setattr("isola_anyio.codec.decoding.no_full_collections", garbage.FullCollections(clock).put_off)
+    return clock
+
+
+@pytest.mark.usefixtures("clock")
+def test_no_full_collection_runs_while_a_long_text_is_decoded() -> None:
+    before = gc.get_threshold()
+    during: list[int] = []
+    nested: list[Any] = []
+
+    def look() -> None:
+        during.append(gc.get_threshold()[2])
+        if not nested:
+            nested.append(codec.decode(b"[" + b"1," * 150_000 + b"1]"))
+
+    codec.decode(b"[" + b"[]," * 200_000 + b"1]", pause=look)
+    assert min(during) > 10**9
+    assert gc.get_threshold() == before
+    for pause in (lambda: None, lambda: 1 / 0):
+        with pytest.raises((codec.CodecError, ZeroDivisionError)):
+            codec.decode(b"[" + b"[]," * 200_000, pause=pause)
+        assert gc.get_threshold() == before
+
+
+def is_put_off() -> bool:
+    return gc.get_threshold()[2] > 10**9
+
+
+def test_values_decoded_one_over_the_other_let_a_full_collection_through() -> None:
+    clock = Clock()
+    full_collections = garbage.FullCollections(clock)
+    before = gc.get_threshold()
+    seen: list[bool] = []
+    with full_collections.put_off():  # there is always one of several guests that decodes
+        for _ in range(40):
+            with full_collections.put_off():
+                clock.now += garbage.LONGEST_S / 4
+            seen.append(is_put_off())
+    assert gc.get_threshold() == before
+    assert set(seen) == {True, False}
+    assert max(len(list(run)) for _, run in groupby(seen)) <= 5
+
+
+def test_a_full_collection_that_was_let_through_starts_the_count_anew() -> None:
+    clock = Clock()
+    full_collections = garbage.FullCollections(clock)
+    with full_collections.put_off():
+        assert is_put_off()
+        clock.now += garbage.LONGEST_S
+        with full_collections.put_off():
+            assert not is_put_off()
+        gc.collect()
+        with full_collections.put_off():
+            assert is_put_off()
+
+
+def test_two_holders_that_end_in_the_order_they_began_give_the_programs_threshold_back() -> None:
+    full_collections = garbage.FullCollections(Clock())
+    before = gc.get_threshold()
+    first, second = full_collections.put_off(), full_collections.put_off()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert is_put_off()
+    second.__exit__(None, None, None)
+    assert gc.get_threshold() == before
+
+
+def test_a_value_freed_in_pieces_is_emptied_and_what_it_shares_is_not() -> None:
+    shared = "x" * 10
+    value: Any = {"a": [[{"b": [shared] * 5000}] * 1, *range(3000)], "c": {}, "d": None}
+    inner = value["a"]
+    garbage.free_in_pieces(value)
+    assert value == {}
+    assert inner == []
+    garbage.free_in_pieces(None)
+    garbage.free_in_pieces("text")
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_threshold_that_the_program_sets_meanwhile_stays() -> None:
+    before = gc.get_threshold()
+    try:
+        codec.decode(b"[" + b"[]," * 200_000 + b"1]", pause=lambda: gc.set_threshold(500, 5, 5))
+        assert gc.get_threshold() == (500, 5, 5)
+    finally:
+        gc.set_threshold(*before)
