@@ -3,7 +3,8 @@
 The one module that hands work between an event loop and threads. A *slot* is the right to compute; a
 :class:`ThreadPool` has ``max_parallel`` of them. Whoever wants one (:class:`Work`, a guest that comes back from
 waiting) gets it first come first served; work may be withdrawn while it waits. A guest that blocks keeps its thread
-and gives its slot back while it waits, so threads are as many as slots plus blocked guests; idle ones end after a while.
+and gives its slot back while it waits, so there are as many threads as slots and blocked guests; idle threads end after
+a while.
 
 A guest that computes for ever would keep its slot for ever. So when somebody has waited for a slot for
 ``PATIENCE_S``, the epoch is incremented and computing guests are preempted: each yields its slot to the next in line

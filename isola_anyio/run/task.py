@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from isola_anyio.events import EventQueue
-    from isola_anyio.run.queue import RunQueue
+    from isola_anyio.run.queue import RunQueue, Totals
     from isola_anyio.run.services import Message
     from isola_anyio.values import JsonValue
 
@@ -45,18 +45,21 @@ class Run:
     """One run; made and awaited in one event loop. Its fields are the loop's.
 
     Attributes:
-        turns: the guest thread's side.
+        turns: the guest thread's side; made when the run has its turn in the queue.
         turn: see :class:`~isola_anyio.run.queue.Queued`.
     """
 
+    turns: Turns
+
     def __init__(self, runs: RunQueue, message: Message, events: EventQueue | None = None) -> None:
         self._runs = runs
-        self.turns = Turns(runs, message, events, owner=self)
+        self._message = message
+        self._events = events
+        self._begun = False  # `turns` is there
         self.turn: anyio.Event | None = None
         self._ended: anyio.Event | None = None
         self._is_over = False
         self._in_line = False
-        self._began = 0.0
 
     # --- its place in the queue -------------------------------------------------------------------------------------
 
@@ -67,10 +70,11 @@ class Run:
 
     def close(self) -> None:
         """Stop the run because its sandbox is being closed; its task raises ``SandboxClosedError``."""
-        if self.turn is not None:
+        if self._begun:
+            self._act(Event.CLOSE)
+            self._runs.news.set()
+        elif self.turn is not None:
             self.turn.set()
-        self._act(Event.CLOSE)
-        self._runs.news.set()
 
     async def join(self) -> None:
         """Wait until nothing of the run is left in the queue."""
@@ -87,24 +91,26 @@ class Run:
         Raises:
             GuestError, LimitError, SandboxClosedError, SandboxBrokenError: as the run ended.
         """
-        runs, turns = self._runs, self.turns
+        runs, machine = self._runs, self._runs.machine
         line = runs.line
         if not self._in_line:
             line.append(self)
         try:
             if line[0] is not self or runs.closed:
                 await runs.wait_for_turn(self)
-            turns.begin(next(runs.numbers))
-            self._began = time.monotonic()
+            self.turns = turns = Turns(runs, self._message, self._events, owner=self)
+            self._begun = True
+            began = time.monotonic()
             try:
-                if turns.message.streams:
+                if self._message.streams:
                     turns.frames = Frames(turns)
                     turns.frames.open(Streams)
                     await self._drive_with_tasks()
                 else:
                     # Without a task group, for as long as nothing needs one.
                     try:
-                        self._act(Event.START)
+                        turns.step(Event.START)
+                        self._submit()
                         while turns.state.phase is not Phase.ENDED:
                             if turns.timer is None and turns.limits.max_cpu is None and not turns.state.stop:
                                 await runs.news.wait()
@@ -112,7 +118,8 @@ class Run:
                                 await self._wait_for_news()
                             if turns.frames is not None and self._has_work(turns.frames):
                                 break
-                            self._look_after()
+                            if turns.state.phase is Phase.PARKED:
+                                self._look_after()
                     except BaseException:
                         self._act(Event.CANCEL)
                         await self._unwind()
@@ -120,7 +127,26 @@ class Run:
                     if turns.state.phase is not Phase.ENDED:
                         await self._drive_with_tasks()
             finally:
-                self._finish()
+                last, total = runs.last, runs.total
+                last.wall_s = time.monotonic() - began
+                last.waiting_s = max(0.0, last.wall_s - turns.busy_s)
+                last.cpu_s = turns.cpu.used_s - turns.cpu_before_s
+                last.peak_memory = turns.memory_size
+                last.hostcalls = last.output_bytes = 0
+                if turns.frames is not None:
+                    self._end_services(turns.frames, last)
+                if machine.metered:
+                    last.fuel = machine.fuel_used()
+                    total.fuel = (total.fuel or 0) + (last.fuel or 0)
+                machine.conversation = SILENCE
+                last.runs = 1
+                total.runs += 1
+                total.cpu_s += last.cpu_s
+                total.wall_s += last.wall_s
+                total.waiting_s += last.waiting_s
+                total.hostcalls += last.hostcalls
+                total.output_bytes += last.output_bytes
+                total.peak_memory = max(total.peak_memory, last.peak_memory)
         finally:
             self._is_over = True
             if self._ended is not None:
@@ -162,36 +188,15 @@ class Run:
                 return
             await self._wait_for_news()
 
-    def _finish(self) -> None:
-        """The run has ended: drop what was never started, and add up what it used."""
-        runs, turns, machine = self._runs, self.turns, self._runs.machine
-        last, total = runs.last, runs.total
-        last.hostcalls = last.output_bytes = 0
-        frames = turns.frames
-        if frames is not None:
-            frames.output.flush()
-            last.output_bytes = frames.output.size_bytes
-            for service in frames.services:
-                service.abandon()
-                last.hostcalls += service.count
-                if service.failure is not None and self._gives_way_to_producer():
-                    turns.outcome = service.failure
-        machine.conversation = SILENCE
-        last.cpu_s = turns.cpu_s
-        last.wall_s = time.monotonic() - self._began
-        last.waiting_s = max(0.0, last.wall_s - turns.busy_s)
-        last.peak_memory = machine.store.memory_size()
-        last.runs = 1
-        if machine.metered:
-            last.fuel = machine.fuel_used()
-            total.fuel = (total.fuel or 0) + (last.fuel or 0)
-        total.cpu_s += last.cpu_s
-        total.wall_s += last.wall_s
-        total.waiting_s += last.waiting_s
-        total.hostcalls += last.hostcalls
-        total.output_bytes += last.output_bytes
-        total.peak_memory = max(total.peak_memory, last.peak_memory)
-        total.runs += 1
+    def _end_services(self, frames: Frames, last: Totals) -> None:
+        """The run has ended: show what is left to be shown, drop what was never started."""
+        frames.output.flush()
+        last.output_bytes = frames.output.size_bytes
+        for service in frames.services:
+            service.abandon()
+            last.hostcalls += service.count
+            if service.failure is not None and self._gives_way_to_producer():
+                self.turns.outcome = service.failure
 
     def _gives_way_to_producer(self) -> bool:
         """Whether a producer's failure is the better reason: over all that a guest can make of it, not over a limit."""
@@ -202,18 +207,22 @@ class Run:
 
     def _act(self, event: Event) -> None:
         """Report an event of the task's, and do what follows."""
-        turns = self.turns
-        for action in turns.step(event):
+        for action in self.turns.step(event):
             if action is Action.SUBMIT:
-                turns.timer = None
-                turns.has_room = False
-                try:
-                    self._runs.machine.pool.put(turns, urgent=turns.state.stop is not Stop.NONE)
-                except BaseException:  # no thread can be started
-                    self._act(Event.WITHDRAWN)
-                    raise
-            elif action is Action.WITHDRAW_WORK and self._runs.machine.pool.withdraw(turns):
+                self._submit()
+            elif action is Action.WITHDRAW_WORK and self._runs.machine.pool.withdraw(self.turns):
                 self._act(Event.WITHDRAWN)
+
+    def _submit(self) -> None:
+        """Ask for a turn: at once for a guest that unwinds, else when there is a CPU slot."""
+        turns = self.turns
+        turns.timer = None
+        turns.has_room = False
+        try:
+            self._runs.machine.pool.put(turns, urgent=turns.state.stop is not Stop.NONE)
+        except BaseException:  # no thread can be started
+            self._act(Event.WITHDRAWN)
+            raise
 
     def _look_after(self) -> None:
         """Give a parked guest its next turn if there is anything for it, and end one that is being stopped."""

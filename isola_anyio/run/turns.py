@@ -52,11 +52,15 @@ _PARK: Final = int(ToHost.PARK)
 class Turns:
     """The turns of one run: work for the thread pool, and the guest's :class:`~isola_anyio.guests.Conversation`.
 
+    Made by the run's task when the run has its turn in the sandbox's queue.
+
     Attributes, by who writes them. Both sides, under ``_lock``, by :meth:`step` alone; anybody reads it:
         state: where the run is.
 
-    The run's task, before the first turn:
-        number: the run's number; message, handlers, limits, dialect, context, cancelled_class, cpu, events, owner: see
+    The run's task, when it is made:
+        number: the run's number.
+        cpu_before_s: seconds of CPU that the sandbox's runs before it have used.
+        message, handlers, limits, dialect, context, cancelled_class, cpu, events, owner: see
             :class:`~isola_anyio.run.services.ServedRun`.
 
     The guest's thread, inside a turn; the task reads them once the phase is PARKED or ENDED:
@@ -64,6 +68,7 @@ class Turns:
             it on the task's side, when no turn can be under way.)
         timer: when a parked guest wants to go on, by ``time.monotonic``; ``None`` for no timer.
         busy_s: seconds in turns, less those in which the thread waited.
+        memory_size: bytes of linear memory after the last turn.
         frames: what answers the rarer frames; made with the first of them.
 
     The guest's thread, read by the task at any time:
@@ -81,7 +86,7 @@ class Turns:
     def __init__(self, runs: RunQueue, message: Message, events: EventQueue | None, owner: object) -> None:
         machine = runs.machine
         self.state: State = NEW_RUN
-        self.number = 0
+        self.number = next(runs.numbers)
         self.message = message
         self.handlers = runs.handlers
         self.limits = machine.limits
@@ -96,19 +101,15 @@ class Turns:
         self.timer: float | None = None
         self.has_room = False
         self.busy_s = 0.0
+        self.memory_size = 0
         self.door_calls = 0
         self.frames: Frames | None = None
         self.since = 0.0
-        self._cpu_before_s = 0.0
+        self.cpu_before_s = runs.cpu.used_s
         self._news = runs.news
         self._lock = threading.Lock()
         if events is not None:
             events.on_room = self._on_room
-
-    def begin(self, number: int) -> None:
-        """The run has its turn in the queue; called by its task before anything else."""
-        self.number = number
-        self._cpu_before_s = self.cpu.used_s
 
     # --- both sides ------------------------------------------------------------------------------------------------
 
@@ -152,7 +153,7 @@ class Turns:
     @property
     def cpu_s(self) -> float:
         """Seconds of CPU that the run's guest has used; from any thread."""
-        return self.cpu.now() - self._cpu_before_s
+        return self.cpu.now() - self.cpu_before_s
 
     def check_cpu(self) -> None:
         """Stop the run if ``max_cpu`` is used up."""
@@ -178,6 +179,7 @@ class Turns:
                 self._deliver(first=not before.delivered)
             finally:
                 store.leave(previous)
+                self.memory_size = store.memory_size()
             if not self.state.pending:
                 raise ProtocolError("the guest ended its turn without a word")
         except BaseException as exc:  # noqa: BLE001 - nothing may end a guest thread
@@ -246,10 +248,13 @@ class Turns:
         if self.state.pending:
             raise ProtocolError(f"a door call of kind {kind:#x} after the turn's end")
         if kind == _DONE:
-            self.check_number(number)
-            self.check_payload(untrusted_body)
+            if number != self.number or len(untrusted_body) > self.limits.max_payload:
+                self.check_number(number)
+                self.check_payload(untrusted_body)
             try:
-                self.outcome = self.decode(untrusted_body)
+                self.outcome = codec.decode(untrusted_body, pause=self.yield_gil)
+            except codec.CodecError as exc:
+                raise ProtocolError(f"a value that cannot be read ({exc})") from None
             except GivenUp:
                 self.outcome = None  # the caller is cancelled, and nobody asks for the value
             self.step(Event.END)

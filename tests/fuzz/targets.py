@@ -278,7 +278,6 @@ class FrameGuest:
         message = Message(ToGuest.CALL, b"", sources if mode & 2 else ())
         runs = RunQueue(made, HANDLERS, PATIENCE)
         self.turns = Turns(runs, message, EventQueue() if mode & 4 else None, owner=self)
-        self.turns.begin(1)
 
     def deliver(self, frame: bytes, conversation: Any) -> None:
         """A turn: the guest says one thing after another."""

@@ -199,8 +199,7 @@ class PythonPort:
                 if target == 0:
                     return _DOOR_FAULT
                 memory.write(target, reply)
-            memory.write_u32(reply_pointer, target)
-            memory.write_u32(reply_length, size)
+            memory.write_u32_pair(reply_pointer, target, reply_length, size)
         except WasiError:  # a pointer outside the memory
             return _DOOR_FAULT
         return _DOOR_REPLIED
