@@ -10,6 +10,8 @@ Where it can be told depends on the phase: a parked guest is sent CANCEL, a bloc
 for, a computing one when it makes its next door call. One that computes on without a door call is interrupted, which
 is the end of its instance. An interrupt that was raised and has not yet been noticed when the guest makes a door call
 after all is withdrawn, once in a run; after the grace, and for a limit or a close, interrupts are final.
+
+Longer than other modules, because the table and the words it is made of are read together.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ __all__ = [
 from dataclasses import dataclass, field
 from enum import IntEnum, auto
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -256,11 +258,14 @@ class Rule:
         return state._replace(**changes)
 
 
+_Conditions: TypeAlias = "dict[str, int | tuple[int, ...]]"
+
+
 def _rule(
     event: Event,
     phases: Phase | frozenset[Phase] | tuple[Phase, ...],
     *actions: Action,
-    when: Mapping[str, int | tuple[int, ...]] | None = None,
+    when: _Conditions | None = None,
     stop: Stop = Stop.NONE,
     **to: int,
 ) -> Rule:
@@ -272,47 +277,28 @@ def _rule(
 
 
 _NOT_FINAL: Final = (Interrupt.NONE, Interrupt.RAISED, Interrupt.SPENT)
-_UNTOLD: Final = (Notice.NONE, Notice.IN_REPLY)
+_NOT_SENT: Final = (Notice.NONE, Notice.IN_REPLY)
+_WANTED: Final[_Conditions] = {"stop": Stop.NONE}
+_CANCELLED: Final[_Conditions] = {"stop": Stop.CANCELLED}
+_UNTOLD: Final[_Conditions] = {"stop": Stop.CANCELLED, "notice": Notice.NONE}
 
 RULES: Final = (
     _rule(Event.START, Phase.NEW, Action.SUBMIT, phase=Phase.QUEUED),
     # --- somebody wants the run stopped
     _rule(Event.CANCEL, Phase.NEW, stop=Stop.CANCELLED, phase=Phase.ENDED),
-    _rule(Event.CANCEL, Phase.QUEUED, Action.WITHDRAW_WORK, when={"stop": Stop.NONE}, stop=Stop.CANCELLED),
-    _rule(Event.CANCEL, Phase.BLOCKED, Action.EXPEDITE, when={"stop": Stop.NONE}, stop=Stop.CANCELLED),
-    _rule(
-        Event.CANCEL,
-        Phase.SLEEPING,
-        Action.INTERRUPT,
-        when={"stop": Stop.NONE},
-        stop=Stop.CANCELLED,
-        interrupt=Interrupt.FINAL,
-    ),
-    _rule(
-        Event.CANCEL,
-        (Phase.COMPUTING, Phase.SERVED, Phase.PARKED),
-        when={"stop": Stop.NONE},
-        stop=Stop.CANCELLED,
-    ),
+    _rule(Event.CANCEL, Phase.QUEUED, Action.WITHDRAW_WORK, when=_WANTED, stop=Stop.CANCELLED),
+    _rule(Event.CANCEL, Phase.BLOCKED, Action.EXPEDITE, when=_WANTED, stop=Stop.CANCELLED),
+    _rule(Event.CANCEL, Phase.SLEEPING, Action.INTERRUPT, when=_WANTED, stop=Stop.CANCELLED, interrupt=Interrupt.FINAL),
+    _rule(Event.CANCEL, (Phase.COMPUTING, Phase.SERVED, Phase.PARKED), when=_WANTED, stop=Stop.CANCELLED),
     _rule(Event.CLOSE, Phase.NEW, Action.STOPPED, stop=Stop.CLOSED, phase=Phase.ENDED),
     _rule(Event.CLOSE, Phase.PARKED, Action.BREAK, Action.STOPPED, stop=Stop.CLOSED, phase=Phase.ENDED),
     _rule(
-        Event.CLOSE,
-        Phase.QUEUED,
-        Action.INTERRUPT,
-        Action.WITHDRAW_WORK,
-        stop=Stop.CLOSED,
-        interrupt=Interrupt.FINAL,
+        Event.CLOSE, Phase.QUEUED, Action.INTERRUPT, Action.WITHDRAW_WORK, stop=Stop.CLOSED, interrupt=Interrupt.FINAL
     ),
     _rule(Event.CLOSE, IN_TURN, Action.INTERRUPT, stop=Stop.CLOSED, interrupt=Interrupt.FINAL),
     _rule(Event.CPU_OUT, Phase.PARKED, Action.BREAK, Action.STOPPED, stop=Stop.CPU, phase=Phase.ENDED),
     _rule(
-        Event.CPU_OUT,
-        Phase.QUEUED,
-        Action.INTERRUPT,
-        Action.WITHDRAW_WORK,
-        stop=Stop.CPU,
-        interrupt=Interrupt.FINAL,
+        Event.CPU_OUT, Phase.QUEUED, Action.INTERRUPT, Action.WITHDRAW_WORK, stop=Stop.CPU, interrupt=Interrupt.FINAL
     ),
     _rule(
         Event.CPU_OUT,
@@ -326,22 +312,12 @@ RULES: Final = (
         Event.PATIENCE_OVER,
         Phase.COMPUTING,
         Action.INTERRUPT,
-        when={
-            "stop": Stop.CANCELLED,
-            "notice": Notice.NONE,
-            "pending": Pending.NONE,
-            "interrupt": Interrupt.NONE,
-        },
+        when=_UNTOLD | {"pending": Pending.NONE, "interrupt": Interrupt.NONE},
         interrupt=Interrupt.RAISED,
     ),
     _rule(Event.GRACE_OVER, Phase.PARKED, Action.BREAK, phase=Phase.ENDED),
     _rule(
-        Event.GRACE_OVER,
-        Phase.QUEUED,
-        Action.BREAK,
-        Action.INTERRUPT,
-        Action.WITHDRAW_WORK,
-        interrupt=Interrupt.FINAL,
+        Event.GRACE_OVER, Phase.QUEUED, Action.BREAK, Action.INTERRUPT, Action.WITHDRAW_WORK, interrupt=Interrupt.FINAL
     ),
     _rule(Event.GRACE_OVER, IN_TURN, Action.BREAK, Action.INTERRUPT, interrupt=Interrupt.FINAL),
     # --- the task looks after a guest that has no turn
@@ -355,7 +331,7 @@ RULES: Final = (
     ),
     _rule(Event.WITHDRAWN, Phase.QUEUED, when={"delivered": False}, phase=Phase.ENDED),
     _rule(Event.WITHDRAWN, Phase.QUEUED, phase=Phase.PARKED),
-    _rule(Event.LOOK, Phase.PARKED, when={"stop": Stop.CANCELLED, "delivered": False}, phase=Phase.ENDED),
+    _rule(Event.LOOK, Phase.PARKED, when=_CANCELLED | {"delivered": False}, phase=Phase.ENDED),
     _rule(
         Event.LOOK,
         Phase.PARKED,
@@ -369,7 +345,7 @@ RULES: Final = (
         Phase.PARKED,
         Action.BREAK,
         Action.STOPPED,
-        when={"stop": Stop.CANCELLED, "interrupt": Interrupt.FINAL},
+        when=_CANCELLED | {"interrupt": Interrupt.FINAL},
         phase=Phase.ENDED,
     ),
     _rule(
@@ -378,7 +354,7 @@ RULES: Final = (
         Action.CLEAR,
         Action.EXPEDITE,
         Action.SUBMIT,
-        when={"stop": Stop.CANCELLED, "notice": _UNTOLD, "interrupt": Interrupt.RAISED},
+        when=_CANCELLED | {"notice": _NOT_SENT, "interrupt": Interrupt.RAISED},
         phase=Phase.QUEUED,
         notice=Notice.QUEUED,
         interrupt=Interrupt.SPENT,
@@ -388,46 +364,34 @@ RULES: Final = (
         Phase.PARKED,
         Action.EXPEDITE,
         Action.SUBMIT,
-        when={"stop": Stop.CANCELLED, "notice": _UNTOLD},
+        when=_CANCELLED | {"notice": _NOT_SENT},
         phase=Phase.QUEUED,
         notice=Notice.QUEUED,
     ),
-    _rule(Event.DUE, Phase.PARKED, Action.SUBMIT, when={"stop": Stop.NONE}, phase=Phase.QUEUED),
+    _rule(Event.DUE, Phase.PARKED, Action.SUBMIT, when=_WANTED, phase=Phase.QUEUED),
     _rule(
         Event.DUE,
         Phase.PARKED,
         Action.SUBMIT,
-        when={"stop": Stop.CANCELLED, "notice": Notice.SENT, "interrupt": _NOT_FINAL},
+        when=_CANCELLED | {"notice": Notice.SENT, "interrupt": _NOT_FINAL},
         phase=Phase.QUEUED,
     ),
     # --- a turn, on a guest thread
+    _rule(Event.ENTER, Phase.QUEUED, Action.ENTER, when=_WANTED, phase=Phase.COMPUTING, delivered=True),
     _rule(
         Event.ENTER,
         Phase.QUEUED,
         Action.ENTER,
-        when={"stop": Stop.NONE},
-        phase=Phase.COMPUTING,
-        delivered=True,
-    ),
-    _rule(
-        Event.ENTER,
-        Phase.QUEUED,
-        Action.ENTER,
-        when={"stop": Stop.CANCELLED, "notice": (Notice.QUEUED, Notice.SENT), "interrupt": _NOT_FINAL},
+        when=_CANCELLED | {"notice": (Notice.QUEUED, Notice.SENT), "interrupt": _NOT_FINAL},
         phase=Phase.COMPUTING,
         notice=Notice.SENT,
     ),
     _rule(Event.ENTER, Phase.QUEUED, phase=Phase.PARKED),
-    _rule(Event.BLOCK, Phase.COMPUTING, when={"stop": Stop.CANCELLED, "notice": Notice.NONE}),
+    _rule(Event.BLOCK, Phase.COMPUTING, when=_UNTOLD),
     _rule(Event.BLOCK, Phase.COMPUTING, phase=Phase.BLOCKED),
     _rule(Event.UNBLOCK, Phase.BLOCKED, phase=Phase.COMPUTING),
     _rule(
-        Event.SLEEP,
-        Phase.COMPUTING,
-        Action.INTERRUPT,
-        when={"stop": Stop.CANCELLED, "notice": Notice.NONE},
-        phase=Phase.SLEEPING,
-        interrupt=Interrupt.FINAL,
+        Event.SLEEP, Phase.COMPUTING, Action.INTERRUPT, when=_UNTOLD, phase=Phase.SLEEPING, interrupt=Interrupt.FINAL
     ),
     _rule(Event.SLEEP, Phase.COMPUTING, phase=Phase.SLEEPING),
     _rule(Event.WAKE, Phase.SLEEPING, phase=Phase.COMPUTING),
@@ -438,7 +402,7 @@ RULES: Final = (
         Phase.COMPUTING,
         Action.CLEAR,
         Action.TELL,
-        when={"stop": Stop.CANCELLED, "notice": Notice.NONE, "interrupt": Interrupt.RAISED},
+        when=_UNTOLD | {"interrupt": Interrupt.RAISED},
         notice=Notice.IN_REPLY,
         interrupt=Interrupt.SPENT,
     ),
@@ -446,11 +410,7 @@ RULES: Final = (
         Event.TELLABLE,
         Phase.COMPUTING,
         Action.TELL,
-        when={
-            "stop": Stop.CANCELLED,
-            "notice": Notice.NONE,
-            "interrupt": (Interrupt.NONE, Interrupt.SPENT),
-        },
+        when=_UNTOLD | {"interrupt": (Interrupt.NONE, Interrupt.SPENT)},
         notice=Notice.IN_REPLY,
     ),
     _rule(
@@ -458,28 +418,15 @@ RULES: Final = (
         Phase.COMPUTING,
         Action.CLEAR,
         Action.TELL,
-        when={"stop": Stop.CANCELLED, "notice": Notice.NONE, "interrupt": Interrupt.RAISED},
+        when=_UNTOLD | {"interrupt": Interrupt.RAISED},
         interrupt=Interrupt.SPENT,
     ),
     _rule(
-        Event.DEFERRABLE,
-        Phase.COMPUTING,
-        Action.TELL,
-        when={
-            "stop": Stop.CANCELLED,
-            "notice": Notice.NONE,
-            "interrupt": (Interrupt.NONE, Interrupt.SPENT),
-        },
+        Event.DEFERRABLE, Phase.COMPUTING, Action.TELL, when=_UNTOLD | {"interrupt": (Interrupt.NONE, Interrupt.SPENT)}
     ),
     _rule(Event.PARK, Phase.COMPUTING, when={"pending": Pending.NONE}, pending=Pending.PARKED),
     _rule(Event.END, IN_TURN, pending=Pending.ENDED),
-    _rule(
-        Event.LEAVE,
-        IN_TURN,
-        when={"pending": Pending.PARKED},
-        phase=Phase.PARKED,
-        pending=Pending.NONE,
-    ),
+    _rule(Event.LEAVE, IN_TURN, when={"pending": Pending.PARKED}, phase=Phase.PARKED, pending=Pending.NONE),
     _rule(
         Event.LEAVE,
         IN_TURN,
@@ -488,14 +435,7 @@ RULES: Final = (
         pending=Pending.NONE,
     ),
     # What was raised when the guest had just ended by itself must not hit the next run.
-    _rule(
-        Event.LEAVE,
-        IN_TURN,
-        Action.CLEAR,
-        when={"pending": Pending.ENDED},
-        phase=Phase.ENDED,
-        pending=Pending.NONE,
-    ),
+    _rule(Event.LEAVE, IN_TURN, Action.CLEAR, when={"pending": Pending.ENDED}, phase=Phase.ENDED, pending=Pending.NONE),
 )
 """The table: the first row that fits decides."""
 
