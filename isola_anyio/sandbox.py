@@ -339,7 +339,7 @@ class Sandbox(AsyncResource):
     def _stream(self, options: RunOptions) -> EventStream:
         streaming = _Streaming(self, options)
         streaming.begin(self._group)
-        return EventStream(streaming)
+        return EventStream._create(streaming)  # noqa: SLF001 - its only maker
 
     # --- state -------------------------------------------------------------------------------------------------
 

@@ -6,16 +6,15 @@ passes between the threads is a deque of requests one way, a deque of completion
 
 from __future__ import annotations
 
-__all__ = ["Handlers", "HostcallDesk", "check_handlers", "failure"]
+__all__ = ["Handlers", "HostcallDesk", "failure"]
 
 import inspect
 import logging
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Mapping
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import anyio
 
@@ -23,16 +22,16 @@ from isola_anyio import codec
 from isola_anyio.concurrency import HeldUp, being_cancelled
 from isola_anyio.errors import InvalidArgumentError, clip
 from isola_anyio.guests.protocol import ProtocolError, Status, completion
+from isola_anyio.options import Handler, Handlers
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from anyio.abc import TaskGroup
 
     from isola_anyio.codec import Dialect
     from isola_anyio.engine.cpu import CpuMeter
     from isola_anyio.values import JsonValue
-
-Handler: TypeAlias = Callable[[Any], Any]
-Handlers: TypeAlias = Mapping[str, Handler]
 
 PENDING_BYTES: Final = 64 << 20
 """Payload bytes of hostcalls that have not ended, beyond which a guest stands still: it must not fill the host's
@@ -55,28 +54,6 @@ SLICE: Final = 64
 """Handlers started, or drops looked at, before the event loop may do something else: about a millisecond's worth."""
 
 _logger = logging.getLogger("isola_anyio.hostcalls")
-
-
-def check_handlers(handlers: object) -> dict[str, Handler]:
-    """Return a copy of ``hostcalls=``, checked.
-
-    Raises:
-        InvalidArgumentError: it is not a mapping of names to callables of one argument.
-    """
-    if handlers is None:
-        return {}
-    if not isinstance(handlers, Mapping):
-        raise InvalidArgumentError(f"hostcalls is a mapping of names to handlers, not {clip(handlers)}")
-    checked: dict[str, Handler] = {}
-    for name, handler in cast("Mapping[object, object]", handlers).items():
-        if not isinstance(name, str) or not name:
-            raise InvalidArgumentError(f"hostcalls: a handler's name is a non-empty str, not {clip(name)}")
-        if not callable(handler):
-            raise InvalidArgumentError(
-                f"hostcalls[{name!r}] is not callable: {clip(handler)}; give a function that takes the payload"
-            )
-        checked[name] = handler
-    return checked
 
 
 def failure(name: str, exc: BaseException) -> bytes:
