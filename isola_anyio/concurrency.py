@@ -1,4 +1,7 @@
-"""Small pieces of structured concurrency that both backends lack."""
+"""Concurrency: small pieces of structured concurrency that asyncio and trio both lack.
+
+The one module, with ``engine/wakeup.py``, that asks which of the two is running.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import itertools
 import warnings
 from collections import deque
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import anyio
 from anyio.abc import AsyncResource
@@ -90,6 +90,7 @@ class _State(Enum):
     CLOSED = "closed"
 
 
+@final
 class Sandbox(AsyncResource):
     """One sandbox, made by :meth:`SandboxTemplate.create` or :meth:`SandboxTemplate.instantiate`.
 
