@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -136,3 +138,13 @@ def test_a_templates_runtime_is_checked_before_anything_is_looked_at() -> None:
     assert checked.cache_dir is None
     with pytest.raises(InvalidArgumentError, match="runtime_lib_dir '/lib' goes with a runtime_path"):
         check_template({"runtime_lib_dir": "/lib"})
+
+
+def test_the_reference_has_every_option_with_its_default() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "options.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|", page, re.MULTILINE))
+    assert list(rows) == list(SandboxOptions.__annotations__)
+    limits = Limits(max_memory=0)
+    for name in set(Limits.__slots__) - {"max_memory"}:
+        default = getattr(limits, name)
+        assert rows[name] == ("none" if default is None else f"{default:,}"), name
