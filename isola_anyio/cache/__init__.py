@@ -21,7 +21,7 @@ from __future__ import annotations
 
 __all__ = [
     "DEFAULT_CACHE_DIR",
-    "Building",
+    "BuildLock",
     "Cache",
     "CacheDir",
     "CacheKind",
@@ -43,5 +43,5 @@ from isola_anyio.cache.entries import (
     entry_key,
     open_cache,
 )
-from isola_anyio.cache.locks import Building, Scratch
+from isola_anyio.cache.locks import BuildLock, Scratch
 from isola_anyio.cache.shared import SharedTemporaryCache

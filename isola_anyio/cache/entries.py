@@ -1,4 +1,4 @@
-"""Find, check and replace the entries of one cache directory."""
+"""Entries: the files of one cache directory, found, checked and replaced."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ import platformdirs
 from filelock import FileLock
 
 from isola_anyio.cache.digests import OnBytes, Record, hash_file, read_record, stamp
-from isola_anyio.cache.locks import Building, Scratch, sweep
+from isola_anyio.cache.locks import BuildLock, Scratch, sweep
 from isola_anyio.cache.private import (
     NOFOLLOW,
     claim_directory,
@@ -196,7 +196,7 @@ class Cache:
             except FileNotFoundError:
                 return None
             except OSError:
-                pass
+                pass  # unreadable, or changed while it was hashed: as doubtful as a wrong digest
             if self._discard_unchanged(kind, path, found, record):
                 return None
         return None
@@ -293,14 +293,14 @@ class Cache:
         _seen_here[name] = record
         return record.sha256
 
-    def building(self, kind: CacheKind, key: str) -> Building:
-        """Return the turn to build ``key``: ``async with cache.building("code", key)``, look up again, then build.
+    def building(self, kind: CacheKind, key: str) -> BuildLock:
+        """Return the lock for building ``key``: ``async with cache.building("code", key)``, look up again, build.
 
         One holder at a time among all tasks, threads and processes; the holder must not ask for it again. Waiting for
         it can be cancelled. Entering raises ``OSError`` when the lock file cannot be made.
         """
         self.path(kind, key)  # refuses a key that is no name
-        return Building(self.root / kind / f".lock-{key.replace('/', '+')}")
+        return BuildLock(self.root / kind / f".lock-{key.replace('/', '+')}")
 
     def sweep(self) -> None:
         """Remove temporaries whose makers are gone."""
