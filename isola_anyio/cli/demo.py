@@ -99,7 +99,7 @@ async def _tour(template: SandboxTemplate, guest: str, say: Say) -> None:
         say(f"  a sandbox in {(time.perf_counter() - began) * 1000:.1f} ms")
         await sandbox.load_script(guest)
 
-        say(f"  hostcall: the order's total is {await sandbox.run('total', 7)}")
+        say(f"  hostcall: the order's total is {await sandbox.run('total', 7)!r}")
 
         async with sandbox.run_stream("primes", 12) as events:
             say(f"  stream:   {await _spell(events)}")
