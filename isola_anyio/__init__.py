@@ -5,28 +5,29 @@
         await sandbox.load_script("def add(a, b): return a + b")
         await sandbox.run("add", 1, 2)
 
-Start at :func:`build_template`; ``docs/`` has the guide.
+Start at :func:`build_template`; ``docs/`` has the guide. What is imported here is public, and ``isola_anyio.testing``
+is; nothing else is.
 """
 
-# The rooms, from the front door down: imports go down this list, and to the right in a line, and never back.
-# tests/test_layering.py reads it here and walks them.
+# The modules and packages, from the top down: imports go down this list, and to the right in a line, and never back.
+# tests/test_layering.py reads the list here and follows every import.
 #
-#   cli                         the command line, what it shows and what it reports
-#   testing                     strategies for those who test what they send
+#   cli                         the command line, the demo and the doctor
+#   testing                     hypothesis strategies for what users send
 #   template, building          contexts and templates; how a template is made
-#   options                     what may be asked of a template and a sandbox
-#   sandbox                     life cycle
-#   run                         one run: whose turn it is, its task, its turns, what the guest asks for
-#   snapshot, machine           an image with its files; one forked guest
-#   events                      what a run tells while it goes on
-#   values                      what may be an argument
+#   sandbox                     life cycle of one sandbox
+#   run                         one run of a guest: its queue, its task, its turns, its services
+#   snapshot, machine           a memory image with its files; one forked guest
+#   events                      what a run says while it goes on
+#   values                      arguments of guest functions
+#   options                     what may be asked of a template and a sandbox, checked
 #   mounts, limits              what a sandbox may see and use
 #   guests                      one driver for each kind of guest, and the guests' own files
 #   codec                       values and their bytes
-#   runtimes, cache             which runtime; where things are kept
+#   runtimes, cache             which runtime is used; files that are kept
 #   engine                      threads, images, instances; ffi is the one seam to wasmtime
 #   wasi                        the guest's operating system
-#   concurrency, errors
+#   concurrency, construction, errors
 
 from __future__ import annotations
 
@@ -58,11 +59,16 @@ from isola_anyio.events import ErrorEvent as ErrorEvent
 from isola_anyio.events import Event as Event
 from isola_anyio.events import EventStream as EventStream
 from isola_anyio.events import LogEvent as LogEvent
+from isola_anyio.events import LogLevel as LogLevel
 from isola_anyio.events import ResultEvent as ResultEvent
 from isola_anyio.events import StderrEvent as StderrEvent
 from isola_anyio.events import StdoutEvent as StdoutEvent
 from isola_anyio.limits import Usage as Usage
+from isola_anyio.mounts import MemoryMount as MemoryMount
 from isola_anyio.mounts import MountConfig as MountConfig
+from isola_anyio.options import Handlers as Handlers
+from isola_anyio.options import SandboxOptions as SandboxOptions
+from isola_anyio.options import TemplateOptions as TemplateOptions
 from isola_anyio.runtimes.progress import Progress as Progress
 from isola_anyio.runtimes.resolve import RuntimeBundle as RuntimeBundle
 from isola_anyio.runtimes.resolve import resolve_runtime as resolve_runtime
@@ -73,6 +79,7 @@ from isola_anyio.template import build_template as build_template
 from isola_anyio.values import Arg as Arg
 from isola_anyio.values import JsonValue as JsonValue
 from isola_anyio.values import StreamArg as StreamArg
+from isola_anyio.wasi.volumes.memory.view import MountView as MountView
 
 try:
     __version__ = version("isola-anyio")

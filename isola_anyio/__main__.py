@@ -1,4 +1,4 @@
-"""Let ``python -m isola_anyio`` be the command line."""
+"""Entry point of ``python -m isola_anyio``, which is the command line."""
 
 import sys
 

@@ -1,8 +1,13 @@
-"""Make what a template is made of: compiled code, and the image of a warm interpreter, each once per cache key."""
+"""Template building: compiled code, and the snapshot of a started interpreter, each made once for its cache key.
+
+Both go the same way: look into the cache; if it is not there, take the cache's lock for that key, look again (whoever
+held the lock has made it), make it, and store it. A disk that cannot hold it is no failure: it is used all the same and
+made again by the next build.
+"""
 
 from __future__ import annotations
 
-__all__ = ["Recipe", "load_program", "warm_image"]
+__all__ = ["Recipe", "load_program", "load_snapshot"]
 
 import hashlib
 import json
@@ -57,8 +62,10 @@ IMAGE_FORMAT: Final = "1"
 _CHUNK_BYTES: Final = 1 << 20
 _COMPILER_POLL_S: Final = 0.01
 """How often it is asked whether the compiler is done, and whether the build is still wanted."""
-_SHOWN_OUTPUT_BYTES: Final = 2000
-"""How much of a build's output is shown should the guest die."""
+_SHOWN_BYTES: Final = 2000
+"""How much of the end of a build's output is shown should the guest die."""
+_FIELD_CHARS: Final = 1 << 16
+"""How much is taken over of each text with which a guest describes its prelude's failure."""
 _CODE_SUFFIX: Final = ".cwasm"
 _IMAGE_SUFFIX: Final = ".image"
 _FILES_SUFFIX: Final = ".files"
@@ -66,7 +73,7 @@ _FILES_SUFFIX: Final = ".files"
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything an image depends on."""
+    """Everything an image depends on, mounts excepted: what they hold is not known before they are read."""
 
     driver: Driver
     bundle: RuntimeBundle
@@ -77,13 +84,13 @@ class Recipe:
 
     @property
     def code_key(self) -> str:
-        """Name the compiled code: the module, the compiler, its settings and the processor."""
+        """The compiled code's cache key: of the module, the compiler, its settings and the processor."""
         settings = ffi.engine_fingerprint(metered=self.metered)
         return entry_key(self.driver.name, self.bundle.sha256, self.driver.adaptation, settings)
 
     @property
     def image_key(self) -> str:
-        """Name the image: the code and everything that ran in it."""
+        """The image's cache key: of the code and everything that ran in it."""
         return entry_key(
             *(IMAGE_FORMAT, self.code_key, str(self.bundle.lib_sha256), self.driver.sdk_digest),
             json.dumps([self.prelude, self.max_memory, sorted(self.env.items())]),
@@ -95,8 +102,11 @@ async def load_program(
 ) -> ffi.Program:
     """Load the runtime's compiled code from the cache, or compile it; one builder at a time.
 
+    When cancelled, the compiler is stopped and nothing half written stays.
+
     Raises:
-        RuntimeUnavailableError: the module cannot be compiled, or lacks what the driver needs.
+        RuntimeUnavailableError: the module cannot be compiled, or lacks what the driver needs; or the cache directory
+            cannot be used.
     """
     load = partial(_load_cached, recipe, engine, linker, cache)
     program = await run_stoppable(load)
@@ -105,7 +115,7 @@ async def load_program(
     async with AsyncExitStack() as stack:
         with _blaming_disk(cache, "compiled code"):
             await stack.enter_async_context(cache.building("code", recipe.code_key))
-        program = await run_stoppable(load)
+        program = await run_stoppable(load)  # again: whoever had the lock before may have made it
         if program is not None:
             return program
         _report(on_progress, "compile", 0)
@@ -138,7 +148,10 @@ def _blaming_disk(cache: Cache, what: str) -> Generator[None]:
 
 
 def _adapt(recipe: Recipe, target: Path, _meter: Meter) -> None:
-    """Put the module that is to be compiled at ``target``: the runtime's own, checked again, as its driver wants it."""
+    """Write the module that is to be compiled to ``target``: the runtime's own, patched by its driver.
+
+    Its digest is checked again, on the very bytes that are compiled: it may have changed since it was found.
+    """
     module = recipe.bundle.path.read_bytes()
     if hashlib.sha256(module).hexdigest() != recipe.bundle.sha256:
         raise RuntimeUnavailableError(f"{recipe.bundle.path} changed after it was checked; build the template again")
@@ -169,7 +182,7 @@ def _load_cached(
         code = engine.load(path)
     except OSError:
         return None
-    except ffi.UnusableCodeError:  # another version's, or another processor's: whatever it is, it is not ours
+    except ffi.UnusableCodeError:  # of another wasmtime or another processor, which the key should have told apart
         cache.discard("code", recipe.code_key, _CODE_SUFFIX)
         return None
     return _checked_program(recipe, linker, code)
@@ -192,7 +205,7 @@ def _checked_program(recipe: Recipe, linker: ffi.Linker, code: ffi.Code) -> ffi.
     return program
 
 
-async def warm_image(
+async def load_snapshot(
     recipe: Recipe,
     program: ffi.Program,
     *,
@@ -203,43 +216,46 @@ async def warm_image(
     cache: Cache | None,
     on_progress: OnProgress | None,
 ) -> Snapshot:
-    """Load a template's image from the cache, or start the interpreter, run the prelude, and take one.
+    """Load a template's snapshot from the cache, or start the interpreter, run the prelude, and take one.
 
-    ``files`` makes the template's file system, as it was dumped or new. Without ``cache`` nothing is kept on disk.
+    ``files`` makes the template's file system, as it was dumped or new. Without ``cache`` nothing is kept on disk. When
+    cancelled, the guest is stopped and nothing half written stays.
 
     Raises:
         GuestError: the prelude raised.
+        InvalidArgumentError: ``max_memory`` is too little for the interpreter to start in.
+        RuntimeUnavailableError: the cache directory cannot be used.
     """
     if cache is None:
-        return await _warm(recipe, program, pool, files(None), file_limits, clock, on_progress)
-    look_up = partial(_cached_image, recipe, cache, files)
+        return await _make_snapshot(recipe, program, pool, files(None), file_limits, clock, on_progress)
+    look_up = partial(_cached_snapshot, recipe, cache, files)
     found = await run_stoppable(look_up)
     if found is not None:
         return found
     async with AsyncExitStack() as stack:
         with _blaming_disk(cache, "an image"):
             await stack.enter_async_context(cache.building("images", recipe.image_key))
-        found = await run_stoppable(look_up)
+        found = await run_stoppable(look_up)  # again: whoever had the lock before may have made it
         if found is not None:
             return found
-        warm = await _warm(recipe, program, pool, files(None), file_limits, clock, on_progress)
+        snapshot = await _make_snapshot(recipe, program, pool, files(None), file_limits, clock, on_progress)
         try:
-            await run_stoppable(partial(_store_warm, recipe, cache, warm))
+            await run_stoppable(partial(_store_snapshot, recipe, cache, snapshot))
         except OSError as exc:
             _logger.warning("an image could not be kept in %s and will be made again: %s", cache.root, exc)
         except BaseException:
-            warm.release()
+            snapshot.release()
             raise
-        return warm
+        return snapshot
 
 
-def _store_warm(recipe: Recipe, cache: Cache, warm: Snapshot, _meter: Meter) -> None:
-    dump = dump_files(warm.files)
+def _store_snapshot(recipe: Recipe, cache: Cache, snapshot: Snapshot, _meter: Meter) -> None:
+    dump = dump_files(snapshot.files)
     cache.store_file("images", recipe.image_key, _FILES_SUFFIX, lambda out: out.write(dump))
-    cache.store_file("images", recipe.image_key, _IMAGE_SUFFIX, warm.image.save)
+    cache.store_file("images", recipe.image_key, _IMAGE_SUFFIX, snapshot.image.save)
 
 
-def _cached_image(
+def _cached_snapshot(
     recipe: Recipe, cache: Cache, files: Callable[[bytes | None], FileSystem], meter: Meter
 ) -> Snapshot | None:
     path = cache.lookup("images", recipe.image_key, _IMAGE_SUFFIX, on_bytes=meter.advance)
@@ -259,7 +275,7 @@ def _cached_image(
         return None
 
 
-async def _warm(
+async def _make_snapshot(
     recipe: Recipe,
     program: ffi.Program,
     pool: ThreadPool,
@@ -298,7 +314,7 @@ def _boot_and_take(recipe: Recipe, machine: GuestMachine) -> Image:
     try:
         machine.instance.enter(lambda: _boot(recipe, machine, conversation))
     except ffi.GuestTrap as exc:
-        tail = conversation.output_tail(_SHOWN_OUTPUT_BYTES)
+        tail = conversation.output_tail(_SHOWN_BYTES)
         raise GuestError("Trap", f"the guest died while the template was built: {exc}", tail) from None
     except GuestExit as exc:
         raise GuestError("SystemExit", f"the prelude ended the guest's process with status {exc.code}") from None
@@ -341,7 +357,7 @@ def _prelude_error(untrusted_failure: bytes) -> GuestError:
     described = cast("dict[str, Any]", fields)
     # Anything but a str is taken for nothing: it may take long to show, or refuse to be.
     found = (described.get(key) for key in ("type", "message", "traceback"))
-    type_name, message, traceback = (text[: 1 << 16] if isinstance(text, str) else "" for text in found)
+    type_name, message, traceback = (text[:_FIELD_CHARS] if isinstance(text, str) else "" for text in found)
     make = MemoryLimitError if described.get("limit") == "memory" else GuestError
     return make(type_name, message, traceback)
 

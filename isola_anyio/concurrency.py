@@ -1,4 +1,7 @@
-"""Small pieces of structured concurrency that both backends lack."""
+"""Concurrency: small pieces of structured concurrency that asyncio and trio both lack.
+
+The one module, with ``engine/wakeup.py``, that asks which of the two is running.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,9 @@ if TYPE_CHECKING:
 
 
 def single_exception(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-    """Return the one exception a task group's group is about, or ``None`` when there are several.
+    """Return the one exception that an exception group holds, or ``None`` when there are several.
 
-    Cancellations beside it are its consequence and do not count.
+    Cancellations beside it are its consequence and do not count; a group of nothing else gives one of them.
     """
     cancelled = anyio.get_cancelled_exc_class()
     rest = [exc for exc in group.exceptions if not isinstance(exc, cancelled)]
@@ -77,9 +80,11 @@ def being_cancelled() -> bool:
 
 
 class HeldUp:
-    """Marks code that ``owner`` waits for, with all that it calls and starts: it must not wait for the owner in turn.
+    """Marks code that ``owner`` waits for, with all that it calls and starts: it must not wait for ``owner`` in turn.
 
-    A context manager; tasks started inside that live on are no longer waited for when it is left.
+    A context manager around a handler or a producer. Calls and tasks inside see it through the context variable, which
+    they inherit; a task that outlives the block has a copy of the context, in which ``over`` says that nobody waits for
+    it any more. Different marks may be entered on different threads; one mark is entered and left on one.
     """
 
     __slots__ = ("_token", "over", "owner")
@@ -93,11 +98,12 @@ class HeldUp:
 
     def __exit__(self, *exc_info: object) -> None:
         self.over = True
-        self.owner = None  # a context that was copied inside may live for long
+        self.owner = None  # a copy of the context may live for long, and must not keep a closed run alive
         _held_up.reset(self._token)
 
 
 _held_up: Final[ContextVar[tuple[HeldUp, ...]]] = ContextVar("isola_anyio_held_up", default=())
+"""The marks around the current code, the outermost first."""
 
 
 def is_held_up_by_caller(owner: object) -> bool:
@@ -106,7 +112,7 @@ def is_held_up_by_caller(owner: object) -> bool:
 
 
 _ungrouped: Final[set[object]] = set()
-"""asyncio keeps only weak references to its tasks."""
+"""Tasks that run: asyncio keeps only weak references to them, and the collector would take one that waits."""
 
 
 def start_ungrouped(function: Callable[[], Coroutine[Any, Any, None]], *, name: str) -> None:

@@ -1,8 +1,8 @@
-"""Every exception the library raises on purpose, and who caused it.
+"""Errors: every exception that the library raises on purpose, by who caused it.
 
-The tree is flat on purpose: ``InvalidArgumentError`` is the caller's, ``GuestError`` the guest's, ``LimitError`` a
-budget the host set, ``RuntimeUnavailableError`` the machine's, ``InternalError`` ours. Every message says what was
-wrong, with the value, and what would be right.
+The tree is flat: ``InvalidArgumentError`` is the caller's, ``GuestError`` the guest's, ``LimitError`` a budget that the
+host set, ``RuntimeUnavailableError`` the machine's, ``InternalError`` ours. Every message says what was wrong, with the
+value, and what would be right.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ CLIP_CHARS: Final = 120
 def clip(value: object, limit: int = CLIP_CHARS) -> str:
     """Return ``repr(value)`` cut to ``limit`` characters, for quoting in a message.
 
-    A ``repr`` that itself fails is replaced by the type's name, so that building a message never raises.
+    A ``repr`` that fails is replaced by the type's name, so that making a message never raises.
     """
     if isinstance(value, (str, bytes, bytearray)) and len(value) > limit:
         value = value[:limit]
         return f"{value!r}..."
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001 - the value is a stranger's and so is its __repr__
+    except Exception:  # noqa: BLE001 - a __repr__ of unknown code
         return f"<{type(value).__name__}>"
     return text if len(text) <= limit else f"{text[:limit]}..."
 
@@ -58,11 +58,11 @@ class InvalidArgumentError(IsolaError, ValueError):
 
 
 class RuntimeUnavailableError(IsolaError):
-    """The runtime could not be found, downloaded or unpacked."""
+    """The runtime could not be found, downloaded, unpacked or compiled; the message says what was tried."""
 
 
 class DigestMismatchError(RuntimeUnavailableError):
-    """What was fetched or installed is not the file whose SHA-256 the package pins."""
+    """A runtime's file is not the one whose SHA-256 the package pins, or the caller gave."""
 
 
 class GuestError(IsolaError):
@@ -137,15 +137,27 @@ class SandboxBrokenError(IsolaError):
 
 
 class SandboxBusyError(IsolaError):
-    """A run was started from inside a handler of the same sandbox's own run and would wait for itself."""
+    """The call would wait for itself, or for another event loop.
+
+    A run, or an end of one, asked for by a handler or producer of the same sandbox's own run; or any use of a sandbox
+    from a loop that it was not started in.
+    """
 
 
 class StreamFullError(IsolaError):
-    """A bounded stream has no room."""
+    """A bounded stream has no room, and its sender does not wait for any. Reserved: nothing raises it in this release.
+
+    Every stream between host and guest waits for room: a producer of a :class:`StreamArg` is not pulled from while the
+    guest is behind, and a guest blocks while the reader of its :class:`EventStream` is. The name is for senders that do
+    not wait, as ``anyio.WouldBlock`` is for anyio's.
+    """
 
 
 class StreamClosedError(IsolaError):
-    """A stream was used after it was closed."""
+    """A stream was used after it was closed.
+
+    What a closed :class:`EventStream` raises is an ``anyio.ClosedResourceError`` as well.
+    """
 
 
 class InternalError(IsolaError):

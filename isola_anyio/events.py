@@ -1,7 +1,8 @@
-"""What a run tells while it goes on: event types, and the stream a consumer reads them from.
+"""Events: what a run says while it goes on, and the stream from which a consumer reads it.
 
 Between the guest's thread and the consumer's task stands an :class:`EventQueue`, bounded in events and in bytes. A
-guest that is ahead of its consumer stands still: a generator between two items, anything else inside the write.
+guest that is ahead of its consumer blocks (back pressure): a generator between two items, anything else inside the
+write.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, NoReturn, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, Protocol, TypeAlias, final
 
 import anyio
 from anyio.abc import ObjectReceiveStream
 
+from isola_anyio.construction import made_by
 from isola_anyio.engine.threads import Wakeup
 from isola_anyio.errors import GuestError, SandboxBusyError, StreamClosedError
 
@@ -39,16 +41,19 @@ if TYPE_CHECKING:
     from isola_anyio.values import JsonValue
 
 CAPACITY_EVENTS: Final = 256
-"""Events a stream holds before the guest stands still; enough to cross threads in batches."""
-BURST_S: Final = 0.002
-POLL_S: Final = 0.001
-"""See :meth:`EventQueue.wait`; in a millisecond a busy guest puts some tens of events."""
+"""Events a stream holds before the guest blocks; enough to cross threads in batches."""
 CAPACITY_BYTES: Final = 4 << 20
-"""Encoded bytes a stream holds before the guest stands still (one event may be larger)."""
+"""Encoded bytes a stream holds before the guest blocks (one event may be larger)."""
+BURST_S: Final = 0.002
+"""A consumer that comes back for more within this time is in a burst; see :meth:`EventQueue.wait`."""
+POLL_S: Final = 0.001
+"""How long such a consumer waits before it looks again; a busy guest puts some tens of events meanwhile."""
 
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+"""How serious a :class:`LogEvent` is; JavaScript's ``console.log`` is ``"info"``."""
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class ResultEvent:
     """A partial result: an item a generator yielded."""
@@ -57,6 +62,7 @@ class ResultEvent:
     data: JsonValue = None
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class EndEvent:
     """The last event of a run that succeeded: its final value."""
@@ -65,6 +71,7 @@ class EndEvent:
     data: JsonValue = None
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class StdoutEvent:
     """Text the guest wrote to standard output; multi-byte characters are never split between events."""
@@ -73,6 +80,7 @@ class StdoutEvent:
     data: str = ""
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class StderrEvent:
     """Text the guest wrote to standard error."""
@@ -81,18 +89,24 @@ class StderrEvent:
     data: str = ""
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class LogEvent:
-    """A log message of the guest's."""
+    """A log message of the guest's, or a warning about it: ``data`` is the text, ``level`` how serious it is."""
 
     type: Literal["log"] = "log"
     data: str = ""
     level: LogLevel = "info"
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class ErrorEvent:
-    """The last event of a run whose guest code failed: the error's text, and the exception itself."""
+    """The last event of a run whose guest code failed.
+
+    ``data`` is the error's type and text on one line, ``exception`` the :class:`GuestError` with its traceback, which
+    :meth:`EventStream.result` raises.
+    """
 
     type: Literal["error"] = "error"
     data: str = ""
@@ -100,14 +114,15 @@ class ErrorEvent:
 
 
 Event: TypeAlias = ResultEvent | EndEvent | StdoutEvent | StderrEvent | LogEvent | ErrorEvent
+"""Anything an :class:`EventStream` gives; each has ``type`` and ``data``, for ``match`` statements and for JSON."""
 
 
-def _nobody() -> None:
-    """Nobody waits for room."""
+def _no_run_yet() -> None:
+    """Stand for ``on_room`` until a run has the queue."""
 
 
 class ClosedStreamError(StreamClosedError, anyio.ClosedResourceError):
-    """What :class:`EventStream` raises once it is closed: anyio's own name for it holds, too."""
+    """What a closed :class:`EventStream` raises: anyio's own error for that, and this library's."""
 
 
 def _closed_error() -> ClosedStreamError:
@@ -123,7 +138,7 @@ class StreamedRun(Protocol):
         """Cancel the run."""
 
     def abandon(self, *, cancel: bool) -> None:
-        """Nobody reads the events any more: cancel the run, or let it go on without telling. From any thread."""
+        """Nobody reads the events any more: cancel the run, or let it go on and drop them. From any thread."""
 
     def refuse_own_handlers(self) -> None:
         """Refuse to wait for the run when called from inside one of its handlers."""
@@ -133,26 +148,37 @@ class StreamedRun(Protocol):
 
 
 class EventQueue:
-    """A bounded queue from one guest thread to one consuming task.
+    """A bounded queue from one guest thread to one consuming task, without a lock.
 
-    ``put`` is called on the guest's thread (or by the run's own task), everything else in the consumer's loop. The
-    deque's own append and popleft are atomic; the counters are each written by one side only.
+    Two sides use it. The *guest's side* puts: the guest's thread during a turn and, once no turn is under way, the
+    run's own task; never both at once. The *consumer's side* takes, in the event loop. Every field is written by one
+    side and read by the other in one step (an attribute, or one call of the deque's); exceptions are said at the field.
+    What comes while the consumer waits it is woken for. What room comes while the guest's side gives up it finds by
+    looking a second time, after it has raised the flag that the consumer looks at.
     """
 
     def __init__(self) -> None:
+        # Guest's side appends, consumer's side pops and clears; both are atomic.
         self._events: deque[tuple[Event, int]] = deque()
-        self._put_bytes = 0
-        self._taken_bytes = 0
-        self.on_room: Callable[[], None] = _nobody
-        """Called in the consumer's loop when a stalled guest may go on."""
-        self._wakeup = Wakeup()
-        self._last_wait = 0.0
-        self._polling = False
+        # Added to before an event is appended and after one is popped: for a moment the difference is too large, which
+        # lets a guest wait and be woken, and never too small, which would break the bound.
+        self._put_bytes = 0  # guest's side
+        self._taken_bytes = 0  # consumer's side
+        # Set once, by the run, before its first turn. Called in the consumer's loop; a call too many does no harm.
+        self.on_room: Callable[[], None] = _no_run_yet
+        self._wakeup = Wakeup()  # raised by the guest's side, lowered by the consumer's
+        self._last_wait = 0.0  # consumer's side
+        self._polling = False  # consumer's side; see `wait`
+        # Whether the guest waits for room. Raised by the guest's side, which then looks at `has_room` once more: a
+        # consumer that took the last event before the flag was up has not seen it. Lowered by whoever sees it and acts:
+        # the consumer's side calls `on_room` first thing after, the guest's side goes on by itself. Both may, which is
+        # one wake-up too many.
         self.stalled = False
-        """Set by the guest's side when it stands still for want of room."""
+        # Written once by the run's task, the error first: who sees `ended` sees the error that belongs to it. The
+        # consumer's side takes the error out when it raises it.
         self.ended = False
         self.error: BaseException | None = None
-        self._unwanted = False
+        self._unwanted = False  # consumer's side, and never lowered
 
     @property
     def has_room(self) -> bool:
@@ -162,23 +188,24 @@ class EventQueue:
         return len(self._events) < CAPACITY_EVENTS and self._put_bytes - self._taken_bytes < CAPACITY_BYTES
 
     def put(self, event: Event, size: int) -> None:
-        """Add an event of ``size`` encoded bytes; the caller looks at :attr:`has_room` before the next."""
+        """Add an event of ``size`` encoded bytes. Guest's side, which looks at :attr:`has_room` before the next."""
+        # `discard` may come between this line and the append: one event then stays until the queue goes.
         if self._unwanted:
             return
         self._put_bytes += size
         self._events.append((event, size))
-        if not self._polling:
+        if not self._polling:  # after the append; see `wait`
             self._wakeup.set()
 
     def end(self, error: BaseException | None = None) -> None:
-        """Mark the end: the consumer reads what is left, then ``error`` is raised or the stream ends."""
+        """Mark the end: the consumer reads what is left, then ``error`` is raised or the stream ends. Run's task."""
         self.error = error
         self.ended = True
         self._wakeup.set()
 
     def discard(self) -> None:
-        """Forget what is there and what comes: nobody is left to read it."""
-        self._unwanted = True
+        """Forget what is there and what comes: nobody is left to read it. Consumer's side."""
+        self._unwanted = True  # first: a guest that stalls from here on finds room when it looks again
         self._events.clear()
         if self.stalled:
             self.stalled = False
@@ -191,6 +218,7 @@ class EventQueue:
         except IndexError:
             return None
         self._taken_bytes += size
+        # Not at the first free place: guest and consumer would take turns at every event.
         if self.stalled and len(self._events) <= CAPACITY_EVENTS // 2 and self.has_room:
             self.stalled = False
             self.on_room()
@@ -208,7 +236,8 @@ class EventQueue:
                 await anyio.sleep(POLL_S)
             finally:
                 self._polling = False
-            # An event put while `_polling` was up woke nobody, and is seen here: it was appended before that look.
+            # The guest's side appends before it looks at `_polling`: an event whose put saw the flag up, and so woke
+            # nobody, is in the queue by the time the flag is down and this looks.
             if self._events or self.ended:
                 self._last_wait = time.monotonic()
                 return
@@ -216,38 +245,59 @@ class EventQueue:
         self._last_wait = time.monotonic()
 
 
+@final
+@made_by("sandbox.run_stream() or sandbox.load_stream()")
 class EventStream(ObjectReceiveStream["Event"]):
     """The events of one run, in the guest's order.
 
     ``async for``, :meth:`receive`, ``async with``, :meth:`aclose`. The last event is an :class:`EndEvent` or an
     :class:`ErrorEvent`; failures that are not the guest's (a closed or broken sandbox, a limit) are raised instead.
+    It holds at most 256 events and 4 MiB of them; a guest that is ahead of its reader waits.
+
     Leaving the ``async with``, or :meth:`aclose`, cancels the run; so does cancelling an ``async for`` while it waits,
-    and dropping a stream that was read, as ``break`` does with one that has no other name. One dropped unread goes on
-    without telling anybody. Cancelling a :meth:`receive` loses no event and cancels nothing else.
+    and dropping a stream that was read, as ``break`` does with one that has no other name. A stream that is dropped
+    unread lets its run go on, with nobody to read its events. Cancelling a :meth:`receive` loses no event and cancels
+    nothing else.
     """
 
-    def __init__(self, run: StreamedRun) -> None:
+    _run: StreamedRun
+    _queue: EventQueue
+    _closed: bool
+    _receiving: bool
+    _finished: bool  # the run's own task was waited for
+    _was_read: bool
+    _last: EndEvent | ErrorEvent | None
+
+    @classmethod
+    def _create(cls, run: StreamedRun) -> Self:
+        """Make the stream of a run that has begun."""
+        self = object.__new__(cls)
         self._run = run
         self._queue = run.queue
         self._closed = False
         self._receiving = False
         self._finished = False
         self._was_read = False
-        self._last: EndEvent | ErrorEvent | None = None
+        self._last = None
+        return self
 
     def __del__(self) -> None:
-        # One that was never read is a run whose events nobody wanted; like others it ends with its sandbox.
+        # On whichever thread the collector runs. A run whose events nobody wanted ends with its sandbox, like others.
         if not getattr(self, "_closed", True) and not self._queue.ended:
             self._run.abandon(cancel=self._was_read)
 
     async def receive(self) -> Event:
         """Return the next event.
 
+        Cancelling it loses no event and leaves the run as it is.
+
         Raises:
             anyio.EndOfStream: the run is over.
             StreamClosedError: the stream was closed.
             anyio.BusyResourceError: another task is receiving.
-            IsolaError: the run ended by other than the guest's doing.
+            LimitError: a limit of the host's stopped the run.
+            SandboxClosedError, SandboxBrokenError: the sandbox was closed or stopped under the run.
+            IsolaError: the run ended by anything else that is not the guest's doing.
         """
         await anyio.lowlevel.checkpoint()
         if self._closed:
@@ -260,7 +310,7 @@ class EventStream(ObjectReceiveStream["Event"]):
             while (event := queue.get_nowait()) is None:
                 if not queue.ended:
                     await queue.wait()
-                elif (event := queue.get_nowait()) is not None:  # put before the end was marked
+                elif (event := queue.get_nowait()) is not None:  # put between the first look and the end
                     break
                 else:
                     await self._finish()
@@ -276,8 +326,8 @@ class EventStream(ObjectReceiveStream["Event"]):
         except anyio.EndOfStream:
             raise StopAsyncIteration from None
         except anyio.get_cancelled_exc_class():
-            # Who is cancelled here leaves the loop, and often has no other name for the stream.
-            with suppress(SandboxBusyError):  # a handler that reads the events of its own run, which it cannot end
+            # Whoever is cancelled here leaves the loop, and often has no other name for the stream.
+            with suppress(SandboxBusyError):  # a handler that reads the events of its own run: it cannot wait for it
                 await self.aclose()
             raise
 
@@ -296,8 +346,11 @@ class EventStream(ObjectReceiveStream["Event"]):
     async def result(self) -> JsonValue:
         """Read what is left of the stream, close it, and return the final value; again, if it was read before.
 
+        Cancelling it cancels the run and closes the stream.
+
         Raises:
             GuestError: the guest failed.
+            StreamClosedError: the stream was closed before its end, or its end was an error that was raised already.
             IsolaError: as :meth:`receive`.
         """
         if self._last is None:
@@ -314,6 +367,9 @@ class EventStream(ObjectReceiveStream["Event"]):
 
     async def aclose(self) -> None:
         """Cancel the run if it still goes on, and wait until nothing of it is left. A second call does nothing.
+
+        A guest that waits unwinds, for a second at most; one that computes is interrupted, and its sandbox is broken.
+        Cancelling this call does not shorten the wait; the cancellation is raised after it.
 
         Raises:
             SandboxBusyError: called by a handler of that very run, which it would wait for.

@@ -1,6 +1,7 @@
-"""How much may one sandbox use? Limits with their defaults, and what a run did use.
+"""Limits: what one sandbox may use, with defaults and checks; and what a run did use.
 
-Pure. Every limit here is enforced; the table in docs/security.md is made from :class:`Limits`.
+Pure. Every limit here is enforced. A new limit is a field of :class:`Limits` and a line of ``_CHECKS``; tests compare
+the tables in docs/security.md and docs/reference/options.md with the fields.
 """
 
 from __future__ import annotations
@@ -8,10 +9,14 @@ from __future__ import annotations
 __all__ = ["Limits", "Usage", "check_count", "check_seconds", "check_size"]
 
 import math
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, final
 
 from isola_anyio.errors import InvalidArgumentError, clip
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 MIB: Final = 1 << 20
 MAX_MEMORY_BYTES: Final = 1 << 32
@@ -30,14 +35,29 @@ class Limits:
     max_hostcalls: int = 1024
     max_total_hostcalls: int | None = None
 
+    def replaced(self, given: Mapping[str, object]) -> Limits:
+        """Return these limits with those of ``given`` in their place, each checked by itself.
 
+        Names that are no limits are passed over, and so are values that are ``None``. What a limit may be beside
+        another, or on a template, is for ``options.check_options`` to say.
+
+        Raises:
+            InvalidArgumentError: one has a wrong type or value.
+        """
+        checked: dict[str, Any] = {
+            name: check(name, given[name]) for name, check in _CHECKS.items() if given.get(name) is not None
+        }
+        return replace(self, **checked) if checked else self
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a run used; kept when it failed or was cancelled.
 
     Attributes:
         cpu_s: seconds of CPU the guest computed.
-        wall_s: seconds from start to end, waiting for a turn not included.
+        wall_s: seconds from start to end, without those the run waited for other runs of its sandbox.
         waiting_s: seconds of those in which the guest waited for the host, a timer or its consumer.
         fuel: fuel used, ``None`` when the template is not metered.
         hostcalls: hostcalls made.
@@ -109,3 +129,16 @@ def check_seconds(name: str, value: object) -> float:
     if not (math.isfinite(value) and value > 0):
         raise InvalidArgumentError(f"{name}={value} is out of range: give a positive, finite number of seconds")
     return float(value)
+
+
+_CHECKS: Final[dict[str, Callable[[str, object], object]]] = {
+    "max_memory": check_size,
+    "max_fuel": check_count,
+    "max_cpu": check_seconds,
+    "max_output": partial(check_size, high=1 << 40),
+    "max_payload": partial(check_size, low=1, high=1 << 31),
+    "max_hostcalls": check_count,
+    "max_total_hostcalls": partial(check_count, low=0),
+}
+"""How each field of :class:`Limits` is checked. The upper bounds of ``max_output`` and ``max_payload`` are guesses that
+catch a wrong unit; a guest's memory bounds both lower."""

@@ -7,7 +7,7 @@ __all__ = ["Sandbox"]
 import itertools
 import warnings
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import anyio
 from anyio.abc import AsyncResource
@@ -19,6 +19,7 @@ from isola_anyio.concurrency import (
     outlast,
     single_exception,
 )
+from isola_anyio.construction import made_by
 from isola_anyio.engine.run_sync import run_sync
 from isola_anyio.engine.threads import current_loop, loop_finder
 from isola_anyio.errors import (
@@ -32,7 +33,6 @@ from isola_anyio.guests.protocol import ToGuest
 from isola_anyio.limits import Usage
 from isola_anyio.run.queue import RunQueue
 from isola_anyio.run.services import Message
-from isola_anyio.run.state import PATIENCE
 from isola_anyio.run.streaming import Streaming
 from isola_anyio.run.task import Run
 from isola_anyio.values import bind_arguments
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from isola_anyio.limits import Limits
     from isola_anyio.machine import GuestMachine
     from isola_anyio.run.hostcalls import Handlers
     from isola_anyio.run.state import Patience
@@ -92,6 +91,8 @@ class _State(Enum):
     CLOSED = "closed"
 
 
+@final
+@made_by("template.create() or template.instantiate()")
 class Sandbox(AsyncResource):
     """One sandbox, made by :meth:`SandboxTemplate.create` or :meth:`SandboxTemplate.instantiate`.
 
@@ -100,19 +101,33 @@ class Sandbox(AsyncResource):
     code, no hostcall, no stream producer.
     """
 
-    def __init__(
-        self, fork: Callable[[], GuestMachine], handlers: Handlers, limits: Limits, patience: Patience = PATIENCE
-    ) -> None:
+    _fork: Callable[[], GuestMachine]
+    _handlers: Handlers
+    _patience: Patience
+    _state: _State
+    _runs: RunQueue | None
+    """From :meth:`start` on, and also when closed: it has the usage."""
+    _group: TaskGroup | None
+    """While it is entered by ``async with``: where streams' runs are tasks."""
+    _closed: anyio.Event
+    _home: object
+    """The event loop it was started in."""
+    _find_loop: Callable[[], object]
+
+    @classmethod
+    def _create(cls, fork: Callable[[], GuestMachine], handlers: Handlers, patience: Patience) -> Self:
+        """Make a sandbox that is not started; ``fork`` makes its guest."""
+        self = object.__new__(cls)
         self._fork = fork
         self._handlers = handlers
-        self._limits = limits
         self._patience = patience
         self._state = _State.NEW
-        self._runs: RunQueue | None = None  # from start() on, also when closed: it has the usage
-        self._group: TaskGroup | None = None
+        self._runs = None
+        self._group = None
         self._closed = anyio.Event()
-        self._home: object = None  # the event loop it was started in
-        self._find_loop: Callable[[], object] = current_loop
+        self._home = None
+        self._find_loop = current_loop
+        return self
 
     def __repr__(self) -> str:
         return f"<Sandbox {self._state.value}{', broken' if self.broken else ''} at {id(self):#x}>"
@@ -126,8 +141,11 @@ class Sandbox(AsyncResource):
     async def start(self) -> None:
         """Fork the guest. A second call does nothing.
 
+        A checkpoint first: cancelled there, it has forked nothing, and may be called again.
+
         Raises:
             SandboxClosedError: the sandbox, its template or its context is closed.
+            IsolaError: the machine has no room for another guest.
         """
         await anyio.lowlevel.checkpoint()
         if self._state is _State.CLOSED:
@@ -238,16 +256,31 @@ class Sandbox(AsyncResource):
     async def load_script(self, code: str, *, filename: str = "<script>") -> None:
         """Run top-level code, which may use ``await``; the names it defines persist.
 
+        Cancelling it stops the guest, as with :meth:`run`; names that were defined by then stay.
+
+        Args:
+            code: source, 64 MiB at most; what it writes is discarded.
+            filename: what tracebacks call it.
+
         Raises:
-            As :meth:`run`; a syntax error is a ``GuestError`` too.
+            InvalidArgumentError: the code or its name is no text, or too long.
+            GuestError: it raised; a syntax error is one too.
+            LimitError: a limit stopped it.
+            SandboxClosedError, SandboxBrokenError, SandboxBusyError: it cannot run.
         """
         await self._complete(self._script_message(code, filename))
 
     async def load_file(self, guest_path: str) -> None:
-        """Run a file the guest can see as :meth:`load_script` does.
+        """Run a file the guest can see as :meth:`load_script` does, and with the same effect when cancelled.
+
+        Args:
+            guest_path: where the guest sees it.
 
         Raises:
-            As :meth:`run`; a missing file is a ``GuestError`` of the guest's own type.
+            InvalidArgumentError: the path is no text, or empty.
+            GuestError: it raised; of a missing file it is the guest's own ``FileNotFoundError``.
+            LimitError: a limit stopped it.
+            SandboxClosedError, SandboxBrokenError, SandboxBusyError: it cannot run.
         """
         if not isinstance(guest_path, str) or not guest_path:
             raise InvalidArgumentError(f"load_file takes a path inside the guest, not {clip(guest_path)}")
@@ -256,15 +289,20 @@ class Sandbox(AsyncResource):
         await self._complete(Message(ToGuest.LOAD_FILE, body))
 
     def run_stream(self, name: str, /, *args: Any, **kwargs: Any) -> EventStream:
-        """Start a guest function and stream its events; arguments and errors as :meth:`run`.
+        """Start a guest function and stream its events; arguments as :meth:`run`.
 
-        It runs in the sandbox's task group; a sandbox started by :meth:`start` has none, and ends it in
-        :meth:`aclose`.
+        The run is a task of the sandbox's task group; a sandbox started by :meth:`start` has none, and ends it in
+        :meth:`aclose`. Leaving the stream's ``async with``, or closing it, cancels the run; see :class:`EventStream`.
+
+        Raises:
+            InvalidArgumentError: an argument cannot cross.
+            SandboxClosedError, SandboxBrokenError, SandboxBusyError: it cannot run. What goes wrong later is raised,
+                or is an :class:`ErrorEvent`, where the events are read.
         """
         return self._stream(self._call_message(name, args, kwargs))
 
     def load_stream(self, code: str, *, filename: str = "<script>") -> EventStream:
-        """:meth:`load_script` with its output as events."""
+        """:meth:`load_script` with its output as events; errors and cancellation as :meth:`run_stream`."""
         return self._stream(self._script_message(code, filename))
 
     def _call_message(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
@@ -354,7 +392,7 @@ class Sandbox(AsyncResource):
         assert self._runs is not None
         streaming = Streaming(self._runs, message, self._refuse_own_handlers)
         streaming.begin(self._group)
-        return EventStream(streaming)
+        return EventStream._create(streaming)  # noqa: SLF001 - its only maker
 
     # --- state -------------------------------------------------------------------------------------------------
 

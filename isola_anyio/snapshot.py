@@ -1,4 +1,4 @@
-"""A snapshot: the memory image of a warm interpreter and its file system at that moment, counted by its holders."""
+"""Snapshot: the memory image of a started interpreter and its file system at that moment, counted by its holders."""
 
 from __future__ import annotations
 
@@ -15,22 +15,28 @@ if TYPE_CHECKING:
 
 
 class Snapshot:
-    """A warm interpreter's image, and its file system at that moment.
+    """An interpreter's memory image, and its file system at that moment.
 
-    Shared by a template and its sandboxes: each holds it, and what it has open goes with the last of them, which calls
-    ``on_close`` as well.
+    Shared by a template and its sandboxes. Each is a holder; the last one to let go closes the image and the files and
+    calls ``on_close``. Whoever makes a snapshot is its first holder. :meth:`hold` and :meth:`release` may be called
+    from any thread; everything else about it never changes.
+
+    Attributes:
+        image: linear memory, mapped by every fork.
+        files: forked for every sandbox, never used itself.
+        on_close: called once, by the thread of the last holder; set before there is a second one.
     """
 
     def __init__(self, image: Image, files: FileSystem, base: FileSystem | None = None) -> None:
         self.image = image
         self.files = files
-        self._base = base
+        self._base = base  # what `files` was forked from, which holds what both have open
         self.on_close: Callable[[], None] | None = None
         self._holders = 1
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # for `_holders`
 
     def hold(self) -> None:
-        """Count another holder."""
+        """Count another holder; only while there is one."""
         with self._lock:
             self._holders += 1
 
@@ -39,7 +45,7 @@ class Snapshot:
         with self._lock:
             self._holders -= 1
             last = self._holders == 0
-        if last:
+        if last:  # outside the lock: nobody else can reach it any more
             self.image.close()
             self.files.close()
             if self._base is not None:

@@ -1,7 +1,8 @@
-"""Templates: build one, and create sandboxes from it.
+"""Templates: contexts that build them, and sandboxes made from them.
 
-A :class:`SandboxContext` owns what is dear and shared: compilation engines, guest threads, compiled programs. A
-:class:`SandboxTemplate` is a program, the image of its warm interpreter, and defaults; it belongs to no event loop.
+A :class:`SandboxContext` owns what is expensive and shared: compilation engines, guest threads, compiled programs. A
+:class:`SandboxTemplate` is a program, the snapshot of its started interpreter, and defaults; it belongs to no event
+loop, and neither does a context: both are used from several loops and threads at once.
 """
 
 from __future__ import annotations
@@ -9,25 +10,33 @@ from __future__ import annotations
 __all__ = ["SandboxContext", "SandboxTemplate", "build_template"]
 
 import threading
+from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Unpack
+from typing import TYPE_CHECKING, Final, Unpack, final
 
 import anyio
 
-from isola_anyio.building import Recipe, load_program, warm_image
-from isola_anyio.cache import DEFAULT_CACHE_DIR, Cache, open_cache
-from isola_anyio.cache.private import path_argument
+from isola_anyio.building import Recipe, load_program, load_snapshot
+from isola_anyio.cache import DEFAULT_CACHE_DIR, SharedTemporaryCache, open_cache
+from isola_anyio.construction import made_by
 from isola_anyio.engine import ffi
 from isola_anyio.engine.threads import ThreadPool
-from isola_anyio.errors import InvalidArgumentError, IsolaError, SandboxClosedError, clip
+from isola_anyio.errors import IsolaError, SandboxClosedError
 from isola_anyio.guests.kinds import drivers
-from isola_anyio.limits import Limits, check_count, check_size
+from isola_anyio.limits import check_count
 from isola_anyio.machine import GuestMachine
-from isola_anyio.mounts import MountConfig, bind_all, validate_mounts
-from isola_anyio.options import SandboxOptions, TemplateOptions, check_env, check_seed, sandbox_limits
-from isola_anyio.run.hostcalls import check_handlers
-from isola_anyio.runtimes.progress import check_on_progress
-from isola_anyio.runtimes.resolve import find_runtime
+from isola_anyio.mounts import MountConfig, bind_all
+from isola_anyio.options import (
+    SandboxOptions,
+    TemplateBounds,
+    TemplateOptions,
+    check_cache_dir,
+    check_names,
+    check_options,
+    check_template_options,
+)
+from isola_anyio.run.state import PATIENCE
+from isola_anyio.runtimes.resolve import find_chosen
 from isola_anyio.sandbox import Sandbox
 from isola_anyio.wasi.clock import SystemClock
 from isola_anyio.wasi.files.dump import load_files
@@ -36,49 +45,58 @@ from isola_anyio.wasi.volumes.budgets import FileLimits
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
-    from isola_anyio.cache import CacheDir
-    from isola_anyio.run.hostcalls import Handlers
+    from isola_anyio.cache import Cache, CacheDir
+    from isola_anyio.options import CheckedOptions, CheckedTemplateOptions
+    from isola_anyio.run.state import Patience
     from isola_anyio.runtimes.progress import OnProgress
     from isola_anyio.snapshot import Snapshot
     from isola_anyio.wasi.clock import Clock
+    from isola_anyio.wasi.files.mount_table import BoundMount
 
 _MAX_PARALLEL: Final = 4096
 
 
+@final
 class SandboxContext:
     """Owner of the engines, the guest threads and the templates built through it; usable from several event loops.
 
+    ``async with`` closes it at the end; so do :meth:`close` and :meth:`aclose`.
+
     Args:
-        cache_dir: where runtimes, compiled code and images are kept; the default of :meth:`build_template`'s.
-        max_parallel: guests that compute at the same time (waiting ones do not count); default the cores plus two.
+        cache_dir: where runtimes, compiled code and images are kept, for templates that name no directory of their
+            own; ``None``: nothing outlives the template. Default: the user's cache directory.
+        max_parallel: guests that compute at the same time, 1 to 4096; waiting ones do not count. Default: the number of
+            cores plus two.
+
+    Raises:
+        InvalidArgumentError: an argument has a wrong type or value.
     """
 
     def __init__(self, *, cache_dir: CacheDir = DEFAULT_CACHE_DIR, max_parallel: int | None = None) -> None:
         if max_parallel is not None:
             check_count("max_parallel", max_parallel, high=_MAX_PARALLEL)
-        if cache_dir is not None and cache_dir is not DEFAULT_CACHE_DIR:
-            path_argument("cache_dir", cache_dir, "a directory's path or None")
-        self._cache_dir = cache_dir
+        self._cache_dir = check_cache_dir(cache_dir)
         self._pool = ThreadPool(max_parallel)
         self._pool.increment_epoch = self._increment_epoch
+        self._patience: Patience = PATIENCE  # of its sandboxes' runs; tests give a shorter one
+        # For the three tables. Entries are only added, until `close` drops the programs.
         self._lock = threading.Lock()
-        self._engines: dict[bool, ffi.Engine] = {}
-        self._linkers: dict[tuple[str, bool], ffi.Linker] = {}
-        self._programs: dict[str, ffi.Program] = {}
-        self._scratch: Cache | None = None
-        self._scratch_holders = 0
+        self._engines: dict[bool, ffi.Engine] = {}  # by whether it counts fuel
+        self._linkers: dict[tuple[str, bool], ffi.Linker] = {}  # by runtime, and the same
+        self._programs: dict[str, ffi.Program] = {}  # by the recipe's code key
+        self._temporary = SharedTemporaryCache()
         self._generation = ffi.generation()
-        self._closed = False
+        self._closed = False  # written once, by whichever thread closes
 
     def __repr__(self) -> str:
         return f"<SandboxContext{' closed' if self._closed else ''} max_parallel={self._pool.max_parallel}>"
 
     async def __aenter__(self) -> Self:
-        self.check_open()
+        self._check_open()
         return self
 
     async def __aexit__(
@@ -87,21 +105,25 @@ class SandboxContext:
         await self.aclose()
 
     def close(self) -> None:
-        """Make no more templates and sandboxes; sandboxes that live go on to their end. A second call does nothing."""
+        """Make no more templates and sandboxes; sandboxes that live go on to their end. A second call does nothing.
+
+        May be called from any thread, and raises nothing.
+        """
         self._closed = True
         self._pool.retire()
         with self._lock:
-            cache, self._scratch = self._scratch, None
             self._programs.clear()
-        if cache is not None:
-            cache.close()
+        self._temporary.close()
 
     async def aclose(self) -> None:
-        """:meth:`close`, as a checkpoint."""
+        """Close as :meth:`close` does. Raises nothing of its own.
+
+        Everything is done before its one checkpoint, so one that is cancelled has closed the context as well.
+        """
         self.close()
         await anyio.lowlevel.checkpoint()
 
-    def check_open(self) -> None:
+    def _check_open(self) -> None:
         """Refuse to go on in a closed context, or in a child of ``os.fork``.
 
         Raises:
@@ -134,14 +156,15 @@ class SandboxContext:
         """Build a template: resolve the runtime, compile it, start it, run the prelude, take its image.
 
         Each step is cached; two builds of the same, in one process or in two, do the work once. Cancelling it stops
-        whatever it does within a second and leaves nothing half written.
+        whatever it does, the prelude included, within a second and leaves nothing half written.
 
         Args:
             runtime: ``"python"`` or ``"js"``.
             version: a release of the runtime that this package has a pin for.
             runtime_path: a runtime of your own, a file or the directory that holds it.
             runtime_lib_dir: with ``runtime_path``: the directory of its library.
-            cache_dir: where things are kept; ``None``: nothing outlives the template.
+            cache_dir: where runtimes, compiled code and images are kept; ``None``: nothing outlives the template.
+                Default: the context's.
             max_memory: bytes of guest memory; 512 MiB for Python, 64 MiB for JavaScript by default.
             runtime_digest: SHA-256 that the runtime must have.
             prelude: guest code to run once; what it leaves is in every sandbox.
@@ -157,67 +180,59 @@ class SandboxContext:
             SandboxClosedError: the context is closed.
         """
         await anyio.lowlevel.checkpoint()
-        self.check_open()
-        known = drivers()
-        if not isinstance(runtime, str) or runtime not in known:
-            raise InvalidArgumentError(f"runtime must be {' or '.join(map(repr, known))}, not {clip(runtime)}")
-        driver = known[runtime]
-        memory = check_size("max_memory", driver.default_max_memory if max_memory is None else max_memory)
-        if prelude is not None and not isinstance(prelude, str):
-            raise InvalidArgumentError(f"prelude is guest source code (a str), not {clip(prelude)}")
-        environment = check_env(env)
-        configs = validate_mounts(mounts)
-        if not isinstance(metered, bool):
-            raise InvalidArgumentError(f"metered is True or False, not {clip(metered)}")
-        report = check_on_progress(on_progress)
-        chosen = self._cache_dir if cache_dir is DEFAULT_CACHE_DIR else cache_dir
-        find = partial(
-            find_runtime,
-            runtime,
-            version=version,
-            runtime_path=runtime_path,
-            runtime_lib_dir=runtime_lib_dir,
-            runtime_digest=runtime_digest,
-            on_progress=report,
-        )
-
-        async def build(cache: Cache) -> SandboxTemplate:
-            bundle = await find(cache=cache)
-            recipe = Recipe(driver.equip(bundle, cache), bundle, metered, memory, prelude, environment)
-            return await self._build(recipe, cache, configs, report)
-
-        if chosen is not None:
-            return await build(open_cache(chosen))
-        cache = self._hold_scratch()
-        release = partial(self._release_scratch, cache)
-        try:
-            template = await build(cache)
-        except BaseException:
-            release()
-            raise
-        template.on_gone(release)
+        self._check_open()
+        given = {
+            "version": version,
+            "runtime_path": runtime_path,
+            "runtime_lib_dir": runtime_lib_dir,
+            "cache_dir": cache_dir,
+            "max_memory": max_memory,
+            "runtime_digest": runtime_digest,
+            "prelude": prelude,
+            "mounts": mounts,
+            "env": env,
+            "metered": metered,
+            "on_progress": on_progress,
+        }
+        defaults = {name: driver.default_max_memory for name, driver in drivers().items()}
+        options = check_template_options(runtime, given, default_max_memory=defaults)
+        with ExitStack() as held:  # until the build fails, or else until the template and its sandboxes are gone
+            template = await self._build(options, self._open_cache(options.cache_dir, held))
+            template._snapshot.on_close = held.pop_all().close  # noqa: SLF001 - same module
         return template
 
-    async def _build(
-        self, recipe: Recipe, cache: Cache, configs: Sequence[MountConfig], report: OnProgress | None
-    ) -> SandboxTemplate:
-        driver, bundle = recipe.driver, recipe.bundle
+    def _open_cache(self, cache_dir: CacheDir, held: ExitStack) -> Cache:
+        """Open a template's cache; what has to be given back when the template is gone is put on ``held``."""
+        if cache_dir is DEFAULT_CACHE_DIR:
+            cache_dir = self._cache_dir
+        if cache_dir is not None:
+            return open_cache(cache_dir)
+        cache = self._temporary.hold()
+        held.callback(self._temporary.release, cache)
+        return cache
+
+    async def _build(self, options: CheckedTemplateOptions, cache: Cache) -> SandboxTemplate:
+        report = options.on_progress
+        bundle = await find_chosen(options.runtime, cache, report)
+        driver = drivers()[bundle.name].equip(bundle, cache)
+        recipe = Recipe(driver, bundle, options.metered, options.max_memory, options.prelude, options.env)
         program = await self._program(recipe, cache, report)
         file_limits = FileLimits()
         clock = SystemClock()
         sensitive = (str(cache.root),)
-        base = partial(_base_files, driver, bundle.lib_dir, bind_all(configs, sensitive=sensitive), file_limits)
-        warm = await warm_image(
+        mounts = bind_all(options.mounts, sensitive=sensitive)
+        snapshot = await load_snapshot(
             recipe,
             program,
             pool=self._pool,
-            files=base,
+            files=partial(_base_files, recipe, mounts, file_limits),
             file_limits=file_limits,
             clock=clock,
-            cache=None if cache.temporary or configs else cache,
+            # What a mount holds is no part of an image's key, and a temporary cache has no second reader.
+            cache=None if cache.temporary or options.mounts else cache,
             on_progress=report,
         )
-        return SandboxTemplate(self, recipe, program, warm, file_limits, clock, sensitive)
+        return SandboxTemplate._create(self, recipe, program, snapshot, file_limits, clock, sensitive)  # noqa: SLF001
 
     async def _program(self, recipe: Recipe, cache: Cache, on_progress: OnProgress | None) -> ffi.Program:
         program = self._programs.get(recipe.code_key)
@@ -226,7 +241,9 @@ class SandboxContext:
             loaded = await load_program(recipe, engine, linker, cache, on_progress)
             with self._lock:
                 known = self._programs.get(recipe.code_key)
-                if known is not None and known is not program:  # another task was quicker
+                # Two builds may both have loaded it: the lock is not held over an await. The first one's is used by
+                # both. A program that had changed on disk is still in the table, and is replaced.
+                if known is not None and known is not program:
                     return known
                 program = self._programs[recipe.code_key] = loaded
         return program
@@ -243,43 +260,33 @@ class SandboxContext:
         return engine, linker
 
     def _increment_epoch(self) -> None:
-        for engine in list(self._engines.values()):
+        """Let guests of every engine notice that they are to stop or to yield; called on any thread, often."""
+        for engine in list(self._engines.values()):  # a copy in one step, as a build may add one meanwhile
             engine.increment_epoch()
 
-    def _hold_scratch(self) -> Cache:
-        """Count another template that is to leave nothing behind; they share a directory, so as to compile once."""
-        with self._lock:
-            if self._scratch is None:
-                self._scratch, self._scratch_holders = open_cache(None), 0
-                self._scratch.leave_to_collector()
-            self._scratch_holders += 1
-            return self._scratch
 
-    def _release_scratch(self, cache: Cache) -> None:
-        """Count one of them less; the directory goes with the last."""
-        with self._lock:
-            if cache is not self._scratch:  # the context was closed meanwhile
-                return
-            self._scratch_holders -= 1
-            if self._scratch_holders:
-                return
-            self._scratch = None
-        cache.close()
-
-    @property
-    def pool(self) -> ThreadPool:
-        """The guest threads."""
-        return self._pool
-
-
+@final
+@made_by("build_template() or SandboxContext.build_template()")
 class SandboxTemplate:
-    """A warm interpreter to fork sandboxes from; made by :func:`build_template`. Belongs to no event loop.
+    """A started interpreter to fork sandboxes from; made by :func:`build_template`. Belongs to no event loop.
 
-    Close it when no more sandboxes are wanted: its image's file is given back, sandboxes that live go on.
+    Close it when no more sandboxes are wanted: its image's file is given back, sandboxes that live go on. One that is
+    dropped closes itself.
     """
 
-    def __init__(
-        self,
+    _context: SandboxContext
+    _recipe: Recipe
+    _program: ffi.Program
+    _snapshot: Snapshot
+    _file_limits: FileLimits
+    _clock: Clock
+    _sensitive: tuple[str, ...]
+    _bounds: TemplateBounds
+    _closed: bool
+
+    @classmethod
+    def _create(
+        cls,
         context: SandboxContext,
         recipe: Recipe,
         program: ffi.Program,
@@ -287,7 +294,9 @@ class SandboxTemplate:
         file_limits: FileLimits,
         clock: Clock,
         sensitive: Sequence[str],
-    ) -> None:
+    ) -> Self:
+        """Make a template, which takes over the caller's hold of ``snapshot``."""
+        self = object.__new__(cls)
         self._context = context
         self._recipe = recipe
         self._program = program
@@ -295,7 +304,9 @@ class SandboxTemplate:
         self._file_limits = file_limits
         self._clock = clock
         self._sensitive = tuple(sensitive)
+        self._bounds = TemplateBounds(recipe.max_memory, snapshot.image.size, recipe.metered)
         self._closed = False
+        return self
 
     def __repr__(self) -> str:
         state = " closed" if self._closed else ""
@@ -312,7 +323,7 @@ class SandboxTemplate:
 
     @property
     def version(self) -> str:
-        """The runtime's version."""
+        """The runtime's version; ``"custom"`` for a module of the caller's own that no pin knows."""
         return self._recipe.bundle.version
 
     @property
@@ -321,25 +332,23 @@ class SandboxTemplate:
         return self._snapshot.image.size
 
     def close(self) -> None:
-        """Make no more sandboxes. A second call does nothing."""
+        """Make no more sandboxes; those that live go on. A second call does nothing. From any thread."""
         if not self._closed:
             self._closed = True
             self._snapshot.release()
-
-    def on_gone(self, callback: Callable[[], None]) -> None:
-        """Have ``callback`` called when the template is closed and the last of its sandboxes is gone."""
-        self._snapshot.on_close = callback
 
     def create(self, **options: Unpack[SandboxOptions]) -> Sandbox:
         """Give a sandbox to ``async with``: it is started on the way in and closed on the way out.
 
         An exception raised in the body leaves it as itself, never wrapped in an ``ExceptionGroup``. Options and
-        errors are those of :meth:`instantiate`.
+        errors are those of :meth:`instantiate`; they are checked at once, and mounts are opened at the start.
         """
-        return self._prepare(**options)
+        return self._sandbox(options)
 
     async def instantiate(self, **options: Unpack[SandboxOptions]) -> Sandbox:
         """Give a sandbox that is not yet started; ``async with`` it, or ``start()`` and ``aclose()`` it.
+
+        A checkpoint; cancelled there, it has made nothing.
 
         Args:
             options: see :class:`SandboxOptions`.
@@ -350,91 +359,55 @@ class SandboxTemplate:
             SandboxClosedError: the template or its context is closed.
         """
         await anyio.lowlevel.checkpoint()
-        return self._prepare(**options)
+        return self._sandbox(options)
 
-    def _prepare(
-        self,
-        *,
-        max_memory: int | None = None,
-        mounts: Sequence[MountConfig] = (),
-        env: Mapping[str, str] | None = None,
-        hostcalls: Handlers | None = None,
-        http: None = None,
-        max_fuel: int | None = None,
-        max_cpu: float | None = None,
-        max_output: int | None = None,
-        max_payload: int | None = None,
-        max_hostcalls: int | None = None,
-        max_total_hostcalls: int | None = None,
-        seed: int | str | bytes | None = None,
-    ) -> Sandbox:
+    def _sandbox(self, options: Mapping[str, object]) -> Sandbox:
+        """Check the options and make a sandbox: the one place where that is done."""
         self._check_open()
-        limits = sandbox_limits(
-            Limits(max_memory=self._recipe.max_memory),
-            image_size=self.image_size,
-            metered=self._recipe.metered,
-            max_memory=max_memory,
-            max_fuel=max_fuel,
-            max_cpu=max_cpu,
-            max_output=max_output,
-            max_payload=max_payload,
-            max_hostcalls=max_hostcalls,
-            max_total_hostcalls=max_total_hostcalls,
-        )
-        handlers = check_handlers(hostcalls)
-        if http is not None:
-            raise InvalidArgumentError(f"http={clip(http)}: this release has no HTTP bridge; leave http out")
-        configs = validate_mounts(mounts)
-        environment = check_env(env)
-        fork = partial(self._fork, limits, configs, environment, check_seed(seed))
-        return Sandbox(fork, handlers, limits)
+        checked = check_options(options, self._bounds)
+        return Sandbox._create(partial(self._fork, checked), checked.handlers, self._context._patience)  # noqa: SLF001
 
     def _check_open(self) -> None:
-        self._context.check_open()
+        self._context._check_open()  # noqa: SLF001 - same module
         if self._closed:
             raise SandboxClosedError("the template is closed and makes no more sandboxes; build it again")
 
-    def _fork(
-        self, limits: Limits, mounts: Sequence[MountConfig], env: Mapping[str, str], seed: bytes | None
-    ) -> GuestMachine:
+    def _fork(self, options: CheckedOptions) -> GuestMachine:
         """Fork a guest: an instance over the image, files of its own."""
         self._check_open()
-        files = self._snapshot.files.fork(bind_all(mounts, sensitive=self._sensitive), self._file_limits)
+        files = self._snapshot.files.fork(bind_all(options.mounts, sensitive=self._sensitive), self._file_limits)
         self._snapshot.hold()
         try:
-            return self._make_machine(limits, files, env, seed)
-        except (OSError, MemoryError, ffi.GuestTrap) as exc:
+            return self._make_machine(options, files)
+        except BaseException as exc:
             files.close()
             self._snapshot.release()
-            raise IsolaError(
-                f"the machine has no room for another sandbox ({type(exc).__name__}: {exc}); close some, or raise its "
-                "limits on memory and on memory maps"
-            ) from exc
-        except BaseException:
-            files.close()
-            self._snapshot.release()
+            if isinstance(exc, (OSError, MemoryError, ffi.GuestTrap)):
+                raise IsolaError(
+                    f"the machine has no room for another sandbox ({type(exc).__name__}: {exc}); close some, or raise "
+                    "its limits on memory and on memory maps"
+                ) from exc
             raise
 
-    def _make_machine(
-        self, limits: Limits, files: FileSystem, env: Mapping[str, str], seed: bytes | None
-    ) -> GuestMachine:
+    def _make_machine(self, options: CheckedOptions, files: FileSystem) -> GuestMachine:
         return GuestMachine(
             self._recipe.driver,
             self._program,
-            pool=self._context.pool,
-            limits=limits,
+            pool=self._context._pool,  # noqa: SLF001 - same module
+            limits=options.limits,
             files=files,
             file_limits=self._file_limits,
             clock=self._clock,
             image=self._snapshot.image,
-            env=env,
-            seed=seed,
+            env=options.env,
+            seed=options.seed,
             on_close=self._snapshot.release,
         )
 
 
-def _base_files(driver: Any, lib_dir: Any, mounts: Any, limits: FileLimits, dump: bytes | None) -> FileSystem:
-    files = FileSystem.base(stdlib=driver.library(lib_dir), mounts=mounts, limits=limits)
+def _base_files(recipe: Recipe, mounts: Sequence[BoundMount], limits: FileLimits, dump: bytes | None) -> FileSystem:
+    """Make a template's file system: new, or as it was dumped beside its image."""
+    files = FileSystem.base(stdlib=recipe.driver.library(recipe.bundle.lib_dir), mounts=mounts, limits=limits)
     if dump is not None:
         load_files(files, dump)
     return files
@@ -454,5 +427,14 @@ def default_context() -> SandboxContext:
 
 
 async def build_template(runtime: str, **options: Unpack[TemplateOptions]) -> SandboxTemplate:
-    """Build a template in the process's default context; see :meth:`SandboxContext.build_template` for the options."""
+    """Build a template in the process's default context.
+
+    Options, errors and cancellation are those of :meth:`SandboxContext.build_template`. That context is never closed;
+    its guest threads end when they have nothing to do.
+
+    Raises:
+        TypeError: there is no such option.
+        IsolaError: as there.
+    """
+    check_names("a template", options, TemplateOptions)
     return await default_context().build_template(runtime, **options)

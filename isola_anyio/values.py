@@ -1,7 +1,7 @@
-"""What may be an argument of a guest function, and which of the arguments are streams?
+"""Values: what an argument of a guest function may be, and which of the arguments are streams.
 
 Plain values go to the codec as they are, which says whether they can cross. Streams stay on the host: the guest is
-told their places and numbers, and a run pulls the items from their `StreamSource` when the guest has room for them.
+told their positions and numbers, and a run pulls the items from their `StreamSource` when the guest has room for them.
 Nothing is iterated here, so an invalid argument costs no producer its first item.
 """
 
@@ -11,12 +11,16 @@ __all__ = ["Arg", "BoundArguments", "JsonValue", "StreamArg", "StreamSource", "b
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, Union, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union, cast, final
 
 from anyio.abc import ObjectReceiveStream, UnreliableObjectReceiveStream
 from anyio.lowlevel import checkpoint
 
+from isola_anyio.construction import made_by
 from isola_anyio.errors import InvalidArgumentError, clip
+
+if TYPE_CHECKING:
+    from typing import Self
 
 # A `Union`, not `|`: the alias refers to itself, and pyright and mypy both resolve the names in quotes.
 JsonValue: TypeAlias = Union[  # noqa: UP007
@@ -29,12 +33,13 @@ In the other direction subclasses of these, tuples, and everything that exports 
 """
 
 DEFAULT_CAPACITY: Final = 1024
-"""How many items of a stream wait for the guest at most: enough to hide a turn's latency from small items."""
+"""How many items of a stream wait for the guest at most: enough to hide the time between two turns; a guess."""
 
 _ITEMS_PER_CHECKPOINT: Final = 64
 """After how many items of a plain iterable other tasks get to run; a guess between latency and cost."""
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Arg:
     """An argument of a guest function, positional or, with ``name``, named.
@@ -53,26 +58,36 @@ class Arg:
         _check_name(self.name)
 
 
+@final
+@made_by("StreamArg.from_iterable() or StreamArg.from_async_iterable()")
 class StreamArg:
-    """A stream of values as an argument: the guest receives an async iterator, fed with backpressure.
+    """A stream of values as an argument: the guest receives an async iterator, fed with back pressure.
 
-    Made with `from_iterable` or `from_async_iterable`. The exception of a producer reaches the guest's loop, and
-    ``run`` raises it whatever the guest made of it.
+    Made with :meth:`from_iterable` or :meth:`from_async_iterable`. A task of the run pulls the values in the event
+    loop, as the guest takes them. They are closed when the run is over, however it ends, a cancellation included. A
+    producer's exception reaches the guest's loop, and ``run`` raises it whatever the guest made of it.
 
     Attributes:
         name: its name, or ``None`` for a positional argument.
-        capacity: how many items wait for the guest at most.
+        capacity: how many items wait for the guest at most; a producer that is ahead is not pulled from.
     """
 
     __slots__ = ("_values", "capacity", "name")
 
-    def __init__(self, values: AsyncIterable[object] | Iterable[object], name: str | None, capacity: int) -> None:
+    _values: AsyncIterable[object] | Iterable[object]
+    name: str | None
+    capacity: int
+
+    @classmethod
+    def _create(cls, values: AsyncIterable[object] | Iterable[object], name: str | None, capacity: int) -> Self:
         _check_name(name)
         if type(capacity) is not int or capacity < 1:
             raise InvalidArgumentError(f"capacity is {clip(capacity)}; it must be an int of at least 1")
+        self = object.__new__(cls)
         self._values = values
         self.name = name
         self.capacity = capacity
+        return self
 
     @classmethod
     def from_iterable(
@@ -83,16 +98,16 @@ class StreamArg:
         Args:
             values: an iterable; a generator is closed when the run is over.
             name: makes it a named argument.
-            capacity: how many items wait for the guest at most.
+            capacity: how many items wait for the guest at most, 1 or more.
 
         Raises:
-            InvalidArgumentError: one of them is not that.
+            InvalidArgumentError: one of them has a wrong type or value.
         """
         if not _is_iterable(values):
             raise InvalidArgumentError(
                 f"values is {clip(values)}, which cannot be iterated; pass a list or a generator"
             )
-        return cls(values, name, capacity)
+        return cls._create(values, name, capacity)
 
     @classmethod
     def from_async_iterable(
@@ -103,28 +118,30 @@ class StreamArg:
         Args:
             values: an async iterable; an async generator or an ``anyio`` stream is closed when the run is over.
             name: makes it a named argument.
-            capacity: how many items wait for the guest at most.
+            capacity: how many items wait for the guest at most, 1 or more.
 
         Raises:
-            InvalidArgumentError: one of them is not that.
+            InvalidArgumentError: one of them has a wrong type or value.
         """
         if not isinstance(cast("object", values), AsyncIterable):
             raise InvalidArgumentError(
                 f"values is {clip(values)}, which cannot be iterated with `async for`; "
                 "pass an async generator or a stream, or use from_iterable"
             )
-        return cls(values, name, capacity)
+        return cls._create(values, name, capacity)
 
     def __repr__(self) -> str:
         return f"<StreamArg of {type(self._values).__name__} name={self.name!r} capacity={self.capacity}>"
 
-    def open(self) -> StreamSource:
+    def _open(self) -> StreamSource:
         """Return a source of its items; nothing is pulled from the values yet."""
         return StreamSource(self._values, self.capacity)
 
 
 class StreamSource:
-    """The producing end of one stream argument of one run: an async iterator that can be closed before its end.
+    """The producing end of one stream argument of one run: iterated once, and closed before its end if need be.
+
+    Used by one task, the run's.
 
     Attributes:
         capacity: how many of its items may wait for the guest.
@@ -137,7 +154,7 @@ class StreamSource:
         self._closed = False
 
     def __aiter__(self) -> AsyncIterator[Any]:
-        """Start pulling; at most once."""
+        """Start pulling; at most once. A second time is a ``RuntimeError``."""
         if self._closed or self._items is not None:
             raise RuntimeError("a stream source is iterated once")
         values = self._values
@@ -145,7 +162,10 @@ class StreamSource:
         return self._items
 
     async def aclose(self) -> None:
-        """Close what the items come from: a generator, an async generator, a stream. A second call does nothing."""
+        """Close what the items come from: a generator, an async generator, a stream. A second call does nothing.
+
+        An exception of the producer's own cleanup is raised; a cancellation is delivered inside that cleanup.
+        """
         if self._closed:
             return
         self._closed = True
@@ -186,12 +206,12 @@ class _PlainItems:
 
 @dataclass(frozen=True, slots=True)
 class BoundArguments:
-    """The arguments of one call, taken apart.
+    """The arguments of one call, sorted into plain values and streams.
 
     Attributes:
         positional: the plain positional values, in order.
         named: the plain named values.
-        streams: where each stream goes, a name or an index among all positional arguments, in order; and its source.
+        streams: for each stream, in order: its name or its index among all positional arguments, and its source.
     """
 
     positional: list[object]
@@ -200,7 +220,7 @@ class BoundArguments:
 
 
 def bind_arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> BoundArguments:
-    """Split the arguments of a call into plain values and streams.
+    """Sort the arguments of a call into plain values and streams.
 
     Any ``anyio`` object receive stream is a stream argument by itself; it is closed when the run is over.
 
@@ -213,9 +233,9 @@ def bind_arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> Boun
     taken: set[str] = set()
     count = 0
     for value in args:
-        name, found = _unwrapped(value)
+        name, found = _name_and_value(value)
         if name is not None:
-            _take(name, taken)
+            _claim_name(name, taken)
             where: int | str = name
         else:
             where = count
@@ -227,18 +247,19 @@ def bind_arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> Boun
         else:
             positional.append(found)
     for keyword, value in kwargs.items():
-        name, found = _unwrapped(value)
+        name, found = _name_and_value(value)
         if name is not None and name != keyword:
             raise InvalidArgumentError(f"the argument {keyword!r} is given as {name!r}; leave one of the names out")
-        _take(keyword, taken)
+        _claim_name(keyword, taken)
         if isinstance(found, StreamArg):
             opened.append((keyword, found))
         else:
             named[keyword] = found
-    return BoundArguments(positional, named, [(where, stream.open()) for where, stream in opened])
+    streams = [(where, stream._open()) for where, stream in opened]  # noqa: SLF001 - same module
+    return BoundArguments(positional, named, streams)
 
 
-def _unwrapped(value: object) -> tuple[str | None, object]:
+def _name_and_value(value: object) -> tuple[str | None, object]:
     if isinstance(value, Arg):
         name, value = value.name, value.value
         if isinstance(value, StreamArg):
@@ -249,11 +270,11 @@ def _unwrapped(value: object) -> tuple[str | None, object]:
         name = value.name if isinstance(value, StreamArg) else None
     if isinstance(value, (ObjectReceiveStream, UnreliableObjectReceiveStream)):
         stream = cast("UnreliableObjectReceiveStream[object]", value)
-        return name, StreamArg(stream, name, DEFAULT_CAPACITY)
+        return name, StreamArg._create(stream, name, DEFAULT_CAPACITY)  # noqa: SLF001 - same module
     return name, value
 
 
-def _take(name: str, taken: set[str]) -> None:
+def _claim_name(name: str, taken: set[str]) -> None:
     if name in taken:
         raise InvalidArgumentError(f"the argument {name!r} is given twice; leave one out")
     taken.add(name)
@@ -268,6 +289,6 @@ def _check_name(name: object) -> None:
 
 
 def _is_iterable(values: object) -> bool:
-    """Say whether ``iter`` would take it, which also takes what is only indexed from 0 on, without calling it."""
+    """Tell whether ``iter()`` accepts it, without calling that: a class with ``__getitem__`` alone is iterable too."""
     kind = type(values)
     return isinstance(values, Iterable) or (hasattr(kind, "__getitem__") and not hasattr(kind, "__iter__"))

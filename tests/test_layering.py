@@ -26,7 +26,10 @@ ROOMS: Final = [
 ]
 """What the comment in the front door lists: a line is its rooms, then two spaces or more, then what they are for."""
 RANK: Final = {room: rank for rank, room in enumerate(["__main__", *ROOMS])}
-PURE: Final = ("errors", "limits", "codec", "guests.protocol", "runtimes.pins", "wasi.abi", "wasi.volumes.paths")
+PURE: Final = (
+    *("errors", "limits", "options", "codec", "guests.protocol", "runtimes.choice", "runtimes.pins"),
+    *("wasi.abi", "wasi.volumes.paths"),
+)
 """Rooms and modules that can be tested without an event loop and without an engine."""
 
 

@@ -7,18 +7,21 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 import tomllib
 import types
 import zipfile
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, get_args, is_typeddict
 
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 import isola_anyio
+from isola_anyio.limits import Limits
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = ROOT / "isola_anyio"
@@ -55,6 +58,7 @@ def test_public_names_are_the_contract() -> None:
         *("MemoryLimitError", "LimitError", "FuelExhaustedError", "CpuLimitError", "OutputLimitError"),
         *("PayloadLimitError", "SandboxClosedError", "SandboxBrokenError", "SandboxBusyError", "StreamFullError"),
         *("StreamClosedError", "InternalError", "doctor", "DoctorReport", "DoctorCheck"),
+        *("SandboxOptions", "TemplateOptions", "Handlers", "MountView", "MemoryMount", "LogLevel"),
     } <= PUBLIC_NAMES
 
 
@@ -107,6 +111,88 @@ def test_nothing_public_is_an_async_generator_or_takes_a_timeout(name: str, func
     # another task: streams are objects with aclose instead. Callers' scopes are the only timeouts.
     assert not inspect.isasyncgenfunction(function), name
     assert not {"timeout", "deadline"} & set(inspect.signature(function).parameters), name
+
+
+def public_coroutines() -> list[str]:
+    found: list[str] = []
+    for name in sorted(PUBLIC_NAMES):
+        value = getattr(isola_anyio, name)
+        if inspect.iscoroutinefunction(value):
+            found.append(name)
+        elif isinstance(value, type):
+            # Its own only: what an abstract class of anyio's gives is described there.
+            found += [f"{name}.{each}" for each, member in vars(value).items() if is_public_coroutine(each, member)]
+    return found
+
+
+def is_public_coroutine(name: str, member: object) -> bool:
+    return not name.startswith("_") and inspect.iscoroutinefunction(member)
+
+
+@pytest.mark.parametrize("name", public_coroutines())
+def test_every_public_coroutine_says_what_it_raises_and_what_cancelling_it_does(name: str) -> None:
+    text = attrgetter(name)(isola_anyio).__doc__ or ""
+    assert re.search(r"^ *Raises:$|[Rr]aises nothing", text, re.MULTILINE), f"{name} does not say what it raises"
+    assert re.search(r"[Cc]ancel", text), f"{name} does not say what cancelling it does"
+
+
+SUBCLASSED: Final = {"MountConfig"}
+"""Public classes that this library subclasses itself."""
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC_NAMES - SUBCLASSED))
+def test_every_public_class_is_final(name: str) -> None:
+    value = getattr(isola_anyio, name)
+    # A program's own errors may well be kinds of ours; a TypedDict is a type and no class at run time.
+    if not isinstance(value, type) or issubclass(value, BaseException) or is_typeddict(value):
+        return
+    assert getattr(value, "__final__", False), f"{name} may be subclassed"
+
+
+@pytest.mark.parametrize(
+    ("made", "how"),
+    [
+        (isola_anyio.SandboxTemplate, "build_template"),
+        (isola_anyio.Sandbox, "create"),
+        (isola_anyio.MountView, "mount"),
+        (isola_anyio.EventStream, "run_stream"),
+        (isola_anyio.StreamArg, "from_iterable"),
+    ],
+)
+def test_what_users_do_not_make_says_how_it_is_made(made: Any, how: str) -> None:
+    for arguments in ((), (1,), (1, 2, 3)):
+        with pytest.raises(TypeError, match=rf"{made.__name__}.*{how}\("):
+            made(*arguments)
+    with pytest.raises(TypeError, match=how):
+        made.__new__(made)
+    assert "__init__" not in vars(made), "documentation would show its signature"
+
+
+@pytest.mark.parametrize(
+    ("value", "members"),
+    [
+        (isola_anyio.SandboxContext, {"build_template", "close", "aclose"}),
+        (isola_anyio.SandboxTemplate, {"create", "instantiate", "close", "runtime", "version", "image_size"}),
+        (isola_anyio.EventStream, {"receive", "result", "aclose"}),
+        (isola_anyio.StreamArg, {"from_iterable", "from_async_iterable", "name", "capacity"}),
+    ],
+)
+def test_what_is_internal_has_no_public_name(value: type, members: set[str]) -> None:
+    assert {name for name in vars(value) if not name.startswith("_")} == members
+
+
+def test_the_options_of_build_template_are_the_same_everywhere() -> None:
+    options = dict(inspect.signature(isola_anyio.SandboxContext.build_template).parameters)
+    del options["self"], options["runtime"]
+    assert list(options) == list(isola_anyio.TemplateOptions.__annotations__)
+    annotations = isola_anyio.TemplateOptions.__annotations__
+    for name, parameter in options.items():
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        assert parameter.annotation == annotations[name].__forward_arg__, name
+
+
+def test_every_limit_is_an_option() -> None:
+    assert set(Limits.__slots__) <= set(isola_anyio.SandboxOptions.__annotations__)
 
 
 @pytest.mark.parametrize("event", get_args(isola_anyio.Event), ids=lambda event: event.__name__)

@@ -129,8 +129,8 @@ def test_what_cannot_be_iterated_is_refused() -> None:
 
 async def test_a_source_gives_what_its_iterable_gives() -> None:
     many = list(range(200))
-    assert await drain(StreamArg.from_iterable(many).open()) == many
-    assert await drain(StreamArg.from_async_iterable(Producer().asynchronous()).open()) == [0, 1, 2]
+    assert await drain(StreamArg.from_iterable(many)._open()) == many
+    assert await drain(StreamArg.from_async_iterable(Producer().asynchronous())._open()) == [0, 1, 2]
 
 
 async def test_what_is_only_indexed_is_an_iterable_too() -> None:
@@ -147,7 +147,7 @@ async def test_what_is_only_indexed_is_an_iterable_too() -> None:
             raise AssertionError
 
     squares: Any = Squares()
-    assert await drain(StreamArg.from_iterable(squares).open()) == [0, 1, 4, 9]
+    assert await drain(StreamArg.from_iterable(squares)._open()) == [0, 1, 4, 9]
     never: Any = Never()
     with pytest.raises(InvalidArgumentError, match="cannot be iterated"):
         StreamArg.from_iterable(never)
@@ -159,7 +159,7 @@ async def test_a_source_of_a_plain_iterable_lets_others_run() -> None:
             yield 0
 
     with anyio.move_on_after(0.01) as scope:
-        await drain(StreamArg.from_iterable(forever()).open())
+        await drain(StreamArg.from_iterable(forever())._open())
     assert scope.cancelled_caught
 
 
@@ -168,7 +168,7 @@ async def test_closing_a_source_closes_its_generator_once(kind: str) -> None:
     producer = Producer()
     values: Any = getattr(producer, kind)()
     arg = StreamArg.from_iterable(values) if kind == "plain" else StreamArg.from_async_iterable(values)
-    source = arg.open()
+    source = arg._open()
     items = aiter(source)
     assert await anext(items) == 0
     await source.aclose()
@@ -183,7 +183,7 @@ async def test_a_generator_that_was_never_started_is_closed_too(kind: str) -> No
     producer = Producer()
     values: Any = getattr(producer, kind)()
     arg = StreamArg.from_iterable(values) if kind == "plain" else StreamArg.from_async_iterable(values)
-    await arg.open().aclose()
+    await arg._open().aclose()
     assert producer.log == []
     with pytest.raises((StopIteration, StopAsyncIteration)):
         next(values) if kind == "plain" else await anext(values)
@@ -204,7 +204,7 @@ async def test_closing_a_source_closes_its_stream_and_leaves_lists_and_files_alo
         def close(self) -> None:
             raise AssertionError
 
-    await StreamArg.from_iterable(Lines([1])).open().aclose()
+    await StreamArg.from_iterable(Lines([1]))._open().aclose()
 
 
 async def test_the_exception_of_a_producer_comes_out_of_its_source() -> None:
@@ -212,7 +212,7 @@ async def test_the_exception_of_a_producer_comes_out_of_its_source() -> None:
         yield 1
         raise LookupError("no more")
 
-    source = StreamArg.from_iterable(fails()).open()
+    source = StreamArg.from_iterable(fails())._open()
     items = aiter(source)
     assert await anext(items) == 1
     with pytest.raises(LookupError, match="no more"):

@@ -1,4 +1,4 @@
-"""Keep files that are dear to make in one private directory, and trust them only while that is warranted.
+"""Cache: files that are expensive to make, in one private directory, trusted only while that is warranted.
 
 Layout: ``runtimes/``, ``code/`` and ``images/`` below the cache directory, each 0700 and ours. An entry is the file
 ``<kind>/<key><suffix>`` with a record ``<file>.digest`` beside it (SHA-256, and the file's stamp when that digest was
@@ -21,12 +21,14 @@ from __future__ import annotations
 
 __all__ = [
     "DEFAULT_CACHE_DIR",
-    "Building",
+    "BuildLock",
     "Cache",
     "CacheDir",
     "CacheKind",
     "DefaultCacheDir",
     "Scratch",
+    "SharedTemporaryCache",
+    "cache_directory",
     "entry_key",
     "open_cache",
 ]
@@ -37,7 +39,9 @@ from isola_anyio.cache.entries import (
     CacheDir,
     CacheKind,
     DefaultCacheDir,
+    cache_directory,
     entry_key,
     open_cache,
 )
-from isola_anyio.cache.locks import Building, Scratch
+from isola_anyio.cache.locks import BuildLock, Scratch
+from isola_anyio.cache.shared import SharedTemporaryCache

@@ -1,4 +1,4 @@
-"""Remember what a file's SHA-256 was, and tell whether the file can have changed since."""
+"""Digests: what a file's SHA-256 was, and whether the file can have changed since."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find, check and replace the entries of one cache directory."""
+"""Entries: the files of one cache directory, found, checked and replaced."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ __all__ = [
     "CacheDir",
     "CacheKind",
     "DefaultCacheDir",
+    "cache_directory",
     "entry_key",
     "open_cache",
 ]
@@ -28,7 +29,7 @@ import platformdirs
 from filelock import FileLock
 
 from isola_anyio.cache.digests import OnBytes, Record, hash_file, read_record, stamp
-from isola_anyio.cache.locks import Building, Scratch, sweep
+from isola_anyio.cache.locks import BuildLock, Scratch, sweep
 from isola_anyio.cache.private import (
     NOFOLLOW,
     claim_directory,
@@ -69,6 +70,24 @@ CacheDir = str | os.PathLike[str] | DefaultCacheDir | None
 """A directory, the default one, or None for one that is gone when the cache is closed."""
 
 
+def cache_directory(cache_dir: object) -> Path | None:
+    """Return the absolute path that ``cache_dir=`` names, ``None`` for ``None``. Nothing is made or looked at.
+
+    Raises:
+        InvalidArgumentError: it is no path, or the default one and this user has no home directory.
+    """
+    if cache_dir is None:
+        return None
+    if isinstance(cache_dir, DefaultCacheDir):
+        default = platformdirs.user_cache_path("isola-anyio", appauthor=False)
+        if default.parts[0] == "~":
+            raise InvalidArgumentError(
+                "cache_dir: this user has no home directory for the default one; give a directory"
+            )
+        return default.absolute()
+    return path_argument("cache_dir", cache_dir, "a directory's path or None")
+
+
 def open_cache(cache_dir: CacheDir = DEFAULT_CACHE_DIR) -> Cache:
     """Open the cache at ``cache_dir``, making what is missing of it and sweeping what dead processes left.
 
@@ -79,7 +98,7 @@ def open_cache(cache_dir: CacheDir = DEFAULT_CACHE_DIR) -> Cache:
         InvalidArgumentError: ``cache_dir`` has a wrong type, cannot be made, belongs to another user or is reached
             through a symbolic link of another user's.
     """
-    root = None if cache_dir is None else _root_of(cache_dir)
+    root = cache_directory(cache_dir)
     try:
         if root is None:
             cache = Cache(Path(tempfile.mkdtemp(prefix="isola-anyio-")), temporary=True)
@@ -177,7 +196,7 @@ class Cache:
             except FileNotFoundError:
                 return None
             except OSError:
-                pass
+                pass  # unreadable, or changed while it was hashed: as doubtful as a wrong digest
             if self._discard_unchanged(kind, path, found, record):
                 return None
         return None
@@ -274,14 +293,14 @@ class Cache:
         _seen_here[name] = record
         return record.sha256
 
-    def building(self, kind: CacheKind, key: str) -> Building:
-        """Return the turn to build ``key``: ``async with cache.building("code", key)``, look up again, then build.
+    def building(self, kind: CacheKind, key: str) -> BuildLock:
+        """Return the lock for building ``key``: ``async with cache.building("code", key)``, look up again, build.
 
         One holder at a time among all tasks, threads and processes; the holder must not ask for it again. Waiting for
         it can be cancelled. Entering raises ``OSError`` when the lock file cannot be made.
         """
         self.path(kind, key)  # refuses a key that is no name
-        return Building(self.root / kind / f".lock-{key.replace('/', '+')}")
+        return BuildLock(self.root / kind / f".lock-{key.replace('/', '+')}")
 
     def sweep(self) -> None:
         """Remove temporaries whose makers are gone."""
@@ -336,17 +355,6 @@ def entry_key(*parts: str) -> str:
 
 def _record_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.digest")
-
-
-def _root_of(cache_dir: CacheDir) -> Path:
-    if isinstance(cache_dir, DefaultCacheDir):
-        default = platformdirs.user_cache_path("isola-anyio", appauthor=False)
-        if default.parts[0] == "~":
-            raise InvalidArgumentError(
-                "cache_dir: this user has no home directory for the default one; give a directory"
-            )
-        return default.absolute()
-    return path_argument("cache_dir", cache_dir, "a directory's path or None")
 
 
 def _remove_tree_of(pid: int, path: Path) -> None:

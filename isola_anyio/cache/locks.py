@@ -1,8 +1,12 @@
-"""Take turns with every task, thread and process that uses the same cache, and know which of them are gone."""
+"""Locks: one builder at a time for each entry, and temporary names whose holders can be known to be gone.
+
+Both are file locks, which all tasks, threads and processes that use the same cache respect, and which the kernel
+releases when a process ends, however it ends.
+"""
 
 from __future__ import annotations
 
-__all__ = ["TEMPORARY_PREFIX", "Building", "Scratch", "sweep"]
+__all__ = ["TEMPORARY_PREFIX", "BuildLock", "Scratch", "sweep"]
 
 import contextlib
 import os
@@ -23,13 +27,14 @@ TEMPORARY_PREFIX: Final = ".tmp-"
 LOCK_SUFFIX: Final = ".lock"
 POLL_MIN_S: Final = 0.01
 POLL_MAX_S: Final = 0.1
+"""How often a waiting builder tries again, from the first time to the last; guesses between latency and cost."""
 
 
 class Scratch:
     """A temporary name in ``directory`` that no sweep touches as long as this process holds it.
 
-    A lock file beside it says that somebody lives: it is locked before the name is used and removed after it. A pid
-    in the name would not do, as containers that share a cache have pids of their own.
+    A lock file beside it says that its holder is alive: it is locked before the name is used and removed after it. A
+    process id in the name would not do, as containers that share a cache number their processes each for itself.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -40,7 +45,8 @@ class Scratch:
                 self._lock.acquire(blocking=False)
                 if os.path.lexists(self._lock.lock_file):
                     return
-                self._lock.release()  # a sweep took it for a dead one's between the making and the locking
+                # A sweep removed the lock file between its creation and the locking: take another name.
+                self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -69,8 +75,8 @@ def sweep(directory: Path) -> None:
                 remove(found)  # the lock is made before the name is used and removed after it
 
 
-class Building:
-    """The exclusive turn to build one entry, as an async context manager; see ``Cache.building``.
+class BuildLock:
+    """The right to build one entry, as an async context manager; see ``Cache.building``.
 
     Polled, because nothing that belongs to one event loop can wake a task of another, let alone another process, and
     a thread that waits in ``flock`` cannot be cancelled. The order of waiters is not kept.
@@ -81,7 +87,7 @@ class Building:
         self._lock = FileLock(lock_path, mode=0o600, thread_local=False)
 
     async def __aenter__(self) -> Self:
-        """Wait for the turn; when cancelled, nothing is held."""
+        """Wait for the lock; when cancelled, nothing is held."""
         await anyio.lowlevel.checkpoint()
         delay_s = POLL_MIN_S
         while not self._acquire_nowait():
@@ -90,46 +96,46 @@ class Building:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Give the turn up, without waiting for anything."""
+        """Release the lock, without waiting for anything."""
         try:
             self._lock.release()
         finally:
-            _let_go(self._path)
+            _forget(self._path)
 
     def _acquire_nowait(self) -> bool:
-        with _builders_guard:
-            if self._path in _builders_here:
+        with _locked_guard:
+            if self._path in _locked_here:
                 return False
-            _builders_here.add(self._path)
+            _locked_here.add(self._path)
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
-            _let_go(self._path)
+            _forget(self._path)
             return False
         except BaseException:
-            _let_go(self._path)
+            _forget(self._path)
             raise
         return True
 
 
 # flock would do alone; the set spares waiters in this process the system calls.
-_builders_here: Final[set[Path]] = set()
-_builders_guard = threading.Lock()
+_locked_here: Final[set[Path]] = set()
+_locked_guard = threading.Lock()
 
 
-def _let_go(path: Path) -> None:
-    with _builders_guard:
-        _builders_here.discard(path)
+def _forget(path: Path) -> None:
+    with _locked_guard:
+        _locked_here.discard(path)
 
 
-def _forget_builders_after_fork() -> None:
-    global _builders_guard  # noqa: PLW0603 - another thread may have held the old one when the process forked
-    _builders_guard = threading.Lock()
-    _builders_here.clear()
+def _forget_locks_after_fork() -> None:
+    global _locked_guard  # noqa: PLW0603 - another thread may have held the old one when the process forked
+    _locked_guard = threading.Lock()
+    _locked_here.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_builders_after_fork)
+    os.register_at_fork(after_in_child=_forget_locks_after_fork)
 
 
 def _lock_of(path: Path) -> Path:

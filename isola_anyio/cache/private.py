@@ -1,4 +1,4 @@
-"""Take paths from callers, and decide which files and directories nobody but our user can have changed."""
+"""Private files: paths that callers give, and which files and directories nobody but our user can have changed."""
 
 from __future__ import annotations
 

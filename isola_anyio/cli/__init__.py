@@ -1,4 +1,4 @@
-"""The command line: ``isola-anyio``, and ``python -m isola_anyio``."""
+"""Command line: ``isola-anyio``, and ``python -m isola_anyio``."""
 
 from __future__ import annotations
 

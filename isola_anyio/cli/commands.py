@@ -1,6 +1,6 @@
-"""The command line: ``isola-anyio``, or ``python -m isola_anyio``.
+"""Commands: what each command of ``isola-anyio`` does, and its exit status.
 
-What a guest says goes to stdout and stderr as it comes; progress and errors of this program go to stderr.
+A guest's output goes to stdout and stderr as it comes; progress and errors of this program go to stderr.
 Exit status: 0 fine, 1 it failed, 2 wrong usage, 124 ``--timeout`` passed, 130 interrupted.
 """
 
@@ -44,7 +44,8 @@ INTERRUPTED: Final = 130  # as a shell reports SIGINT
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a guest's text may be more than the terminal's encoding can say
+        if isinstance(stream, io.TextIOWrapper):
+            # A guest's text may have characters that the terminal's encoding lacks.
             stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(argv)
     try:
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone; keep the interpreter's own last flush from complaining about it.
+        # The reader of our output has gone; the interpreter flushes once more at exit and would report that.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return status
@@ -220,7 +221,7 @@ def _as_json(value: JsonValue) -> str:
 
 
 def _plain(value: object) -> object:
-    """Show what JSON has no word for: bytes in hex, a typed buffer as its numbers."""
+    """Return what JSON cannot hold as what it can: bytes in hex, a typed buffer as its numbers."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, memoryview):

@@ -1,4 +1,4 @@
-"""Show in a minute what the library does: both guests, a hostcall, a stream, a timeout."""
+"""Demo: what the library does, in a minute: both guests, a hostcall, a stream, a timeout."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from isola_anyio.cache import CacheDir
     from isola_anyio.events import EventStream
     from isola_anyio.runtimes.progress import OnProgress
+    from isola_anyio.template import SandboxTemplate
 
     Say = Callable[[str], object]
 
@@ -92,13 +93,13 @@ async def demo(say: Say = print, *, cache_dir: CacheDir, on_progress: OnProgress
             template.close()
 
 
-async def _tour(template: Any, guest: str, say: Say) -> None:
+async def _tour(template: SandboxTemplate, guest: str, say: Say) -> None:
     began = time.perf_counter()
     async with template.create(hostcalls={"fetch_order": fetch_order}) as sandbox:
         say(f"  a sandbox in {(time.perf_counter() - began) * 1000:.1f} ms")
         await sandbox.load_script(guest)
 
-        say(f"  hostcall: the order's total is {await sandbox.run('total', 7)}")
+        say(f"  hostcall: the order's total is {await sandbox.run('total', 7)!r}")
 
         async with sandbox.run_stream("primes", 12) as events:
             say(f"  stream:   {await _spell(events)}")

@@ -1,4 +1,4 @@
-"""Can this machine run sandboxes, and will it do so fast? Look, and change nothing.
+"""Doctor: whether this machine can run sandboxes, and how well. It looks, and changes nothing.
 
 Each thing looked at is a :class:`DoctorCheck`. One that is not ok says what to do about it; ``essential`` tells a
 machine that cannot run sandboxes from one that runs them with less.
@@ -16,13 +16,11 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-import platformdirs
+from typing import TYPE_CHECKING, Any, Final, final
 
 from isola_anyio.building import Recipe
-from isola_anyio.cache import DEFAULT_CACHE_DIR, Cache, DefaultCacheDir
-from isola_anyio.cache.private import is_private_directory, path_argument, refuse_foreign_links
+from isola_anyio.cache import DEFAULT_CACHE_DIR, Cache, DefaultCacheDir, cache_directory
+from isola_anyio.cache.private import is_private_directory, refuse_foreign_links
 from isola_anyio.engine import ffi
 from isola_anyio.engine.image import COPY_SWITCH
 from isola_anyio.errors import InvalidArgumentError
@@ -42,6 +40,7 @@ FREE_BYTES: Final = 1 << 30
 """Runtimes, the compiler's output and a few images, with room to spare; a guess."""
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class DoctorCheck:
     """One thing that was looked at.
@@ -61,6 +60,7 @@ class DoctorCheck:
     essential: bool = False
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class DoctorReport:
     """What :func:`doctor` found; ``str()`` of it is what the command line prints."""
@@ -99,7 +99,7 @@ def doctor(*, cache_dir: CacheDir = DEFAULT_CACHE_DIR) -> DoctorReport:
     Raises:
         InvalidArgumentError: ``cache_dir`` is not a path.
     """
-    root = _root_of(cache_dir)
+    root, homeless = _root_of(cache_dir)
     checks = [
         *_versions(),
         _platform(),
@@ -107,6 +107,7 @@ def doctor(*, cache_dir: CacheDir = DEFAULT_CACHE_DIR) -> DoctorReport:
         _confinement(),
         _cpu_clocks(),
         *_map_count(),
+        *homeless,
     ]
     if root is not None:
         checks += [_cache(root), _space(root)]
@@ -226,12 +227,15 @@ def _map_count() -> list[DoctorCheck]:
 # --- what is on disk -------------------------------------------------------------------------------------------------
 
 
-def _root_of(cache_dir: CacheDir) -> Path | None:
-    if cache_dir is None:
-        return None
-    if isinstance(cache_dir, DefaultCacheDir):
-        return platformdirs.user_cache_path("isola-anyio", appauthor=False).absolute()
-    return path_argument("cache_dir", cache_dir, "a directory's path or None")
+def _root_of(cache_dir: CacheDir) -> tuple[Path | None, list[DoctorCheck]]:
+    """Return the cache's directory, and a failed check where this user has none by default."""
+    try:
+        return cache_directory(cache_dir), []
+    except InvalidArgumentError as exc:
+        if not isinstance(cache_dir, DefaultCacheDir):
+            raise  # the caller's mistake, and nothing about this machine
+        remedy = "give a cache_dir, or set XDG_CACHE_HOME"
+        return None, [DoctorCheck("cache directory", ok=False, detail=str(exc), remedy=remedy, essential=True)]
 
 
 def _cache(root: Path) -> DoctorCheck:

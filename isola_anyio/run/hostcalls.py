@@ -6,15 +6,15 @@ passes between the threads is a dict of requests one way, a deque of answers the
 
 from __future__ import annotations
 
-__all__ = ["Handlers", "Hostcalls", "check_handlers"]
+__all__ = ["Handlers", "Hostcalls"]
 
 import inspect
 import logging
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import anyio
 
@@ -22,18 +22,18 @@ from isola_anyio import codec
 from isola_anyio.concurrency import HeldUp, being_cancelled
 from isola_anyio.errors import InvalidArgumentError, LimitError, clip
 from isola_anyio.guests.protocol import ProtocolError, Status, ToHost, completion, split_hostcall
+from isola_anyio.options import Handler, Handlers
 from isola_anyio.run.failures import Halt
 from isola_anyio.run.services import GivenUp
 from isola_anyio.run.state import Event
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
     from anyio.abc import TaskGroup
 
     from isola_anyio.run.services import ServedRun
     from isola_anyio.values import JsonValue
-
-Handler: TypeAlias = Callable[[Any], Any]
-Handlers: TypeAlias = Mapping[str, Handler]
 
 PENDING_BYTES: Final = 64 << 20
 """Payload bytes of hostcalls that have not ended, above which a guest is blocked (the high-water mark): it must not
@@ -55,28 +55,6 @@ SLICE: Final = 64
 """Handlers started, or drops looked at, before the event loop may do something else: about a millisecond's worth."""
 
 _logger = logging.getLogger("isola_anyio.hostcalls")
-
-
-def check_handlers(handlers: object) -> dict[str, Handler]:
-    """Return a copy of ``hostcalls=``, checked.
-
-    Raises:
-        InvalidArgumentError: it is not a mapping of names to callables of one argument.
-    """
-    if handlers is None:
-        return {}
-    if not isinstance(handlers, Mapping):
-        raise InvalidArgumentError(f"hostcalls is a mapping of names to handlers, not {clip(handlers)}")
-    checked: dict[str, Handler] = {}
-    for name, handler in cast("Mapping[object, object]", handlers).items():
-        if not isinstance(name, str) or not name:
-            raise InvalidArgumentError(f"hostcalls: a handler's name is a non-empty str, not {clip(name)}")
-        if not callable(handler):
-            raise InvalidArgumentError(
-                f"hostcalls[{name!r}] is not callable: {clip(handler)}; give a function that takes the payload"
-            )
-        checked[name] = handler
-    return checked
 
 
 def _failure(name: str, exc: BaseException) -> bytes:

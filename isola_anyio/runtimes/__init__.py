@@ -1,1 +1,1 @@
-"""Answer which runtime to use, and where its files are: installed, cached, fetched, or the caller's own."""
+"""Runtimes: which one is used, and where its files are: installed, cached, fetched, or the caller's own."""

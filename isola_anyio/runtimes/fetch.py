@@ -1,4 +1,4 @@
-"""Fetch a wheel the way this machine fetches wheels: with its pip or uv, so with its index, proxy and credentials.
+"""Fetching: a wheel, by this machine's own pip or uv and so with its index, proxy and credentials.
 
 The tool runs as a child process in a session of its own, with every temporary file below a directory of ours, so that
 killing the session and removing the directory leaves nothing, whenever that happens. A connection that hangs is bounded
@@ -130,7 +130,7 @@ async def fetch(pin: Pin, directory: Path, on_progress: OnProgress | None) -> Fe
 
 
 def redact(text: str) -> str:
-    """Return a tool's message without what may be secret in URLs, and without what is no text."""
+    """Return a tool's message without user names, passwords and queries in URLs, and without control characters."""
     return UNPRINTABLE.sub("", QUERY.sub(r"\1?****", USERINFO.sub(r"\1****@", text)))
 
 
@@ -178,7 +178,7 @@ async def _watch(process: Process, pin: Pin, directory: Path, on_progress: OnPro
 
 
 def _kill(process: Process) -> None:
-    # Also when the tool itself has ended: what it started may still hold its end of the pipe, and keeps the group.
+    # Also when the tool itself has ended: its own children may still hold the pipe, and are in the same group.
     with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS refuses for one that has just ended
         if sys.platform == "win32":
             process.kill()
@@ -187,9 +187,9 @@ def _kill(process: Process) -> None:
 
 
 def _environment(given: Mapping[str, str], temporary: Path) -> dict[str, str]:
-    """Return the user's environment, so configured as it is, with temporary files in our directory."""
+    """Return the user's environment and its configuration of the tool, with temporary files in our directory."""
     ours = {name: str(temporary) for name in ("TMPDIR", "TEMP", "TMP")}
-    # Two policies about installing, which this is not; what is fetched is checked against digests of our own.
+    # Policies about installing, which this is not; what is fetched is checked against digests of our own.
     ours |= {"PIP_REQUIRE_VIRTUALENV": "0", "PIP_REQUIRE_HASHES": "0", "UV_REQUIRE_HASHES": "0"}
     ours |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
     return {**given, **ours}

@@ -1,4 +1,4 @@
-"""Find a pinned runtime in an installed distribution, without importing any of its code."""
+"""Installed runtimes: a pinned one found in a distribution, without importing any of its code."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def find_installed(pin: Pin, cache: Cache, meter: Meter) -> tuple[Path, Path] | None:
     """Return the paths of the main and the library file, or None if the pinned release is not installed whole.
 
-    Another release is no concern of ours. The pinned one with other bytes in it is: the machine's owner believes to
-    have what the package pins, so going on with a copy from elsewhere would hide that something changed it.
+    Another release is passed over. The pinned release with other bytes in it is an error: its owner believes to have
+    what the package pins, and a copy fetched in its place would hide that something changed it.
 
     Raises:
         DigestMismatchError: a file of the installed release is not what the package pins.

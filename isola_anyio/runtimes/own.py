@@ -1,4 +1,7 @@
-"""Take a runtime that the caller unpacked or built: it is theirs, and needs no more than what we call in it."""
+"""Own runtimes: a module that the caller unpacked or built, and its library.
+
+They are the caller's: nothing is compared with a pin, and only the exports that the host calls must be there.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from isola_anyio.cache.private import path_argument
 from isola_anyio.errors import RuntimeUnavailableError, clip
 from isola_anyio.runtimes.wasm import MalformedModuleError, export_names
 
@@ -30,21 +32,15 @@ class Own:
     lib_sha256: str | None
 
 
-def find_own(pin: Pin, cache: Cache, runtime_path: object, runtime_lib_dir: object, meter: Meter) -> Own:
-    """Find the module at or below ``runtime_path``, and the library in ``runtime_lib_dir`` or beside the module.
+def find_own(pin: Pin, cache: Cache, given: Path, lib_dir: Path | None, meter: Meter) -> Own:
+    """Find the module at or below ``given``, and the library in ``lib_dir`` or beside the module.
 
     Raises:
-        InvalidArgumentError: an argument is not a path.
         RuntimeUnavailableError: a file is missing or unreadable, or the module lacks an export.
     """
-    given = path_argument("runtime_path", runtime_path, "the path of a module or of a directory that holds it")
-    lib_given: Path | None = None
-    if runtime_lib_dir is not None:
-        expected = f"the path of the directory that holds {pin.library.name}"
-        lib_given = path_argument("runtime_lib_dir", runtime_lib_dir, expected)
     try:
         path = _find_module(pin, given)
-        library = _find_library(pin, lib_given or path.parent, optional=pin.runtime != "python" and lib_given is None)
+        library = _find_library(pin, lib_dir or path.parent, optional=pin.runtime != "python" and lib_dir is None)
         files = (path,) if library is None else (path, library)
         meter.begin("verify", sum(file.stat().st_size for file in files))
         sha256 = cache.digest_of(path, meter.advance)

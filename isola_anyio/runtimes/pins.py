@@ -1,4 +1,4 @@
-"""Say which runtimes the package knows, and what their files must be, to the byte."""
+"""Pins: which releases of which runtimes the package knows, and what their files must be, to the byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell the caller how far a slow step has come."""
+"""Progress: what a caller is told while a slow step goes on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ __all__ = ["OnProgress", "Progress", "Stage", "check_on_progress"]
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, cast, final
 
 from isola_anyio.errors import InvalidArgumentError, clip
 
@@ -15,14 +15,16 @@ Stage = Literal["download", "verify", "compile", "warm"]
 """What is being done: fetching a runtime, checking and unpacking it, compiling it, running the prelude."""
 
 
+@final
 @dataclass(frozen=True)
 class Progress:
     """How far a stage has come.
 
     Attributes:
-        stage: ``"download"``, ``"verify"``, ``"compile"`` or ``"warm"``.
-        done: how much is done; bytes for ``"download"`` and ``"verify"``.
-        total: how much there is to do in all, None when unknown.
+        stage: ``"download"``: the runtime is fetched; ``"verify"``: its files are checked and unpacked; ``"compile"``;
+            ``"warm"``: the interpreter starts and the prelude runs.
+        done: how much is done: bytes for ``"download"`` and ``"verify"``, 0 or 1 for the others.
+        total: how much there is to do in all, in the same unit; ``None`` when unknown.
     """
 
     stage: Stage

@@ -1,26 +1,26 @@
-"""Give the files of a runtime: the caller's own, else installed, else cached, else fetched."""
+"""Runtime resolver: a runtime's files, the caller's own, else installed, else cached, else fetched."""
 
 from __future__ import annotations
 
-__all__ = ["RuntimeBundle", "find_runtime", "resolve_runtime"]
+__all__ = ["RuntimeBundle", "find_chosen", "find_runtime", "resolve_runtime"]
 
 import contextlib
 import os
-import re
 import shutil
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, final
 
 import anyio
 import anyio.to_thread
 
 from isola_anyio.cache import DEFAULT_CACHE_DIR, Cache, CacheDir, open_cache
-from isola_anyio.errors import DigestMismatchError, InvalidArgumentError, RuntimeUnavailableError, clip
+from isola_anyio.errors import DigestMismatchError, RuntimeUnavailableError, clip
+from isola_anyio.runtimes.choice import choose_runtime
 from isola_anyio.runtimes.fetch import fetch
 from isola_anyio.runtimes.installed import find_installed
 from isola_anyio.runtimes.own import find_own
-from isola_anyio.runtimes.pins import PINS, Pin, Pins, pick
+from isola_anyio.runtimes.pins import PINS, Pin, Pins
 from isola_anyio.runtimes.progress import OnProgress, check_on_progress
 from isola_anyio.runtimes.unpack import unpack
 from isola_anyio.runtimes.worker import GRACE_S, Meter, run_stoppable
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from isola_anyio.cache import Scratch
+    from isola_anyio.runtimes.choice import RuntimeChoice
 
-SHA256_PATTERN: Final = re.compile(r"[0-9a-fA-F]{64}")
 
-
+@final
 @dataclass(frozen=True)
 class RuntimeBundle:
     """The files of one runtime, checked.
@@ -75,7 +75,7 @@ async def resolve_runtime(
         RuntimeUnavailableError: it is not on this machine and could not be fetched; the message says what was tried.
         DigestMismatchError: what is installed, or what was fetched, is not what the package pins.
     """
-    pick(runtime, version)
+    choose_runtime(runtime, version=version)  # before a directory is made
     check_on_progress(on_progress)
     cache = open_cache(cache_dir)
     try:
@@ -100,38 +100,43 @@ async def find_runtime(
     on_progress: OnProgress | None = None,
     pins: Pins = PINS,
 ) -> RuntimeBundle:
-    """Do what ``resolve_runtime`` does in a cache that is open, or take the caller's own files.
+    """Check the arguments as :func:`choose_runtime` does, then do what :func:`find_chosen` does."""
+    choice = choose_runtime(
+        runtime,
+        version=version,
+        runtime_path=runtime_path,
+        runtime_lib_dir=runtime_lib_dir,
+        runtime_digest=runtime_digest,
+        pins=pins,
+    )
+    return await find_chosen(choice, cache, check_on_progress(on_progress))
 
-    ``runtime_path`` is the module or a directory that holds it; ``runtime_lib_dir`` holds the library, by default
-    beside the module. They are checked against ``runtime_digest``, and nothing else, when that is given.
+
+async def find_chosen(choice: RuntimeChoice, cache: Cache, on_progress: OnProgress | None) -> RuntimeBundle:
+    """Find the runtime that was chosen: the caller's own files as they are, else installed, else cached, else fetched.
+
+    When cancelled it ends within a second and leaves nothing half written.
+
+    Raises:
+        RuntimeUnavailableError: it is not there and could not be fetched, or the caller's own files are no runtime.
+        DigestMismatchError: its digest is not the pinned one, or not the one that was asked for.
     """
-    pin = pick(runtime, version, pins)
-    report = check_on_progress(on_progress)
-    expected = _digest_argument(runtime_digest)
-    if runtime_path is not None:
-        own = await run_stoppable(partial(find_own, pin, cache, runtime_path, runtime_lib_dir), report)
-        known = next((each.version for each in pins[runtime].values() if each.main.sha256 == own.sha256), "custom")
-        bundle = RuntimeBundle(runtime, version or known, own.path, own.lib_dir, own.sha256, own.lib_sha256)
-        what = f"the {runtime} runtime at {clip(os.fspath(own.path))}"
-    elif runtime_lib_dir is not None:
-        raise InvalidArgumentError(
-            f"runtime_lib_dir {clip(runtime_lib_dir)} goes with a runtime_path; give both, or neither"
-        )
+    pin = choice.pin
+    if choice.path is not None:
+        own = await run_stoppable(partial(find_own, pin, cache, choice.path, choice.lib_dir), on_progress)
+        known = (each.version for each in choice.releases.values() if each.main.sha256 == own.sha256)
+        version = choice.version or next(known, "custom")
+        bundle = RuntimeBundle(pin.runtime, version, own.path, own.lib_dir, own.sha256, own.lib_sha256)
+        what = f"the {pin.runtime} runtime at {clip(os.fspath(own.path))}"
     else:
-        path, library = await _find_pinned(pin, cache, report)
+        path, library = await _find_pinned(pin, cache, on_progress)
         bundle = RuntimeBundle(
-            runtime, pin.version, path, library.parent, pin.main.sha256, lib_sha256=pin.library.sha256
+            pin.runtime, pin.version, path, library.parent, pin.main.sha256, lib_sha256=pin.library.sha256
         )
-        what = f"the {runtime} runtime {pin.version} that the package pins"
-    if expected is not None and bundle.sha256 != expected:
-        raise DigestMismatchError(f"{what} has SHA-256 {bundle.sha256}, where runtime_digest says {expected}")
+        what = f"the {pin.runtime} runtime {pin.version} that the package pins"
+    if choice.sha256 is not None and bundle.sha256 != choice.sha256:
+        raise DigestMismatchError(f"{what} has SHA-256 {bundle.sha256}, where runtime_digest says {choice.sha256}")
     return bundle
-
-
-def _digest_argument(value: object) -> str | None:
-    if value is not None and not (isinstance(value, str) and SHA256_PATTERN.fullmatch(value)):
-        raise InvalidArgumentError(f"runtime_digest must be a SHA-256 in 64 hex digits, not {clip(value)}")
-    return None if value is None else value.lower()
 
 
 async def _find_pinned(pin: Pin, cache: Cache, on_progress: OnProgress | None) -> tuple[Path, Path]:

