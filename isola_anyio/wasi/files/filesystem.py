@@ -195,4 +195,4 @@ class FileSystem:
                 f"guest_path={clip(guest_path)} shows files of the host: look at them there; only /tmp, memory mounts"
                 " and overlays are kept in memory"
             )
-        return MountView._of(guest_text(point), mount.volume)  # noqa: SLF001 - users make none
+        return MountView._create(guest_text(point), mount.volume)  # noqa: SLF001 - users make none

@@ -17,6 +17,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, final
 
+from isola_anyio.construction import made_by
 from isola_anyio.wasi.abi import FileType, Rights
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.volumes.budgets import FileLimits, FileUsage
@@ -155,6 +156,7 @@ def _read(file: Descriptor, size: int) -> bytes:
 
 
 @final
+@made_by("sandbox.mount(guest_path)")
 class MountView(TreeAccess):
     """The host's view of one sandbox's mount that is kept in memory: ``/tmp``, a memory mount, an overlay.
 
@@ -169,12 +171,9 @@ class MountView(TreeAccess):
 
     guest: str
 
-    def __init__(self) -> None:
-        raise TypeError("a MountView is made by Sandbox.mount(guest_path)")
-
     @classmethod
-    def _of(cls, guest: str, volume: MemoryVolume) -> MountView:
-        view = cls.__new__(cls)
+    def _create(cls, guest: str, volume: MemoryVolume) -> MountView:
+        view = object.__new__(cls)
         TreeAccess.__init__(view, volume)
         view.guest = guest
         return view
