@@ -8,7 +8,7 @@ from functools import partial
 
 import anyio
 
-from tests.bench import core, peers, streams, values
+from tests.bench import core, peers, streams, values, walk
 from tests.bench.measure import heading
 
 GROUPS: dict[str, Callable[[], Awaitable[None]]] = {
@@ -17,6 +17,7 @@ GROUPS: dict[str, Callable[[], Awaitable[None]]] = {
     "peers": peers.run,
     "values": values.run,
     "streams": streams.run,
+    "walk": walk.run,
 }
 
 

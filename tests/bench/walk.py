@@ -1,4 +1,6 @@
-"""How far does a request walk? Host-side calls, moves between files, and files, counted by a profile hook.
+"""How far a request walks: host-side calls, moves between files, and files, counted by a profile hook.
+
+``python -m tests.bench.walk add`` prints one trip's way, call by call.
 
 Counts do not depend on how busy the machine is, so they can be compared between commits; they are what a reader has to
 follow, too.
@@ -6,7 +8,7 @@ follow, too.
 
 from __future__ import annotations
 
-__all__ = ["main"]
+__all__ = ["Walk", "run"]
 
 import sys
 import threading
@@ -73,7 +75,9 @@ async def trip(walk: Walk, work: Callable[[], Awaitable[object]]) -> None:
         await work()
 
 
-async def _walk(show: str | None) -> None:
+async def run(show: str | None = None) -> None:
+    """Print the table; ``show`` names a trip whose way is printed as well."""
+
     async def waits(payload: int) -> int:
         return payload
 
@@ -91,10 +95,5 @@ async def _walk(show: str | None) -> None:
                             print("   ", file, function)
 
 
-def main(show: str | None = None) -> None:
-    """Print the table; ``show`` names a trip whose way is printed as well."""
-    anyio.run(_walk, show)
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    anyio.run(run, *sys.argv[1:2])

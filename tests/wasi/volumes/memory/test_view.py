@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 
 from isola_anyio.mounts import MountConfig
-from isola_anyio.wasi.volumes.memory.view import MountView
 from tests.wasi.client import Guest
 
 
@@ -58,8 +57,3 @@ def test_a_memory_mount_is_safe_from_many_threads(make_guest: Callable[..., Gues
         thread.join()
     assert failures == []
     assert store.list() == ["/common"]
-
-
-def test_a_view_is_made_by_its_sandbox_only() -> None:
-    with pytest.raises(TypeError, match=r"Sandbox\.mount"):
-        MountView()
