@@ -78,7 +78,7 @@ class Recipe:
     def code_key(self) -> str:
         """Name the compiled code: the module, the compiler, its settings and the processor."""
         settings = ffi.engine_fingerprint(metered=self.metered)
-        return entry_key(self.driver.name, self.bundle.sha256, self.driver.adaptation, settings)
+        return entry_key(self.driver.name, self.bundle.sha256, self.driver.patch_version, settings)
 
     @property
     def image_key(self) -> str:
@@ -111,7 +111,7 @@ async def load_program(
         with _blaming_disk(cache, "compiled code"):
             scratch = stack.enter_context(cache.scratch("code"))
             source, target = scratch.path / recipe.bundle.path.name, scratch.path / "code"
-            await run_stoppable(partial(_adapt, recipe, source))
+            await run_stoppable(partial(_write_patched, recipe, source))
             await run_stoppable(partial(_compile, source, target, recipe.metered))
         try:
             await run_stoppable(partial(_store_copy, cache, recipe.code_key, target))
@@ -136,12 +136,12 @@ def _blaming_disk(cache: Cache, what: str) -> Generator[None]:
         ) from exc
 
 
-def _adapt(recipe: Recipe, target: Path, _meter: Meter) -> None:
-    """Put the module that is to be compiled at ``target``: the runtime's own, checked again, as its driver wants it."""
+def _write_patched(recipe: Recipe, target: Path, _meter: Meter) -> None:
+    """Check the runtime's module again and write the driver's patched version of it to ``target``."""
     module = recipe.bundle.path.read_bytes()
     if hashlib.sha256(module).hexdigest() != recipe.bundle.sha256:
         raise RuntimeUnavailableError(f"{recipe.bundle.path} changed after it was checked; build the template again")
-    target.write_bytes(recipe.driver.adapt(module, recipe.bundle.sha256))
+    target.write_bytes(recipe.driver.patch_module(module, recipe.bundle.sha256))
 
 
 def _compile(source: Path, target: Path, metered: bool, meter: Meter) -> None:

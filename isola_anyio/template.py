@@ -182,7 +182,7 @@ class SandboxContext:
 
         async def build(cache: Cache) -> SandboxTemplate:
             bundle = await find(cache=cache)
-            recipe = Recipe(driver.equip(bundle, cache), bundle, metered, memory, prelude, environment)
+            recipe = Recipe(driver.with_extras(bundle, cache), bundle, metered, memory, prelude, environment)
             return await self._build(recipe, cache, configs, report)
 
         if chosen is not None:
@@ -429,7 +429,7 @@ class SandboxTemplate:
 
 
 def _base_files(driver: Any, lib_dir: Any, mounts: Any, limits: FileLimits, dump: bytes | None) -> FileSystem:
-    files = FileSystem.base(stdlib=driver.library(lib_dir), mounts=mounts, limits=limits)
+    files = FileSystem.base(stdlib=driver.library_archive(lib_dir), mounts=mounts, limits=limits)
     if dump is not None:
         files.load(dump)
     return files

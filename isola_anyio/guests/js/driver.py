@@ -13,7 +13,7 @@ import hashlib
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from isola_anyio.guests.js import engine_patch as patching
+from isola_anyio.guests.js import engine_patch
 from isola_anyio.guests.js.exports import EXPORTS
 from isola_anyio.guests.js.loader import Loader
 from isola_anyio.guests.js.port import IMPORTS, JsPort
@@ -94,32 +94,32 @@ class JsDriver:
             digest.update(f"\0{name}\0{source}".encode())
         self.sdk_digest = digest.hexdigest()
 
-    def equip(self, bundle: RuntimeBundle, cache: Cache) -> JsDriver:
-        """Give a driver that strips TypeScript with the module of this runtime's own distribution."""
+    def with_extras(self, bundle: RuntimeBundle, cache: Cache) -> JsDriver:
+        """Return a driver that strips TypeScript with the module of this runtime's own distribution."""
         if bundle.lib_sha256 is None:
             return self
         return JsDriver(Stripper(bundle.lib_dir / "_transform.wasm", bundle.lib_sha256, cache))
 
-    def adapt(self, module: bytes, sha256: str) -> bytes:
-        """Give the module that is compiled for this runtime; see ``engine_patch.py``."""
-        layout = patching.LAYOUTS.get(sha256)
-        return module if layout is None else patching.patch(module, layout)
+    patch_version = "1"
+    """Goes up when :meth:`patch_module` returns another module for the same input."""
 
-    adaptation = "1"
-    """Part of the compiled code's key; goes up when :meth:`adapt` makes something else of the same module."""
+    def patch_module(self, module: bytes, sha256: str) -> bytes:
+        """Return the module to compile: patched if it is a pinned build, see ``engine_patch.py``; else unchanged."""
+        layout = engine_patch.LAYOUTS.get(sha256)
+        return module if layout is None else engine_patch.patch(module, layout)
 
     def attach(self, instance: Instance, system: System, answer: DoorHandler, *, max_frame: int) -> JsPort:
         """Connect an instance; see :class:`~isola_anyio.guests.Driver`."""
         return JsPort(instance, system, answer, Loader(system.files, self._stripper, instance), max_frame=max_frame)
 
-    def library(self, lib_dir: Path) -> None:  # noqa: ARG002 - the interface
-        """QuickJS has no library of files."""
+    def library_archive(self, lib_dir: Path) -> None:  # noqa: ARG002 - the interface
+        """Return ``None``: QuickJS has no standard library in files."""
         return
 
     def boot(self, port: Port, bundle: RuntimeBundle) -> None:
         """Load the SDK into a fresh engine."""
         assert isinstance(port, JsPort)
-        port.boot(self._sdk, patching.LAYOUTS.get(bundle.sha256))
+        port.boot(self._sdk, engine_patch.LAYOUTS.get(bundle.sha256))
 
     def prepare_source(self, code: str, filename: str) -> str:  # noqa: ARG002 - the interface
         """Take it as it is: only the engine can tell whether the source needs stripping; see ``JsPort``."""

@@ -63,7 +63,7 @@ class TraitorDriver(JsDriver):
         self._sdk["door"] += "\nglobalThis.door = (...frame) => door(...frame);"
         self.sdk_digest = "traitor"
 
-    def equip(self, bundle: RuntimeBundle, cache: Cache) -> JsDriver:
+    def with_extras(self, bundle: RuntimeBundle, cache: Cache) -> JsDriver:
         return self
 
 
