@@ -31,16 +31,25 @@ if TYPE_CHECKING:
     from isola_anyio.wasi.system import System
 
 _CORE: Final = (
+    "call",
     "codec",
+    "decoder",
     "dispatcher",
     "door",
+    "encoder",
     "errors",
+    "logs",
     "main",
     "names",
     "ops",
     "primordials",
     "promises",
+    "run",
+    "scripts",
+    "uncrossable",
+    "value_path",
     "waits",
+    "wire_form",
 )
 """The SDK's own modules, in ``sdk/core``."""
 _WEB: Final = (
@@ -60,6 +69,7 @@ _WEB: Final = (
     "url_host",
     "url_params",
     "url_parser",
+    "url_parts",
 )
 """The web platform's globals, in ``sdk/web``. A module is imported as ``isola:NAME``, whichever folder it is in."""
 _BUILDERS: Final = ("boot.py", "engine_patch.py", "handles.py", "port.py", "rehearsal.py")
