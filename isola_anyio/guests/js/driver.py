@@ -17,7 +17,7 @@ from isola_anyio.guests.js import engine_patch
 from isola_anyio.guests.js.exports import EXPORTS
 from isola_anyio.guests.js.loader import Loader
 from isola_anyio.guests.js.port import IMPORTS, JsPort
-from isola_anyio.guests.js.typescript.strip import Stripper
+from isola_anyio.guests.js.typescript.stripper import Stripper
 from isola_anyio.wasi.signatures import SIGNATURES
 
 if TYPE_CHECKING:

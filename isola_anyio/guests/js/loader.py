@@ -11,13 +11,13 @@ __all__ = ["Loader", "SourceError", "is_module", "may_be_module", "resolve"]
 import posixpath
 from typing import TYPE_CHECKING, Final
 
-from isola_anyio.guests.js.typescript.strip import TypeScriptError, is_typescript
+from isola_anyio.guests.js.typescript.stripper import TypeScriptError, is_typescript
 from isola_anyio.wasi.abi import Rights
 from isola_anyio.wasi.errno import Errno, WasiError, errno_of
 
 if TYPE_CHECKING:
     from isola_anyio.engine.instance import Instance
-    from isola_anyio.guests.js.typescript.strip import Stripper
+    from isola_anyio.guests.js.typescript.stripper import Stripper
     from isola_anyio.wasi.files.filesystem import FileSystem
     from isola_anyio.wasi.volumes.descriptors import Descriptor
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from isola_anyio.guests.js.exports import JsError
 from isola_anyio.guests.js.handles import source_name
 from isola_anyio.guests.js.loader import SourceError, is_module, may_be_module
-from isola_anyio.guests.js.typescript.strip import (
+from isola_anyio.guests.js.typescript.stripper import (
     TypeScriptError,
     UnreadTypeScriptError,
     is_javascript,

@@ -14,8 +14,8 @@ import pytest
 from isola_anyio import CpuLimitError, GuestError, RuntimeUnavailableError, SandboxContext
 from isola_anyio.engine import ffi
 from isola_anyio.engine.compiler import compile_module
-from isola_anyio.guests.js.typescript import strip as typescript
-from isola_anyio.guests.js.typescript.relayout import relayout
+from isola_anyio.guests.js.typescript import stripper as typescript
+from isola_anyio.guests.js.typescript.line_alignment import relayout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

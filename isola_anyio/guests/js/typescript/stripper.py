@@ -34,7 +34,7 @@ from isola_anyio.cache import entry_key
 from isola_anyio.engine import ffi
 from isola_anyio.engine.compiler import compile_module
 from isola_anyio.errors import DigestMismatchError, RuntimeUnavailableError, clip
-from isola_anyio.guests.js.typescript.relayout import relayout
+from isola_anyio.guests.js.typescript.line_alignment import relayout
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.linear_memory import GuestMemory
 

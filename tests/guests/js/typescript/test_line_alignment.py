@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from isola_anyio.guests.js.typescript.relayout import relayout
+from isola_anyio.guests.js.typescript.line_alignment import relayout
 from tests.timing import SLACK
 
 
