@@ -1,8 +1,8 @@
-"""Drive QuickJS: how our SDK gets into a fresh engine, and what a message costs in calls of its exports.
+"""Driver: the kind of guest that runs in QuickJS, with the SDK that is loaded into a fresh engine.
 
-The engine's exports take and give *handles*, 32-bit names of values, which the host frees (``exports.py``). A message
-is one string made from bytes, one call of the dispatcher, the microtasks, and one call of its ``pump`` that ends the
-turn (``port.py``); each door call is one string read and one small reply. About ten calls of half a microsecond.
+A message costs about ten calls of half a microsecond: it is one string made from bytes, one call of the dispatcher,
+the microtasks, and one call of the dispatcher's ``pump`` that ends the turn (``port.py``). A door call is one string
+read and one small reply.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _WEB: Final = (
 )
 """The web platform's globals, in ``sdk/web``. A module is imported as ``isola:NAME``, whichever folder it is in."""
 _BUILDERS: Final = ("boot.py", "engine_patch.py", "handles.py", "port.py", "rehearsal.py")
-"""What of the host's side decides what is in an image."""
+"""The host's files that decide what is in an image."""
 
 
 def _read(folder: str, names: tuple[str, ...], suffix: str = "") -> dict[str, str]:
@@ -132,5 +132,5 @@ class JsDriver:
         port.boot(self._sdk, engine_patch.LAYOUTS.get(bundle.sha256))
 
     def prepare_source(self, code: str, filename: str) -> str:  # noqa: ARG002 - the interface
-        """Take it as it is: only the engine can tell whether the source needs stripping; see ``JsPort``."""
+        """Return the source unchanged: only the engine can tell whether it is TypeScript (``sources.py``)."""
         return code
