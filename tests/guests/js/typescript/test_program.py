@@ -85,6 +85,7 @@ async def strip(template: SandboxTemplate) -> None:
         assert await sandbox.run("twice", 21) == 42
 
 
+@pytest.mark.slow
 async def test_it_is_compiled_once_for_templates_contexts_and_processes(
     built: SandboxTemplate, tmp_path: Path, compilations: Compilations
 ) -> None:
