@@ -86,7 +86,7 @@ class Recipe:
     def code_key(self) -> str:
         """The compiled code's cache key: of the module, the compiler, its settings and the processor."""
         settings = ffi.engine_fingerprint(metered=self.metered)
-        return entry_key(self.driver.name, self.bundle.sha256, self.driver.adaptation, settings)
+        return entry_key(self.driver.name, self.bundle.sha256, self.driver.patch_version, settings)
 
     @property
     def image_key(self) -> str:
@@ -122,7 +122,7 @@ async def load_program(
         with _blaming_disk(cache, "compiled code"):
             scratch = stack.enter_context(cache.scratch("code"))
             source, target = scratch.path / recipe.bundle.path.name, scratch.path / "code"
-            await run_stoppable(partial(_adapt, recipe, source))
+            await run_stoppable(partial(_write_patched, recipe, source))
             await run_stoppable(partial(_compile, source, target, recipe.metered))
         try:
             await run_stoppable(partial(_store_copy, cache, recipe.code_key, target))
@@ -147,7 +147,7 @@ def _blaming_disk(cache: Cache, what: str) -> Generator[None]:
         ) from exc
 
 
-def _adapt(recipe: Recipe, target: Path, _meter: Meter) -> None:
+def _write_patched(recipe: Recipe, target: Path, _meter: Meter) -> None:
     """Write the module that is to be compiled to ``target``: the runtime's own, patched by its driver.
 
     Its digest is checked again, on the very bytes that are compiled: it may have changed since it was found.
@@ -155,7 +155,7 @@ def _adapt(recipe: Recipe, target: Path, _meter: Meter) -> None:
     module = recipe.bundle.path.read_bytes()
     if hashlib.sha256(module).hexdigest() != recipe.bundle.sha256:
         raise RuntimeUnavailableError(f"{recipe.bundle.path} changed after it was checked; build the template again")
-    target.write_bytes(recipe.driver.adapt(module, recipe.bundle.sha256))
+    target.write_bytes(recipe.driver.patch_module(module, recipe.bundle.sha256))
 
 
 def _compile(source: Path, target: Path, metered: bool, meter: Meter) -> None:

@@ -214,7 +214,7 @@ class SandboxContext:
     async def _build(self, options: CheckedTemplateOptions, cache: Cache) -> SandboxTemplate:
         report = options.on_progress
         bundle = await find_chosen(options.runtime, cache, report)
-        driver = drivers()[bundle.name].equip(bundle, cache)
+        driver = drivers()[bundle.name].with_extras(bundle, cache)
         recipe = Recipe(driver, bundle, options.metered, options.max_memory, options.prelude, options.env)
         program = await self._program(recipe, cache, report)
         file_limits = FileLimits()
@@ -407,7 +407,7 @@ class SandboxTemplate:
 
 def _base_files(recipe: Recipe, mounts: Sequence[BoundMount], limits: FileLimits, dump: bytes | None) -> FileSystem:
     """Make a template's file system: new, or as it was dumped beside its image."""
-    files = FileSystem.base(stdlib=recipe.driver.library(recipe.bundle.lib_dir), mounts=mounts, limits=limits)
+    files = FileSystem.base(stdlib=recipe.driver.library_archive(recipe.bundle.lib_dir), mounts=mounts, limits=limits)
     if dump is not None:
         load_files(files, dump)
     return files

@@ -90,24 +90,24 @@ class Driver(Protocol):
         ...
 
     @property
-    def adaptation(self) -> str:
-        """Return a part of the compiled code's key; it changes when :meth:`adapt` makes something else of a module."""
+    def patch_version(self) -> str:
+        """Return the version of :meth:`patch_module`'s output, a part of the compiled code's cache key."""
         ...
 
-    def equip(self, bundle: RuntimeBundle, cache: Cache) -> Driver:
-        """Give a driver that also uses what else the runtime's distribution holds; it keeps its code in ``cache``."""
+    def with_extras(self, bundle: RuntimeBundle, cache: Cache) -> Driver:
+        """Return a driver that also uses the other files of the distribution; their compiled code goes to ``cache``."""
         ...
 
-    def adapt(self, module: bytes, sha256: str) -> bytes:
-        """Give the module that is compiled for this runtime; most are compiled as they are."""
+    def patch_module(self, module: bytes, sha256: str) -> bytes:
+        """Return the WebAssembly module to compile for the runtime with this SHA-256; usually ``module`` itself."""
         ...
 
     def attach(self, instance: Instance, system: System, *, max_frame: int) -> Port:
         """Connect a fresh or forked instance: install its host functions and prepare its exports."""
         ...
 
-    def library(self, lib_dir: Path) -> Path | None:
-        """Name the archive that the guest sees as its standard library; ``None`` for a guest that has none."""
+    def library_archive(self, lib_dir: Path) -> Path | None:
+        """Return the archive that the guest sees as its standard library; ``None`` for a guest without one."""
         ...
 
     def boot(self, port: Port, bundle: RuntimeBundle, conversation: Conversation) -> None:

@@ -96,4 +96,4 @@ async def run(show: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(run, *sys.argv[1:2])
+    anyio.run(run, sys.argv[1] if len(sys.argv) > 1 else None)

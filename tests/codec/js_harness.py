@@ -1,4 +1,4 @@
-"""Run the JavaScript guest's codec in the engine it is written for, without the rest of the library."""
+"""JsCodec: the JavaScript guest's codec in the engine it is written for, without the rest of the library."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ globalThis.attempt = (make) => {
 """
 
 
+def _load(name: str) -> str:
+    """Return the source of ``isola:NAME``; the codec imports nothing from outside ``sdk/core``."""
+    path = resources.files("isola_anyio.guests.js").joinpath("sdk/core", name.removeprefix("isola:") + ".js")
+    return path.read_text(encoding="utf-8")
+
+
 class JsCodec:
     """One engine with the codec in it; values go in and out as the codec's own bytes."""
 
     def __init__(self, prelude: str = "") -> None:
         self._runtime = quickjs_rs.Runtime()
+        self._runtime.set_module_loader(load=_load)
         self._context = self._runtime.new_context()
-        source = resources.files("isola_anyio.guests.js").joinpath("sdk/core/codec.js").read_text(encoding="utf-8")
-        self.eval(source.replace("export const codec =", "globalThis.codec =", 1) + "; 0")
+        self._context.eval("import * as codec from 'isola:codec'; globalThis.codec = codec;", module=True)
         self.eval(SETUP + prelude + "; 0")
 
     def close(self) -> None:

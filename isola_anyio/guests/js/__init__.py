@@ -1,1 +1,1 @@
-"""The JavaScript guest: the SDK that runs inside QuickJS, and the driver that puts it there."""
+"""JavaScript guests: the driver of QuickJS, and in ``sdk/`` the JavaScript that runs inside it."""

@@ -1,4 +1,8 @@
-"""Make a warm engine of a fresh one: load the SDK, set the stack's limit, connect what ``engine_patch.py`` prepared."""
+"""Boot: what turns a fresh engine into the one of which the image is taken; at build time, once.
+
+It loads the SDK, sets the engine's stack limit, connects the hooks that ``engine_patch.py`` added to the module, and
+reads the template's environment variables.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +22,22 @@ if TYPE_CHECKING:
     from isola_anyio.wasi.system import System
 
 _STACK_PROBE: Final = 0xABCD11
-"""A stack size nobody uses, to find the engine's field by."""
+"""A stack size that nothing else in memory equals: set, and searched for, to find the engine's field."""
 _STACK_TOP: Final = range(0xF0000, 0x100001)
-"""Where the stack begins in builds whose stack is the first MiB, growing down; a probe elsewhere is not understood."""
+"""Where the stack begins in builds that keep it in the first MiB, growing down; other builds get no limit."""
 _STACK_LIMIT: Final = 0x80000
-"""How far down JavaScript may use it. Half of it, because the engine's recursive C functions use up to 16 times as much
-of the 8 MiB of the other stack, the one wasm calls are on, and when that is used up the instance dies: with this much
-a plain function recurses 3,270 deep, and ``JSON.parse`` of nested brackets still fails in time. Nesting in source text
-that costs more than that (100,000 times ``(`` in ``eval``) ends the sandbox."""
+"""The lowest address of the stack that JavaScript may use. It is half of the stack, because the engine's recursive C
+functions use up to 16 times as much of the 8 MiB of the other stack, that of wasm calls, and when that is used up the
+instance dies: with this limit a plain function recurses 3,270 deep, and ``JSON.parse`` of nested brackets still fails
+in time. Nesting in source text that costs more (100,000 times ``(`` in ``eval``) ends the sandbox."""
 _TRACKER_OFFSET: Final = 52
-"""From the stack size to the rejection tracker, in the engine's ``JSRuntime``."""
+"""Bytes from the stack size to the rejection tracker in the engine's ``JSRuntime``."""
 
 
 def boot(js: Js, sdk: Sdk, instance: Instance, layout: Layout | None) -> None:
-    """Load the SDK, whose modules the instance's imports serve, and take its functions.
+    """Load the SDK, whose source the instance's import handlers give, and take the handles of its functions.
 
-    ``layout`` is that of an adapted module; ``None`` for any other.
+    ``layout`` is the patched module's; ``None`` for a module that is not patched.
 
     Raises:
         InternalError: the SDK does not load.
@@ -55,11 +59,11 @@ def boot(js: Js, sdk: Sdk, instance: Instance, layout: Layout | None) -> None:
     stack_size = _find_stack_size(js, instance)
     if stack_size is not None:
         js.memory.write_u32(stack_size + 8, _STACK_LIMIT)
-        if layout is not None and _is_adapted(instance):
+        if layout is not None and _is_patched(instance):
             _connect(js, sdk, layout, stack_size)
 
 
-def _is_adapted(instance: Instance) -> bool:
+def _is_patched(instance: Instance) -> bool:
     try:
         instance.store.export(TRACKER_EXPORT, "iIIii>")
     except LookupError:
@@ -74,10 +78,10 @@ def _connect(js: Js, sdk: Sdk, layout: Layout, stack_size: int) -> None:
 
 
 def _find_stack_size(js: Js, instance: Instance) -> int | None:
-    """Find the engine's stack size, which its stack top and its stack limit follow.
+    """Return the address of the engine's stack size, before its stack top and its stack limit; ``None`` if unsure.
 
     The engine compares the stack pointer with a limit that is zero in WASI builds, so that a deep recursion runs over
-    the end of the stack and the instance dies. With the limit set it is an error like any other.
+    the end of the stack and the instance dies. With the limit set, a deep recursion is a ``RangeError``.
     """
     js.set_max_stack_size(_STACK_PROBE)
     raw = js.memory.read(0, instance.store.memory_size())
@@ -111,6 +115,6 @@ def read_environment(js: Js, system: System) -> dict[str, str]:
 
 
 def _tell(js: Js, exc: JsError) -> str:
-    """Say what was thrown, for a report of a fault of our own."""
+    """Return message and stack of an error in the SDK itself."""
     parts = (js.read_text(js.get(exc.handle, name), 4096) for name in ("message", "stack"))
     return " ".join(part.decode("utf-8", "replace") for part in parts if part)

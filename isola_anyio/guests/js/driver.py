@@ -1,8 +1,8 @@
-"""Drive QuickJS: how our SDK gets into a fresh engine, and what a message costs in calls of its exports.
+"""Driver: the kind of guest that runs in QuickJS, with the SDK that is loaded into a fresh engine.
 
-The engine's exports take and give *handles*, 32-bit names of values, which the host frees (``exports.py``). A message
-is one string made from bytes, one call of the dispatcher, the microtasks, and one call of its ``pump`` that ends the
-turn (``port.py``); each door call is one string read and one small reply. About ten calls of half a microsecond.
+A message costs about ten calls of half a microsecond: it is one string made from bytes, one call of the dispatcher,
+the microtasks, and one call of the dispatcher's ``pump`` that ends the turn (``port.py``). A door call is one string
+read and one small reply.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import hashlib
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from isola_anyio.guests.js import engine_patch as patching
+from isola_anyio.guests.js import engine_patch
 from isola_anyio.guests.js.exports import EXPORTS
 from isola_anyio.guests.js.loader import Loader
 from isola_anyio.guests.js.port import IMPORTS, JsPort
-from isola_anyio.guests.js.typescript.strip import Stripper
+from isola_anyio.guests.js.typescript.stripper import Stripper
 from isola_anyio.wasi.signatures import SIGNATURES
 
 if TYPE_CHECKING:
@@ -31,16 +31,25 @@ if TYPE_CHECKING:
     from isola_anyio.wasi.system import System
 
 _CORE: Final = (
+    "call",
     "codec",
+    "decoder",
     "dispatcher",
     "door",
+    "encoder",
     "errors",
+    "logs",
     "main",
     "names",
     "ops",
     "primordials",
     "promises",
+    "run",
+    "scripts",
+    "uncrossable",
+    "value_path",
     "waits",
+    "wire_form",
 )
 """The SDK's own modules, in ``sdk/core``."""
 _WEB: Final = (
@@ -60,10 +69,11 @@ _WEB: Final = (
     "url_host",
     "url_params",
     "url_parser",
+    "url_parts",
 )
 """The web platform's globals, in ``sdk/web``. A module is imported as ``isola:NAME``, whichever folder it is in."""
 _BUILDERS: Final = ("boot.py", "engine_patch.py", "handles.py", "port.py", "rehearsal.py")
-"""What of the host's side decides what is in an image."""
+"""The host's files that decide what is in an image."""
 
 
 def _read(folder: str, names: tuple[str, ...], suffix: str = "") -> dict[str, str]:
@@ -94,33 +104,33 @@ class JsDriver:
             digest.update(f"\0{name}\0{source}".encode())
         self.sdk_digest = digest.hexdigest()
 
-    def equip(self, bundle: RuntimeBundle, cache: Cache) -> JsDriver:
-        """Give a driver that strips TypeScript with the module of this runtime's own distribution."""
+    def with_extras(self, bundle: RuntimeBundle, cache: Cache) -> JsDriver:
+        """Return a driver that strips TypeScript with the module of this runtime's own distribution."""
         if bundle.lib_sha256 is None:
             return self
         return JsDriver(Stripper(bundle.lib_dir / "_transform.wasm", bundle.lib_sha256, cache))
 
-    def adapt(self, module: bytes, sha256: str) -> bytes:
-        """Give the module that is compiled for this runtime; see ``engine_patch.py``."""
-        layout = patching.LAYOUTS.get(sha256)
-        return module if layout is None else patching.patch(module, layout)
+    patch_version = "1"
+    """Goes up when :meth:`patch_module` returns another module for the same input."""
 
-    adaptation = "1"
-    """Part of the compiled code's key; goes up when :meth:`adapt` makes something else of the same module."""
+    def patch_module(self, module: bytes, sha256: str) -> bytes:
+        """Return the module to compile: patched if it is a pinned build, see ``engine_patch.py``; else unchanged."""
+        layout = engine_patch.LAYOUTS.get(sha256)
+        return module if layout is None else engine_patch.patch(module, layout)
 
     def attach(self, instance: Instance, system: System, *, max_frame: int) -> JsPort:
         """Connect an instance; see :class:`~isola_anyio.guests.Driver`."""
         return JsPort(instance, system, Loader(system.files, self._stripper, instance), max_frame=max_frame)
 
-    def library(self, lib_dir: Path) -> None:  # noqa: ARG002 - the interface
-        """QuickJS has no library of files."""
+    def library_archive(self, lib_dir: Path) -> None:  # noqa: ARG002 - the interface
+        """Return ``None``: QuickJS has no standard library in files."""
         return
 
     def boot(self, port: Port, bundle: RuntimeBundle, conversation: Conversation) -> None:
         """Load the SDK into a fresh engine."""
         assert isinstance(port, JsPort)
-        port.boot(self._sdk, patching.LAYOUTS.get(bundle.sha256), conversation)
+        port.boot(self._sdk, engine_patch.LAYOUTS.get(bundle.sha256), conversation)
 
     def prepare_source(self, code: str, filename: str) -> str:  # noqa: ARG002 - the interface
-        """Take it as it is: only the engine can tell whether the source needs stripping; see ``JsPort``."""
+        """Return the source unchanged: only the engine can tell whether it is TypeScript (``sources.py``)."""
         return code

@@ -1,16 +1,16 @@
-"""Give the pinned QuickJS build two things its wrapper leaves out: script names, and news of lost rejections.
+"""Engine patch: two changes to the pinned QuickJS build, for script names and for unhandled rejections. Pure.
 
-The engine inside the distribution can do both; the functions that the distribution exports do not pass them on. So the
-verified module is changed, in two places, before it is compiled:
+The engine inside the distribution can do both, but the functions that the distribution exports do not pass them on.
+So the verified module is changed in two places before it is compiled:
 
-* A script is always called ``eval_script``: the address of that constant becomes the address of a buffer into which
-  the host writes the file name. Stacks, ``error.stack`` and the base of ``import()`` are then the user's.
-* ``JSRuntime`` has a field for a function that is told of rejections nobody handles, but no function of its type is
-  in the table. One is added, which calls a JavaScript function that the host puts beside the name.
+* The engine names every script ``eval_script``: the address of that constant becomes the address of a buffer into
+  which the host writes the file name. Stacks, ``error.stack`` and the base of ``import()`` then have the user's name.
+* ``JSRuntime`` has a field for a function that is called for each unhandled rejection, but no function of its type is
+  in the table. One is added, which calls a JavaScript function that the host stores beside the name.
 
-Everything here is pinned to one build by its SHA-256. Another build runs unchanged: its scripts have no names and its
-lost rejections stay lost; :class:`Layout` says which it is. The addresses lie at the bottom of the stack, which is
-1 MiB long and is used half (see ``boot.py``).
+Everything here is pinned to builds by their SHA-256 (``LAYOUTS``). Any other build runs unpatched: its scripts have no
+names, and its unhandled rejections are not reported. The addresses lie at the end of the stack, which is 1 MiB long
+and of which half is used (see ``boot.py``).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from typing import Final
 
 NAME_BYTES: Final = 2048
-"""How long a script's name may be, with the zero behind it."""
+"""The longest script name, with its terminating zero."""
 _MAGIC: Final = b"\0asm\x01\0\0\0"
 TRACKER_EXPORT: Final = "isola_tracker"
-"""What the added function is exported as, so that an adapted module can be told from another."""
+"""The added function's export, by which a patched module is recognised."""
 _TYPES, _IMPORTS, _FUNCTIONS, _TABLES, _EXPORTS, _ELEMENTS, _CODE = 1, 2, 3, 4, 7, 9, 10
 _UNDEFINED: Final = 3 << 32
 _BOOL: Final = 1 << 32
@@ -32,12 +32,12 @@ _BOOL: Final = 1 << 32
 
 @dataclass(frozen=True)
 class Layout:
-    """What is where in one build.
+    """Addresses and indices in one build.
 
     Attributes:
         name_constant: address of ``"eval_script"``; it occurs ``name_uses`` times in the code.
-        name_buffer: where the host writes the name instead, with a zero behind it; ``NAME_BYTES`` long.
-        hook: where the rejection hook's JavaScript function is kept, as the engine holds values: 8 bytes, and 24 more
+        name_buffer: address of the buffer for a script's name and a zero; ``NAME_BYTES`` long.
+        hook: address of the rejection hook's JavaScript function, a value of the engine's of 8 bytes, and of 24 bytes
             for its arguments.
         tracker: index of the added function in the table.
         js_call: index of ``JS_Call`` among the functions.
@@ -91,7 +91,7 @@ def patch(module: bytes, layout: Layout) -> bytes:
     name = TRACKER_EXPORT.encode()
     added = _leb(len(name)) + name + b"\0" + _leb(imported + count)
     sections[_EXPORTS] = _leb(exports + 1) + sections[_EXPORTS][start:] + added
-    # One table of function references, exactly full: make it one longer.
+    # One table of function references, exactly full: make it one element longer.
     size = _leb(layout.tracker)
     if sections[_TABLES] != b"\x01\x70\x01" + size + size:
         raise ValueError("the table is not as it was")
@@ -137,7 +137,7 @@ def _split(module: bytes) -> dict[int, bytes]:
     while at < len(module):
         kind = module[at]
         length, at = _read(module, at + 1)
-        if kind:  # custom sections say nothing that matters here
+        if kind:  # custom sections (0) are not needed
             sections[kind] = module[at : at + length]
         at += length
     if not {_TYPES, _IMPORTS, _FUNCTIONS, _TABLES, _EXPORTS, _ELEMENTS, _CODE} <= sections.keys():
@@ -146,7 +146,7 @@ def _split(module: bytes) -> dict[int, bytes]:
 
 
 def _imported(section: bytes) -> int:
-    """Count imports, which must all be functions."""
+    """Return the number of imports, which must all be functions."""
     count, at = _read(section, 0)
     for _ in range(count):
         for _ in range(2):
@@ -159,7 +159,7 @@ def _imported(section: bytes) -> int:
 
 
 def _read(data: bytes, at: int) -> tuple[int, int]:
-    """Read an unsigned LEB128 number: the number and where it ends."""
+    """Return an unsigned LEB128 number and the index behind it."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -190,5 +190,5 @@ def _signed(value: int) -> bytes:
 
 
 def _padded(value: int) -> bytes:
-    """Encode in the five bytes that a linker leaves for an address."""
+    """Encode in five bytes of LEB128, as linkers write addresses."""
     return bytes((*(value >> shift & 0x7F | 0x80 for shift in (0, 7, 14, 21)), value >> 28))

@@ -1,14 +1,14 @@
-"""Call the exports of one QuickJS instance: handles, strings, bytes, calls, errors.
+"""Exports: QuickJS's exported functions in one instance, for handles, strings, bytes, calls and evaluation.
 
-A thin layer with checks: statuses become exceptions, lengths are compared with the memory. Exports are prepared on
-first use, because a short-lived fork uses eight of thirty.
+A thin layer with checks: statuses become exceptions, lengths are compared with the memory. A *handle* is a 32-bit name
+of a JavaScript value, which the holder frees with ``free_value``. Exports are prepared on first use, because a
+short-lived fork uses eight of thirty.
 """
 
 from __future__ import annotations
 
 __all__ = ["EXPORTS", "Js", "JsError"]
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio.errors import InternalError
@@ -48,22 +48,19 @@ EXPORTS: Final[Mapping[str, str]] = {
     "set_max_stack_size": "i>",
     "set_prop": "iiii>i",
 }
-"""These run for as long as the guest likes; the others for microseconds, with the GIL kept."""
+"""The exports that a runtime must have, with their signatures."""
 _OK: Final = 0
 _THROWN: Final = 1
 _PROBED_BYTES: Final = 1 << 16
-"""Less than this fits, or nothing does; a guess."""
+"""Shorter copies are made without a check for room; a guess."""
 _KEEP_RESULT_BYTES: Final = 1 << 16
-"""A result buffer up to this size is left to be overwritten; freeing it costs a call."""
-_MAX_STACK_BYTES: Final = 1 << 16
-_PLACE: Final = re.compile(rb":(\d{1,9}):\d{1,9}\)?$")
-"""What a line of a stack ends with: line and column."""
+"""A result buffer up to this size is kept for the next result, because freeing it costs a call."""
 _OUT_BYTES: Final = 16
 _ARGV_BYTES: Final = 16
 
 
 class JsError(Exception):
-    """JavaScript threw; ``handle`` is what, for the catcher to free."""
+    """JavaScript threw; ``handle`` names the thrown value, which the catcher frees."""
 
     def __init__(self, handle: int) -> None:
         super().__init__(handle)
@@ -71,7 +68,13 @@ class JsError(Exception):
 
 
 class Js:
-    """The exports of one instance. ``out`` and ``scratch`` are buffers in its memory, made by :meth:`make_buffers`."""
+    """The exports of one instance, as attributes, and methods that use several of them.
+
+    Attributes:
+        out: address of a buffer for results and arguments, made by :meth:`make_buffers`.
+        scratch: address of a buffer for short strings.
+        undefined: a handle of ``undefined``.
+    """
 
     SCRATCH_BYTES = 4096
 
@@ -93,7 +96,7 @@ class Js:
         return export
 
     def make_buffers(self) -> None:
-        """Allocate the buffers; once, before the image is taken."""
+        """Allocate the buffers; called once, before the image is taken."""
         self.out = self.allocate(_OUT_BYTES + _ARGV_BYTES)
         self.scratch = self.allocate(self.SCRATCH_BYTES)
         self.undefined = self.new_undefined()
@@ -110,14 +113,20 @@ class Js:
         return pointer
 
     def put(self, data: bytes) -> int:
-        """Copy bytes into the guest; to be freed with ``release``. Short ones share one buffer, until the next."""
+        """Copy bytes into the guest: an address, to be freed with :meth:`release`.
+
+        Short ones share one buffer, which the next call overwrites.
+        """
         length = len(data)
         pointer = self.scratch if length <= self.SCRATCH_BYTES else self.allocate(length)
         self.memory.write(pointer, data)
         return pointer
 
-    def _put_apart(self, data: bytes) -> int:
-        """As ``put``, but not where the door would write over it while code runs."""
+    def _put_source(self, data: bytes) -> int:
+        """Copy source text into the guest: as ``put``, but into a block of its own.
+
+        The shared buffer would be overwritten by door calls while the source runs.
+        """
         pointer = self.allocate(max(1, len(data)))
         try:
             self.make_sure(2 * len(data))
@@ -128,7 +137,7 @@ class Js:
         return pointer
 
     def make_sure(self, length: int) -> None:
-        """Check that there is room for this many bytes: copies that the wrapper makes end the instance if not.
+        """Check that there is room for this many bytes: a copy made by the engine's wrapper ends the instance if not.
 
         Raises:
             MemoryError: there is none.
@@ -138,7 +147,7 @@ class Js:
             self.qjs_free(self.allocate(length), length)
 
     def release(self, pointer: int, length: int) -> None:
-        """Free what ``put`` allocated."""
+        """Free what :meth:`put` allocated."""
         if pointer != self.scratch:
             self.qjs_free(pointer, length)
 
@@ -167,11 +176,11 @@ class Js:
         return handle
 
     def read_text(self, handle: int, max_bytes: int) -> bytes | None:
-        """Read a string as UTF-8; ``None`` when the value is none, or longer than ``max_bytes``."""
+        """Read a string as UTF-8; ``None`` when the value is not a string, or is longer than ``max_bytes``."""
         return self._result(max_bytes) if self.get_string(handle) == _OK else None
 
     def read_bytes(self, handle: int, max_bytes: int) -> bytes | None:
-        """Read a ``Uint8Array``; ``None`` when the value is none, or longer than ``max_bytes``."""
+        """Read a ``Uint8Array``; ``None`` when the value is not one, or is longer than ``max_bytes``."""
         out = self.out
         if self.get_typed_array_buffer(handle, out, out + 4, out + 8) != _OK:
             return None
@@ -185,7 +194,7 @@ class Js:
         return data
 
     def call(self, function: int, *arguments: int) -> None:
-        """Call a function that returns nothing of interest; the arguments stay the caller's.
+        """Call a function and drop its result; the arguments' handles stay the caller's.
 
         Raises:
             JsError: it threw.
@@ -199,7 +208,7 @@ class Js:
         self.free_value(self.memory.read_u32(self.out))
 
     def failure(self, status: int) -> JsError:
-        """Take the exception behind a status that is not 0."""
+        """Return the exception that a status other than 0 reports."""
         if status != _THROWN:
             raise InternalError(f"QuickJS refused a call with status {status}")
         if self.last_exception(self.out) != _OK:
@@ -207,26 +216,26 @@ class Js:
         return JsError(self.memory.read_u32(self.out))
 
     def evaluate(self, utf8: bytes) -> int:
-        """Compile a script and run it up to its first ``await``; a handle of its promise.
+        """Compile a script and run it up to its first ``await``: a handle of its promise.
 
         Raises:
             JsError: it does not compile.
         """
-        pointer = self._put_apart(utf8)
+        pointer = self._put_source(utf8)
         try:
             return self._checked(self.eval_async(pointer, len(utf8), self.out))
         finally:
             self.release(pointer, len(utf8))
 
     def evaluate_module(self, utf8: bytes, name: str, *, now: bool = False) -> int:
-        """Compile, link and start a module; a handle of its promise. ``now``: run it to its end.
+        """Compile, link and start a module: a handle of its promise. ``now`` runs the module to its end.
 
         Raises:
             JsError: it, or what it imports, does not compile.
         """
         raw = name.encode("utf-8", "replace")
         together = raw + utf8
-        pointer = self._put_apart(together)
+        pointer = self._put_source(together)
         try:
             evaluate = self.eval_module if now else self.eval_module_async
             source = pointer + len(raw)
@@ -248,42 +257,8 @@ class Js:
         finally:
             self.release(pointer, len(raw))
 
-    def is_syntax_error(self, error: int) -> bool:
-        """Tell whether an error says that it is one: source that does not compile."""
-        return self._text_of(error, "name") == b"SyntaxError"
-
-    def message_of(self, error: int) -> str:
-        """Tell what an error says."""
-        return self._text_of(error, "message").decode("utf-8", "replace")
-
-    def line_of(self, error: int) -> int:
-        """Tell the line on which an error was thrown; 0 when it does not say."""
-        found = _PLACE.search(self._text_of(error, "stack").partition(b"\n")[0])
-        return int(found[1]) if found else 0
-
-    def _text_of(self, error: int, name: str) -> bytes:
-        """Read a property of an error, which is a guest's; nothing if it is no short text."""
-        try:
-            value = self.get(error, name)
-        except JsError as exc:
-            self.free_value(exc.handle)
-            return b""
-        text = self.read_text(value, _MAX_STACK_BYTES)
-        self.free_value(value)
-        return text or b""
-
-    def syntax_error(self, message: str, line: int) -> int:
-        """Make a ``SyntaxError`` on a line of the script that was named last: a handle."""
-        try:
-            promise = self.evaluate(b"\n" * (line - 1) + b")")
-        except JsError as exc:
-            self._set(exc.handle, "message", message)
-            return exc.handle
-        self.free_value(promise)
-        raise InternalError("QuickJS took what is no JavaScript")
-
-    def _set(self, handle: int, name: str, text: str) -> None:
-        """Make a string a property; a failure leaves what was there."""
+    def set_text(self, handle: int, name: str, text: str) -> None:
+        """Set a property to a string; if that fails, the property keeps its value."""
         value = self.string(text.encode("utf-8", "replace"))
         raw = name.encode()
         pointer = self.put(raw)
@@ -294,6 +269,6 @@ class Js:
             self.free_value(value)
 
     def drain(self) -> None:
-        """Run the microtasks until there are none; the export stops after some ten thousands and tells how many."""
+        """Run microtasks until none is left; the export returns how many it ran, at most some ten thousand."""
         while 0 < self.execute_pending_jobs() < _NEGATIVE:
             pass

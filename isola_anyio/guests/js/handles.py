@@ -1,18 +1,18 @@
-"""Call the SDK's functions in one instance, and remember across a fork where they are.
+"""Handles: the SDK's functions in one instance, and the note in its memory by which a fork finds them.
 
-What the host has to know of a booted guest (handles, buffers) is noted in the guest's memory, at the bottom that
-linkers leave alone so that null points to nothing: it is in the image, and a fork reads it there.
+The host writes what it has to know of a booted guest (handles, addresses of buffers) into the guest's memory, at the
+lowest addresses, which linkers leave unused so that null points to nothing. The note is part of the image, and a fork
+reads it there.
 """
 
 from __future__ import annotations
 
-__all__ = ["Sdk", "source_name"]
+__all__ = ["Sdk"]
 
 import struct
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio.errors import InternalError
-from isola_anyio.guests.js.engine_patch import NAME_BYTES
 from isola_anyio.guests.js.exports import JsError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Sdk:
     """The SDK of one instance.
 
     Attributes:
-        name_buffer: where the next script's name is written; 0 for an engine that knows no names.
+        name_buffer: address of the next script's name; 0 for an engine without script names.
     """
 
     def __init__(self, js: Js) -> None:
@@ -37,7 +37,7 @@ class Sdk:
         self.name_buffer = 0
 
     def find(self, holder: int) -> None:
-        """Take the functions from the object that ``holder`` names; once, when the SDK has been loaded."""
+        """Take the functions' handles from the object ``holder``; once, when the SDK has been loaded."""
         self._handles = {name: self._js.get(holder, name) for name in _FUNCTIONS}
 
     def handle(self, function: str) -> int:
@@ -45,13 +45,13 @@ class Sdk:
         return self._handles[function]
 
     def note(self) -> None:
-        """Write down what a fork has to know."""
+        """Write the note for forks."""
         js = self._js
         handles = (js.out, js.scratch, js.undefined, *self._handles.values())
         js.memory.write(_NOTE_AT, _NOTE.pack(_NOTE_MAGIC, self.name_buffer, *handles))
 
     def recall(self) -> None:
-        """Read the note, unless that has been done."""
+        """Read the note, unless it has been read or written."""
         if self._handles:
             return
         js = self._js
@@ -62,7 +62,7 @@ class Sdk:
         self._handles = dict(zip(_FUNCTIONS, functions, strict=True))
 
     def call(self, function: str, *arguments: int) -> bool:
-        """Call a function; what it throws becomes the run's failure, and the answer is ``False``."""
+        """Call a function; an exception becomes the run's failure, and the result is ``False``."""
         try:
             self._js.call(self._handles[function], *arguments)
         except JsError as exc:
@@ -79,14 +79,6 @@ class Sdk:
             self._js.free_value(exc.handle)
 
     def name_script(self, name: str) -> None:
-        """Say what the next script is called, in a name of :func:`source_name`."""
+        """Set the next script's name, which fits into ``engine_patch.NAME_BYTES``."""
         if self.name_buffer:
             self._js.memory.write(self.name_buffer, name.encode() + b"\0")
-
-
-def source_name(filename: str) -> str:
-    """Return the name that a source gets in the guest: one that the engine has room for, and none of the SDK's."""
-    if filename.startswith("isola:"):  # a source called so might import the SDK
-        filename = "./" + filename
-    name = filename.encode("utf-8", "replace").replace(b"\0", b"")[: NAME_BYTES - 1]
-    return name.decode("utf-8", "ignore")

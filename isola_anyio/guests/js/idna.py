@@ -1,8 +1,8 @@
-"""Turn a domain into its ASCII form for the guest, as the URL standard's "domain to ASCII" does.
+"""IDNA: a domain's ASCII form for the guest, by the URL standard's "domain to ASCII". Pure.
 
-The guest asks only for names that are not plain ASCII, because the tables (UTS 46) would be larger than the rest of
-its SDK. The mapping is that of the ``idna`` package, which anyio brings along; the checks are
-the standard's: hyphens anywhere, labels of any length, bidirectional and joiner rules in force.
+The guest asks only for domains that are not ASCII, because the tables (UTS 46) would be larger than the rest of its
+SDK. The mapping is that of the ``idna`` package, a dependency of anyio. The checks are those of the URL standard:
+hyphens anywhere, labels of any length, bidirectional and joiner rules in force.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import idna
 _DOTS: Final = ("\u3002", "\uff0e", "\uff61")
 _MAX_CHARS: Final = 1024
 """No domain is longer than 253; the rest is for characters that are mapped to nothing. A guess, and a bound on work:
-what is asked of a label costs the square of its length."""
+checking a label takes time quadratic in its length."""
 _JOINERS: Final = ("\u200c", "\u200d")
 
 
@@ -50,7 +50,7 @@ def domain_to_ascii(untrusted_domain: str) -> str | None:
 
 
 def _decode(label: str) -> str | None:
-    """Read a punycode label; ``None`` when it is not one, or not what encoding its text would give."""
+    """Decode a punycode label; ``None`` when it is invalid, or its text would be encoded differently."""
     try:
         text = label[4:].encode("ascii").decode("punycode")
         if not text or text.isascii():

@@ -1,7 +1,7 @@
-"""Find the guest's own source files: what an import names, what is in the file, and what its name says of it.
+"""Loader: the guest's own source files, from the specifier of an import to a file's text as JavaScript.
 
-Names are absolute guest paths. Imports reach the guest's files and nothing else; a bare name ("lodash") is refused,
-because there is no place it could come from.
+Modules are named by absolute guest paths. Imports reach the guest's files and nothing else; a bare specifier
+("lodash") is refused, because no directory holds packages.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ __all__ = ["Loader", "SourceError", "is_module", "may_be_module", "resolve"]
 import posixpath
 from typing import TYPE_CHECKING, Final
 
-from isola_anyio.guests.js.typescript.strip import TypeScriptError, is_typescript
+from isola_anyio.guests.js.typescript.detection import is_typescript
+from isola_anyio.guests.js.typescript.transform import TypeScriptError
 from isola_anyio.wasi.abi import Rights
 from isola_anyio.wasi.errno import Errno, WasiError, errno_of
 from isola_anyio.wasi.volumes.interfaces import OpenRequest
 
 if TYPE_CHECKING:
     from isola_anyio.engine.instance import Instance
-    from isola_anyio.guests.js.typescript.strip import Stripper
+    from isola_anyio.guests.js.typescript.stripper import Stripper
     from isola_anyio.wasi.files.filesystem import FileSystem
     from isola_anyio.wasi.volumes.interfaces import Descriptor
 
 _ROOT_FD: Final = 3
 _CHUNK_BYTES: Final = 1 << 16
 _MAX_SOURCE_BYTES: Final = 64 << 20
-"""A guess: more source than the engine's default memory could hold compiled."""
+"""A guess: more than the engine's default memory could hold compiled."""
 _ENDINGS: Final = ("", ".js", ".mjs", ".ts", ".mts")
-"""What is tried behind a name that leads nowhere, in this order."""
+"""Suffixes that are tried in this order on a specifier."""
 _ERRORS: Final = {
     Errno.NOENT: ("FileNotFoundError", "no such file"),
     Errno.ACCES: ("PermissionError", "permission denied"),
@@ -38,7 +39,7 @@ _ERRORS: Final = {
 
 
 class SourceError(Exception):
-    """A source file cannot be had; ``type`` and ``message`` are for the guest."""
+    """A source file cannot be read; ``type`` and ``message`` are those of the guest's error."""
 
     def __init__(self, type: str, message: str) -> None:
         super().__init__(type, message)
@@ -47,20 +48,20 @@ class SourceError(Exception):
 
 
 def is_module(path: str) -> bool:
-    """Tell whether a file is an ES module by its name."""
+    """Return whether a file is an ES module by its name."""
     return path.endswith((".mjs", ".mts"))
 
 
 def may_be_module(filename: str, code: str) -> bool:
-    """Tell whether source that does not compile as a script may be a module.
+    """Return whether source that does not compile as a script may be a module.
 
-    The engine decides, by compiling it; nothing else can tell an ``export`` from one in a comment or a template.
+    The engine decides, by compiling it; nothing less can tell a declaration from the word in a comment or a template.
     """
     return not filename.endswith((".cjs", ".cts")) and ("export" in code or "import" in code)
 
 
 def resolve(base: str, specifier: str) -> str | None:
-    """Return the guest path that ``specifier`` means in the file ``base``; ``None`` for a name that is no path."""
+    """Return the guest path that ``specifier`` means in the file ``base``; ``None`` for a bare specifier."""
     if specifier.startswith("/"):
         return posixpath.normpath("/" + specifier.lstrip("/"))
     if not specifier.startswith(("./", "../")):
@@ -78,17 +79,17 @@ class Loader:
         self._instance = instance
 
     def normalize(self, base: str, specifier: str) -> str | None:
-        """Name the module that an import means: the first of its spellings that is a file."""
+        """Return the name of the module that an import means: the first of its spellings that is a file."""
         path = resolve(base, specifier)
         if path is None:
             return None
         spellings = [path + ending for ending in _ENDINGS]
-        if path.endswith((".js", ".mjs")):  # as compilers of TypeScript have it: the name of what is compiled
+        if path.endswith((".js", ".mjs")):  # as TypeScript's compiler has it: the name of the output
             spellings.append(path[:-2] + "ts")
         return next((one for one in spellings if self._is_file(one)), path)
 
     def module(self, path: str) -> bytes | None:
-        """Return a module's source, stripped of types if its name says so; ``None`` when it cannot be had."""
+        """Return a module's source, stripped of types if its name is TypeScript's; ``None`` when that fails."""
         try:
             code = self.read(path)
             if is_typescript(path):
@@ -98,17 +99,17 @@ class Loader:
         return code.encode("utf-8", "replace")
 
     def strip(self, code: str, filename: str) -> str:
-        """Turn TypeScript into JavaScript, every token on its line.
+        """Return TypeScript as JavaScript, every token on its line.
 
         Raises:
-            TypeScriptError: it does not parse, or there is nothing here to strip it with.
+            TypeScriptError: it does not parse, or the runtime has no stripping module.
         """
         if self._stripper is None:
             raise TypeScriptError("TypeScript cannot be stripped: the runtime has no _transform.wasm")
         return self._stripper.strip(code, filename, self._instance)
 
     def locate(self, error: TypeScriptError, code: str, filename: str, *, beyond: int = 0) -> int | None:
-        """Say on which line ``strip`` failed, if that can be found and is ``beyond`` a line."""
+        """Return the line on which ``strip`` failed; ``None`` if it is not found, or not beyond line ``beyond``."""
         if self._stripper is None:
             return None
         return self._stripper.locate(error, code, filename, self._instance, beyond=beyond)

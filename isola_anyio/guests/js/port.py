@@ -1,11 +1,11 @@
-"""Carry one guest's messages: bytes to strings and back, and the loop that is a turn.
+"""Port: one guest's messages and door calls, converted between frames and JavaScript strings, and the loop of a turn.
 
 A frame to the guest is one string, ``<kind><number> <body>``, when its body is JSON text; else a string for the head
-and a ``Uint8Array``. The door is the same the other way round. What travels between this module and the rest of the
-host are the frames of docs/protocol.md, as for every guest.
+and a ``Uint8Array``. Door calls have the same form in the other direction. Towards the rest of the host, frames are
+those of docs/protocol.md, as for every kind of guest.
 
-A turn is: the dispatcher, the microtasks, and ``pump`` with the microtasks again until one of DONE, FAIL and PARK has
-come through the door.
+A turn is one call of the dispatcher, the microtasks, and then ``pump`` and the microtasks again until one of DONE, FAIL
+and PARK has come through the door.
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ IMPORTS: Final = (
     ("env", "host_module_load", "iii", True),
 )
 _ROOM: Final = 0x1F
-"""A door call of this port's alone: is there room to read a frame of that many bytes?"""
+"""A door call that only this port knows: is there room to read a frame of that many bytes?"""
 _SEGMENTS: Final = 0xFE
 """First byte of a value that is not JSON text; see docs/values.md."""
 _RECORD: Final = b"\x1e"
 _FIELD: Final = b"\x1f"
 _COMPLETION: Final = struct.Struct("<IBI")
 _HEAD_BYTES: Final = 16
-"""A kind, a number of 32 bits and a blank fit; so does any other number that the dispatcher sends."""
+"""Room for a kind, a number of 32 bits and a blank."""
 _TOLD: Final = 2
-"""LOG's reply to a guest that talks on after it was cancelled; to JavaScript it is undefined."""
+"""LOG's reply that delivers a cancellation to a guest that is computing; to JavaScript it is undefined."""
 _MAX_NAME_BYTES: Final = 0xFFFF
 _MAX_RANDOM_BYTES: Final = 65536
 _NO_MEMORY: Final = codec.encode(
     {"type": "InternalError", "message": "out of memory", "traceback": "", "limit": "memory"}
 )
 _THROWN_NULL: Final = b'{"type":"Error","message":"null","traceback":"","limit":null}'
-"""What the engine throws when there is no memory left for an error object."""
+"""FAIL's body when the engine threw ``null``, which it does when no memory is left for an error object."""
 _FULL_BYTES: Final = 2 << 20
-"""A memory that cannot grow by this much counts as full; the engine grows it by what it needs."""
+"""A memory that cannot grow by this much counts as full; the engine grows it by as much as it needs."""
 _STUCK: Final = codec.encode(
     {
         "type": "Error",
@@ -155,7 +155,7 @@ class JsPort:
         self._finish(number)
 
     def _send(self, kind: int, number: int, body: bytes) -> None:
-        """Give the dispatcher a message."""
+        """Call the dispatcher with a message."""
         js = self._js
         if body and body[0] == _SEGMENTS:
             head = js.string(b"%c%d " % (kind, number))
@@ -175,7 +175,7 @@ class JsPort:
             js.free_value(message)
 
     def _resume(self, number: int, records: bytes) -> None:
-        """Give the dispatcher completions: as text if all of them are, which is the way that costs less."""
+        """Call the dispatcher with completions: as text if all of them are text, which costs less."""
         texts: list[bytes] = []
         at = 0
         while at < len(records):
@@ -226,7 +226,7 @@ class JsPort:
     # --- what the guest calls ------------------------------------------------------------------------------------
 
     def _interrupt(self) -> int:
-        """Poll of the engine's own; the epoch stops it better."""
+        """Answer the engine's own poll for interruption with "go on": epochs interrupt the guest."""
         return 0
 
     def _door(self, _name: int, _name_length: int, _this: int, count: int, arguments: int) -> int:
@@ -278,7 +278,7 @@ class JsPort:
             return js.string(_no_room(kind, str(exc)))
 
     def _has_room(self, length: bytes) -> bool:
-        """Tell whether a frame of that length can be read: the wrapper copies it, and ends the instance if not."""
+        """Return whether there is room to read a frame of that length: without room, its copy ends the instance."""
         if self._instance.store.memory_size() <= self._instance.max_memory // 2:
             return True
         try:
@@ -301,7 +301,7 @@ class JsPort:
         return self._js.new_undefined()
 
     def _random(self, body: bytes) -> bytes:
-        """Fill as ``random_get`` does, which a seed makes repeatable."""
+        """Return bytes from ``random_get``, which a sandbox's seed makes repeatable."""
         length = int(body) if body.isdigit() and len(body) < _HEAD_BYTES else 0
         if length > _MAX_RANDOM_BYTES:
             raise ProtocolError(f"{length} random bytes at once")
@@ -322,18 +322,18 @@ class JsPort:
 
 
 def _no_room(kind: int, text: str) -> bytes:
-    """Answer a request whose answer the guest has no memory for: it failed."""
+    """Build the answer to a request whose answer the guest has no memory for: a failure."""
     status = Status.PRODUCER_FAILED if kind == ToHost.READ else Status.FAILED
     return bytes((status,)) + codec.encode({"name": "", "type": "MemoryError", "message": text})
 
 
 def _body(kind: int, text: bytes, extra: bytes | None) -> bytes:
-    """Build the body that docs/protocol.md has for this kind."""
+    """Build the body of a frame of this kind, as docs/protocol.md describes it."""
     if kind == ToHost.HOSTCALL:
         name, field, value = text.partition(_FIELD)
         if not field:
             raise ProtocolError("a hostcall without a name")
-        # Nobody answers to a longer name: it is not worth a parser's time, which nothing could interrupt.
+        # No hostcall has a longer name, so it is not parsed: nothing could interrupt the parser.
         called = name if len(name) > _MAX_NAME_BYTES else str(json.loads(name)).encode("utf-8", "surrogatepass")
         called = called[:_MAX_NAME_BYTES]
         return len(called).to_bytes(2, "little") + called + (value if extra is None else extra)

@@ -1,6 +1,7 @@
-"""What a guest does once before its image is taken: walk the common paths, so that forks find memory as they leave it.
+"""Rehearsal: messages that take a guest through its common paths once, before its image is taken.
 
-What the engine allocates on a first call (shapes, atoms, room in its tables) is then in the image, shared by all.
+What the engine allocates on a first call (shapes, atoms, room in its tables) is then part of the image and shared by
+all forks, instead of being allocated in each.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ REHEARSAL: Final[Conversation] = _Rehearsal()
 
 
 def frames() -> Iterator[bytes]:
-    """Give the messages of the rehearsal."""
+    """Yield the messages of the rehearsal."""
     op = 0
     yield _setup()
     yield message(ToGuest.LOAD, 0, codec.encode([_SCRIPT, "<rehearsal>"], dialect="js"))

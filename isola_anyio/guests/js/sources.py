@@ -1,4 +1,4 @@
-"""Bring source into one guest: scripts, files, ES modules, TypeScript, and what they import."""
+"""Sources: source text started in one guest (scripts, files, ES modules, TypeScript), and answers to its imports."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ __all__ = ["Sources"]
 
 from typing import TYPE_CHECKING, Final
 
+from isola_anyio.guests.js.engine_patch import NAME_BYTES
 from isola_anyio.guests.js.exports import JsError
-from isola_anyio.guests.js.handles import source_name
 from isola_anyio.guests.js.loader import SourceError, is_module, may_be_module
-from isola_anyio.guests.js.typescript.strip import (
-    TypeScriptError,
-    UnreadTypeScriptError,
-    is_javascript,
-    is_typescript,
-    reads_as_typescript,
-)
+from isola_anyio.guests.js.syntax_errors import is_syntax_error, line_of, make_syntax_error, message_of
+from isola_anyio.guests.js.typescript.detection import is_javascript, is_typescript, reads_as_typescript
+from isola_anyio.guests.js.typescript.transform import TypeScriptError, UnreadTypeScriptError
 from isola_anyio.wasi.errno import WasiError
 
 if TYPE_CHECKING:
@@ -26,16 +22,16 @@ if TYPE_CHECKING:
     from isola_anyio.guests.js.loader import Loader
 
 _SCOPE: Final = "\n;globalThis[Symbol.for('isola.scope')]?.((n)=>{try{return eval(n)}catch{}});"
-"""Put behind a module: lets its names be looked up after it has run."""
+"""Appended to a module, so that its names can be looked up after it has run; see ``names.js``."""
 _MAX_SPECIFIER_BYTES: Final = 4096
-"""The longest path that systems know; a longer one names no file, and is not worth looking at."""
+"""PATH_MAX of Linux: a longer specifier names no file and is not read."""
 
 
 class Sources:
-    """The source that one guest runs, once the dispatcher knows which run it is for.
+    """Starts source in one guest, for the run that the dispatcher has begun with LOAD.
 
     Attributes:
-        own: the SDK's modules, while it is being loaded; later nothing imports them.
+        own: the SDK's modules by name while the SDK is being loaded; ``None`` later, so that nothing imports them.
     """
 
     def __init__(self, js: Js, sdk: Sdk, loader: Loader) -> None:
@@ -46,12 +42,12 @@ class Sources:
         self.own: Mapping[str, str] | None = None
 
     def forget(self) -> None:
-        """Take what was loaded so far as never loaded."""
+        """Forget the names of the modules loaded so far, because the image is taken now."""
         self._loaded.clear()
 
     def load(self, code: str, filename: str) -> None:
         """Start a script, or a module of that name."""
-        self._start(code, source_name(filename))
+        self._start(code, _source_name(filename))
 
     def load_file(self, path: str) -> None:
         """Start a file that the guest can see, as a script or a module."""
@@ -64,7 +60,7 @@ class Sources:
         self._start(code, full, as_module=is_module(full))
 
     def _start(self, code: str, name: str, *, as_module: bool = False) -> None:
-        """Start source as what it first compiles as: JavaScript, then TypeScript; a script, then a module."""
+        """Start source as the first that it compiles as: JavaScript, then TypeScript; a script, then a module."""
         if "\0" in code:
             self._refuse(SourceError("SyntaxError", f"{name} contains a NUL character"))
             return
@@ -76,41 +72,42 @@ class Sources:
                     self._refuse_syntax(str(exc), name, self._loader.locate(exc, code, name))
                     return
         failure = self._begin(code, name, as_module=as_module)
-        if failure is not None and not is_typescript(name) and self._js.is_syntax_error(failure.handle):
+        if failure is not None and not is_typescript(name) and is_syntax_error(self._js, failure.handle):
             failure = self._begin_stripped(code, name, failure, as_module=as_module)
         if failure is not None:
             self._sdk.call("refuse", failure.handle)
             self._js.free_value(failure.handle)
 
     def _begin_stripped(self, code: str, name: str, failure: JsError, *, as_module: bool) -> JsError | None:
-        """Begin with what is left without types; what failed in the reading that came further, or ``None``."""
-        line = self._js.line_of(failure.handle)
+        """Begin with the source stripped of types: ``None``, or the error of the attempt that came further."""
+        js = self._js
+        line = line_of(js, failure.handle)
         try:
             stripped = self._loader.strip(code, name)
         except UnreadTypeScriptError as exc:
             if is_javascript(name):
                 return failure
-            message = f"{self._js.message_of(failure.handle)}; and {exc}"
-            self._js.free_value(failure.handle)
+            message = f"{message_of(js, failure.handle)}; and {exc}"
+            js.free_value(failure.handle)
             return self._syntax_error(message, name, max(1, line))
         except TypeScriptError as exc:
             found = self._loader.locate(exc, code, name, beyond=line)
             if found is None:
                 return failure
-            self._js.free_value(failure.handle)
+            js.free_value(failure.handle)
             return self._syntax_error(str(exc), name, found)
         if stripped == code:
             return failure
         second = self._begin(stripped, name, as_module=as_module)
-        if second is not None and self._js.is_syntax_error(second.handle) and self._js.line_of(second.handle) <= line:
+        if second is not None and is_syntax_error(js, second.handle) and line_of(js, second.handle) <= line:
             second, failure = failure, second
-        self._js.free_value(failure.handle)
+        js.free_value(failure.handle)
         return second
 
     def _begin(self, code: str, name: str, *, as_module: bool) -> JsError | None:
-        """Begin with a script, or with the module that it is instead; why it is neither, or ``None``.
+        """Begin with source as a script, or as a module: ``None``, or the error when it compiles as neither.
 
-        Nothing of it has run when it is neither: the engine compiles, and links, all of a source before.
+        Nothing of the source has run in that case: the engine compiles and links all of it first.
         """
         js = self._js
         if not as_module:
@@ -118,7 +115,7 @@ class Sources:
             try:
                 promise = js.evaluate(code.encode("utf-8", "replace"))
             except JsError as exc:
-                if not (may_be_module(name, code) and js.is_syntax_error(exc.handle)):
+                if not (may_be_module(name, code) and is_syntax_error(js, exc.handle)):
                     return exc
                 js.free_value(exc.handle)
             else:
@@ -139,7 +136,7 @@ class Sources:
         return None
 
     def _refuse_syntax(self, message: str, name: str, line: int | None) -> None:
-        """Report a syntax error that is not the engine's own, with its line if that is known."""
+        """Fail the run with a syntax error that the engine did not find, on its line if that is known."""
         if line is None:
             self._refuse(SourceError("SyntaxError", message))
             return
@@ -149,7 +146,7 @@ class Sources:
 
     def _syntax_error(self, message: str, name: str, line: int) -> JsError:
         self._sdk.name_script(name)
-        return JsError(self._js.syntax_error(message, line))
+        return JsError(make_syntax_error(self._js, message, line))
 
     def _refuse(self, error: SourceError) -> None:
         js = self._js
@@ -158,10 +155,10 @@ class Sources:
         js.free_value(kind)
         js.free_value(message)
 
-    # --- what imports ask for --------------------------------------------------------------------------------------
+    # --- the engine's module hooks -----------------------------------------------------------------------------------
 
     def normalize(self, base: int, base_length: int, specifier: int, length: int, out_length: int) -> int:
-        """Answer ``host_module_normalize``: name the module that an import means, 0 for none."""
+        """Answer ``host_module_normalize``: the name of the module that an import means; 0 for none."""
         if max(base_length, length) > _MAX_SPECIFIER_BYTES:
             return 0
         read = self._js.memory.read
@@ -179,7 +176,7 @@ class Sources:
         return self._give(None if found is None else found.encode("utf-8", "surrogateescape"), out_length)
 
     def module(self, name: int, length: int, out_length: int) -> int:
-        """Answer ``host_module_load``: give a module's source, 0 for none."""
+        """Answer ``host_module_load``: a module's source; 0 for none."""
         try:
             wanted = self._js.memory.read(name, length).decode("utf-8", "surrogateescape")
         except WasiError:
@@ -191,7 +188,7 @@ class Sources:
         return self._give(self._loader.module(wanted), out_length)
 
     def _give(self, data: bytes | None, out_length: int) -> int:
-        """Hand bytes over to the guest, which frees them; 0 for nothing."""
+        """Copy bytes into a block that the guest frees; 0 for ``None``."""
         if data is None:
             return 0
         pointer = self._js.qjs_alloc(len(data))
@@ -199,3 +196,11 @@ class Sources:
             self._js.memory.write(pointer, data)
             self._js.memory.write_u32(out_length, len(data))
         return pointer
+
+
+def _source_name(filename: str) -> str:
+    """Return the name that a source gets in the guest: cut to the room that the engine has, and none of the SDK's."""
+    if filename.startswith("isola:"):  # a source with such a name could import the SDK
+        filename = "./" + filename
+    name = filename.encode("utf-8", "replace").replace(b"\0", b"")[: NAME_BYTES - 1]
+    return name.decode("utf-8", "ignore")

@@ -105,22 +105,22 @@ class PythonDriver:
             digest.update(f"\0{name}\0{source}".encode())
         self.sdk_digest = digest.hexdigest()
 
-    adaptation = ""
+    patch_version = ""
 
-    def equip(self, bundle: RuntimeBundle, cache: Cache) -> PythonDriver:  # noqa: ARG002 - the interface
-        """CPython needs nothing else."""
+    def with_extras(self, bundle: RuntimeBundle, cache: Cache) -> PythonDriver:  # noqa: ARG002 - the interface
+        """Return this driver: CPython uses no other file of its distribution."""
         return self
 
-    def adapt(self, module: bytes, sha256: str) -> bytes:  # noqa: ARG002 - the interface
-        """CPython is compiled as it is."""
+    def patch_module(self, module: bytes, sha256: str) -> bytes:  # noqa: ARG002 - the interface
+        """Return the module unchanged: CPython is not patched."""
         return module
 
     def attach(self, instance: Instance, system: System, *, max_frame: int) -> PythonPort:
         """Connect an instance; see :class:`~isola_anyio.guests.Driver`."""
         return PythonPort(instance, system, max_frame=max_frame)
 
-    def library(self, lib_dir: Path) -> Path:
-        """Name the standard library's archive."""
+    def library_archive(self, lib_dir: Path) -> Path:
+        """Return the path of the standard library's archive."""
         return lib_dir / "python-stdlib.zip"
 
     def boot(self, port: Port, bundle: RuntimeBundle, conversation: Conversation) -> None:

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from isola_anyio import SandboxContext
+from tests.guests.js.support import Ready
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxContext]:
-    """A context with a cache of its own."""
-    context = SandboxContext(cache_dir=tmp_path_factory.mktemp("cache"))
+def context() -> Iterator[SandboxContext]:
+    """A context with the ordinary cache: what is compiled in it is compiled once a machine."""
+    context = SandboxContext()
     yield context
     context.close()
 
@@ -29,3 +30,9 @@ def template(context: SandboxContext) -> Iterator[SandboxTemplate]:
     template = anyio.run(context.build_template, "js")
     yield template
     template.close()
+
+
+@pytest.fixture
+def ready() -> Ready:
+    """A hostcall by which a guest says that it has come to a certain place."""
+    return Ready()

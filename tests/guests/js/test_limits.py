@@ -69,6 +69,7 @@ async def test_output_runs_out(template: SandboxTemplate) -> None:
             await sandbox.run("talk")
 
 
+@pytest.mark.slow
 async def test_a_template_is_built_quickly_with_an_empty_cache(tmp_path: Path) -> None:
     began = time.monotonic()
     async with SandboxContext(cache_dir=tmp_path) as context:

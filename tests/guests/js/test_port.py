@@ -61,18 +61,18 @@ class TraitorDriver(JsDriver):
     def __init__(self) -> None:
         super().__init__()
         self._sdk["door"] += "\nglobalThis.door = (...frame) => door(...frame);"
-        self.sdk_digest = "traitor"
+        self.sdk_digest += "-traitor"  # another image, in the ordinary cache
 
-    def equip(self, bundle: RuntimeBundle, cache: Cache) -> JsDriver:
+    def with_extras(self, bundle: RuntimeBundle, cache: Cache) -> JsDriver:
         return self
 
 
 @pytest.fixture(scope="module")
-def traitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxTemplate]:
+def traitor() -> Iterator[SandboxTemplate]:
     known = drivers()
     honest = known["js"]
     known["js"] = TraitorDriver()
-    context = SandboxContext(cache_dir=tmp_path_factory.mktemp("cache"))
+    context = SandboxContext()
     try:
         yield anyio.run(context.build_template, "js")
     finally:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from isola_anyio import GuestError, MountConfig, SandboxContext, SandboxTemplate
-from isola_anyio.guests.js.loader import Loader, resolve
-from tests.timing import SLACK
+from isola_anyio.guests.js.loader import Loader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,51 +47,15 @@ async def test_typescript_runs_wherever_javascript_does(template: SandboxTemplat
         assert caught.value.traceback.splitlines()[0].startswith(f"    at fail ({filename}:17:")
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "const f = () => id<string>('x')",
-        "const f = () => id<number[]>(['x'])[0]",
-        "const f = () => pair<string, unknown>('x')",
-    ],
-)
-async def test_a_call_with_types_of_the_language_is_read_as_typescript(template: SandboxTemplate, code: str) -> None:
-    async with template.create() as sandbox:
-        await sandbox.load_script("function id<T>(x: T): T { return x }\nfunction pair<A, B>(a: A): A { return a }")
-        await sandbox.load_script(code)
-        assert await sandbox.run("f") == "x"
-
-
-COMPARISONS = "const a = 1, b = 2, c = 3, string = 2; const f = () => [a<b, b>(c), a<string>(c)];"
-
-
-@pytest.mark.parametrize("filename", ["a.js", "a.mjs", "a.cjs", "a.jsx"])
-async def test_a_comparison_compares_where_the_name_says_javascript(template: SandboxTemplate, filename: str) -> None:
-    async with template.create() as sandbox:
-        await sandbox.load_script(COMPARISONS, filename=filename)
-        assert await sandbox.run("f") == [True, False, False]
-
-
-async def test_a_comparison_compares_if_it_names_no_type_of_the_language(template: SandboxTemplate) -> None:
-    async with template.create() as sandbox:
-        await sandbox.load_script("const a = 1, b = 2, c = 3; const f = () => [a<b, b>(c)]")
-        assert await sandbox.run("f") == [True, False]
-
-
-async def test_a_long_source_without_types_is_looked_through_once(template: SandboxTemplate) -> None:
-    async with template.create() as sandbox:
-        start = time.monotonic()
-        await sandbox.load_script("// " + "a<" * 120_000 + "\nconst f = () => 1")
-        assert await sandbox.run("f") == 1
-        assert time.monotonic() - start < SLACK  # looked through once for each `<`, it takes a quarter of a minute
-
-
 async def test_what_is_neither_is_a_syntax_error_with_its_line(template: SandboxTemplate) -> None:
     async with template.create() as sandbox:
         with pytest.raises(GuestError) as caught:
             await sandbox.load_script("let a = 1;\nlet b = = 2;", filename="bad.js")
         assert caught.value.type == "SyntaxError"
         assert caught.value.traceback.startswith("    at bad.js:2:")
+        with pytest.raises(GuestError) as caught:
+            await sandbox.load_script("let a = = 1")
+        assert caught.value.type == "SyntaxError"
         with pytest.raises(GuestError, match="contains a NUL character") as caught:
             await sandbox.load_script("let a = '\0'")
         assert caught.value.type == "SyntaxError"
@@ -330,24 +292,6 @@ async def test_a_name_of_the_sdks_gives_no_way_into_it(template: SandboxTemplate
         with pytest.raises(GuestError) as caught:
             await sandbox.run("f")
         assert caught.value.type == "ReferenceError"
-
-
-@pytest.mark.parametrize(
-    ("base", "specifier", "path"),
-    [
-        ("/a/b.js", "./c.js", "/a/c.js"),
-        ("/a/b.js", "../c.js", "/c.js"),
-        ("/a/b.js", "../../../c.js", "/c.js"),
-        ("/a/b.js", "/x//y/./z.js", "/x/y/z.js"),
-        ("//x", "//y", "/y"),
-        ("<script>", "./c.js", "/c.js"),
-        ("/a/b.js", "lodash", None),
-        ("/a/b.js", "https://x/y", None),
-        ("/a/b.js", "", None),
-    ],
-)
-def test_specifiers_are_paths(base: str, specifier: str, path: str | None) -> None:
-    assert resolve(base, specifier) == path
 
 
 @pytest.mark.parametrize(

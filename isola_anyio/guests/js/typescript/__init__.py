@@ -1,1 +1,1 @@
-"""TypeScript to JavaScript, with lines kept."""
+"""TypeScript: its detection, its stripping to JavaScript, and the lines that the result keeps."""

@@ -1,8 +1,9 @@
-"""Cut JavaScript or TypeScript into tokens, in time and memory that grow with the text and not faster.
+"""Tokens: JavaScript or TypeScript cut into tokens, in time and memory linear in the text's length. Pure.
 
-The text is a stranger's, so that a pattern here matches wherever it is tried and never looks at a character twice: what
-is unterminated goes to the end of its line, or of the text. No grammar is needed but for two questions: whether a slash
-begins a regular expression, which what stands before it answers, and whether a brace ends a substitution of a template.
+The text is the guest's, so every pattern here matches wherever it is tried and reads no character twice: an
+unterminated literal or comment goes to the end of its line, or of the text. Two questions need more than patterns:
+whether a slash begins a regular expression, which depends on the token before it, and whether a closing brace ends a
+substitution of a template.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _STEPS: Final = 2048
-"""How many tokens there are between two pauses: a few milliseconds' work."""
+"""Tokens between two calls of ``pause``: the work of a few milliseconds."""
 _TOKEN: Final = re.compile(
     r"""
       (?P<blank>\s++|//[^\n\r]*+|/\*.*?(?:\*/|\Z)|\A\#![^\n\r]*+)
@@ -32,7 +33,7 @@ _TOKEN: Final = re.compile(
 )
 _REGEX: Final = re.compile(r"/(?:[^/\\\[\n]++|\\[^\n]|\[[^\]\\\n]*+(?:\\[^\n][^\]\\\n]*+)*+\]?)*+/?[a-z]*+")
 _TEMPLATE: Final = re.compile(r"[`}](?:[^`\\$]++|\\.|\$(?!\{))*+(?:`|\$\{)?", re.DOTALL)
-"""From a template's beginning, or the end of a substitution, to the next substitution or the template's end."""
+"""From the start of a template, or the end of a substitution, to the next substitution or the end of the template."""
 _VALUE_ENDS: Final = frozenset({")", "]", "}", "++", "--"})
 _WORDS_BEFORE_REGEX: Final = frozenset(
     {
@@ -44,7 +45,7 @@ _WORDS_BEFORE_CONDITION: Final = frozenset({"if", "while", "for", "with"})
 
 
 class Token(NamedTuple):
-    """One token; a template is a token up to each of its substitutions, and one after it."""
+    """One token; a template is cut into one token before each of its substitutions, and one after the last."""
 
     text: str
     start: int
@@ -52,12 +53,12 @@ class Token(NamedTuple):
 
 
 def scan(code: str, pause: Callable[[], object]) -> Iterator[Token]:
-    """Give the tokens of ``code`` but for comments; ``pause`` is called now and then."""
+    """Yield the tokens of ``code`` without comments; ``pause`` is called every few milliseconds."""
     return paced(_scan(code), pause)
 
 
 def paced(items: Iterable[T], pause: Callable[[], object]) -> Iterator[T]:
-    """Give the items, and call ``pause`` now and then."""
+    """Yield the items, and call ``pause`` before every 2048th."""
     for number, item in enumerate(items):
         if number % _STEPS == 0:
             pause()
@@ -76,7 +77,7 @@ def _scan(code: str) -> Iterator[Token]:
             match = _REGEX.match(code, at)
         else:
             match = _TOKEN.match(code, at)
-        assert match is not None  # each begins with what was seen, and the last alternative takes any character
+        assert match is not None  # the first two begin with what was seen; _TOKEN ends in "any character"
         at = match.end()
         if match.lastgroup is None:
             text = match.group()
@@ -86,14 +87,14 @@ def _scan(code: str) -> Iterator[Token]:
 
 
 class _Context:
-    """What the tokens so far say about those that follow."""
+    """What the tokens so far decide about the next: slash or regular expression, brace or end of a substitution."""
 
     def __init__(self) -> None:
         self.regex_may_follow = True
         self._last = ""
         self._is_member = False  # the last token is the name of a member, as in `a.if`
-        self._parens = bytearray()  # for each that is open: does it hold a condition, which no operator follows?
-        self._braces = bytearray()  # for each that is open: is it a substitution?
+        self._parens = bytearray()  # for each open one: does it hold a condition, behind which no operator can follow?
+        self._braces = bytearray()  # for each open one: is it a substitution?
 
     @property
     def in_substitution(self) -> bool:
@@ -101,7 +102,7 @@ class _Context:
         return bool(self._braces) and self._braces[-1] == 1
 
     def take(self, text: str) -> None:
-        """Note the next token."""
+        """Take the next token into account."""
         first, last = text[0], text[-1]
         is_template = first == "`" or (first == "}" and self.in_substitution)
         if first == "}" and self._braces:

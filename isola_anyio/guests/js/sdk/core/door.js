@@ -1,7 +1,7 @@
-// How does the guest say something to the host? One frame out, one reply back, in the JavaScript port's encoding.
+// Door: calls of the host, one frame out and one reply back, in the JavaScript port's encoding.
 //
-// A frame is a string (kind, number in decimal, a blank, the body) when its body is text; a binary body travels beside
-// it as a Uint8Array. A reply is undefined, a boolean, a string or a Uint8Array. docs/protocol.md has both ports.
+// A frame is a string (kind, number in decimal, a blank, the body) when its body is text; a binary body is a second
+// argument, a Uint8Array. A reply is undefined, a boolean, a string or a Uint8Array. docs/protocol.md has both ports.
 
 import { InternalError, String, StringToWellFormed, TypedArrayLength, fromCharCode } from "isola:primordials";
 
@@ -18,9 +18,9 @@ const RANDOM = 0x1a;
 const IDNA = 0x1b;
 const ROOM = 0x1f;
 
-export const FIELD = "\x1f"; // JSON text holds no control characters, so these part texts
+export const FIELD = "\x1f"; // JSON text holds no control characters: these separate texts
 export const RECORD = "\x1e";
-const SHORT_FRAME = 32768; // characters that need no announcement; a guess
+const SHORT_FRAME = 32768; // characters of a frame that is sent without asking for room first; a guess
 
 let door = () => undefined;
 
@@ -28,30 +28,31 @@ export function install(doorFunction) {
   door = doorFunction;
 }
 
-// A long frame is announced, because reading it takes memory that may not be there.
-function announce(length) {
+// Ask the host whether there is memory to read a frame of this many characters: reading copies it.
+function checkRoom(length) {
   if (length > SHORT_FRAME && door(fromCharCode(ROOM) + "0 " + 3 * length) === false) {
     throw new InternalError("out of memory");
   }
 }
 
-export function knock(kind, number, text) {
-  announce(text.length);
+export function callDoor(kind, number, text) {
+  checkRoom(text.length);
   return door(fromCharCode(kind) + number + " " + text);
 }
 
-export function knockValue(kind, number, prefix, body) {
-  if (typeof body === "string") return knock(kind, number, prefix + body);
-  announce(TypedArrayLength(body));
+// As `callDoor`, with an encoded value: text or bytes.
+export function callDoorWithValue(kind, number, prefix, body) {
+  if (typeof body === "string") return callDoor(kind, number, prefix + body);
+  checkRoom(TypedArrayLength(body));
   return door(fromCharCode(kind) + number + " " + prefix, body);
 }
 
 export function randomBytes(length) {
-  return knock(RANDOM, 0, String(length));
+  return callDoor(RANDOM, 0, String(length));
 }
 
-// The ASCII form of a domain, or null.
+// The ASCII form of a domain, or null for an invalid one.
 export function domainToAscii(domain) {
-  const answer = knock(IDNA, 0, StringToWellFormed(domain));
+  const answer = callDoor(IDNA, 0, StringToWellFormed(domain));
   return typeof answer === "string" ? answer : null;
 }

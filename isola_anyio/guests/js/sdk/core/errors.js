@@ -1,7 +1,7 @@
-// What does the host learn of something that was thrown?
+// Errors: the description of a thrown value for the host, and errors that the SDK makes itself.
 //
-// A thrown value is a stranger's: reading it may run its getters, and those may throw. Every read is guarded, so that
-// a failure is always described, if only by its type.
+// A thrown value is the guest's: reading it may run getters, and those may throw. Every read is guarded, so that a
+// failure is always described, if only by its type.
 
 import {
   ArrayJoin,
@@ -27,13 +27,13 @@ import {
 } from "isola:primordials";
 import { inspect } from "isola:inspect";
 
-const MAX_INNER = 8; // errors told behind one
+const MAX_INNER = 8; // errors described beside one: causes, members of an AggregateError
 const MAX_TEXT = 16384; // characters of a message or a traceback that cross; a guess
 const SDK = "(isola:";
 const SDK_BARE = "at isola:";
 const plainFrame = /^\s*at .*:\d+(?::\d+)?\)?$/;
 
-// The aborts that we raised ourselves: what they leave unhandled at a run's end is no news.
+// The AbortErrors that the SDK made: their unhandled rejections at a run's end are not reported.
 const ours = new WeakSet();
 
 export function abortError(message) {
@@ -46,14 +46,14 @@ export function isOurAbort(value) {
   return typeof value === "object" && value !== null && WeakSetHas(ours, value);
 }
 
-// An Error with a name that is not its class's, as the platform's own failures have.
+// An Error whose `name` is not its class's.
 export function namedError(name, message) {
   const error = new Error(message);
   defineProperty(error, "name", { __proto__: null, value: name, writable: true, configurable: true, enumerable: false });
   return error;
 }
 
-// The frames of the user's own files, one a line.
+// The frames of a stack that are of the user's own files, one a line.
 export function userFrames(stack) {
   if (typeof stack !== "string") return "";
   const kept = [];
@@ -70,7 +70,7 @@ export function userFrames(stack) {
   return ArrayJoin(kept, "\n");
 }
 
-// The nearest name on the way up: an own `name`, or the class that is nearest to the value.
+// The type of an error: the nearest own `name` on the prototype chain, or the nearest class's name.
 export function typeName(error) {
   try {
     for (let at = error, depth = 0; at !== null && depth < 32; at = getPrototypeOf(at), depth++) {
@@ -84,7 +84,7 @@ export function typeName(error) {
       }
     }
   } catch {
-    // A stranger's getter; fall through.
+    // A getter of the guest threw; fall through.
   }
   return "Error";
 }
@@ -110,31 +110,31 @@ function read(value, key) {
   }
 }
 
-// Add what is behind an error, and behind that: causes, what an AggregateError gathers, what a SuppressedError holds.
-// `told` are those that need no line of their own any more.
-function tellInner(error, lines, told) {
-  const tell = (label, inner) => {
-    if (inner === undefined || inner === null || told.length > MAX_INNER) return;
-    for (let i = 0; i < told.length; i++) if (told[i] === inner) return;
-    ArrayPush(told, inner);
-    const known = looksLikeError(inner);
-    ArrayPush(lines, label + ": " + (known ? headline(inner) : safeInspect(inner)));
-    if (!known) return;
+// Add lines about the errors inside an error, recursively: causes, the errors of an AggregateError, both of a
+// SuppressedError. `described` are those that have their line already.
+function describeInner(error, lines, described) {
+  const add = (label, inner) => {
+    if (inner === undefined || inner === null || described.length > MAX_INNER) return;
+    for (let i = 0; i < described.length; i++) if (described[i] === inner) return;
+    ArrayPush(described, inner);
+    const isErrorLike = looksLikeError(inner);
+    ArrayPush(lines, label + ": " + (isErrorLike ? headline(inner) : safeInspect(inner)));
+    if (!isErrorLike) return;
     const frames = userFrames(readText(inner, "stack"));
     if (frames !== "") ArrayPush(lines, frames);
-    tellInner(inner, lines, told);
+    describeInner(inner, lines, described);
   };
-  tell("Caused by", read(error, "cause"));
+  add("Caused by", read(error, "cause"));
   if (typeName(error) === "SuppressedError") {
-    tell("Caused by", read(error, "error"));
-    tell("Suppressed", read(error, "suppressed"));
+    add("Caused by", read(error, "error"));
+    add("Suppressed", read(error, "suppressed"));
   }
   const errors = read(error, "errors");
-  const count = isArray(errors) ? read(errors, "length") : 0; // a proxy's may be anything
-  for (let i = 0; typeof count === "number" && i < count && i < MAX_INNER; i++) tell(`Error ${i + 1} of ${count}`, read(errors, i));
+  const count = isArray(errors) ? read(errors, "length") : 0; // of a proxy it may be anything
+  for (let i = 0; typeof count === "number" && i < count && i < MAX_INNER; i++) add(`Error ${i + 1} of ${count}`, read(errors, i));
 }
 
-// {type, message, traceback, limit} of FAIL.
+// The body of FAIL: {type, message, traceback, limit}.
 export function describe(thrown) {
   if ((typeof thrown !== "object" && typeof thrown !== "function") || thrown === null) {
     return { __proto__: null, type: "Error", message: cut(safeString(thrown)), traceback: "", limit: null };
@@ -146,7 +146,7 @@ export function describe(thrown) {
   }
   const message = readText(thrown, "message");
   const lines = [userFrames(readText(thrown, "stack"))];
-  tellInner(thrown, lines, [thrown]);
+  describeInner(thrown, lines, [thrown]);
   const traceback = ArrayJoin(lines[0] === "" ? ArraySlice(lines, 1) : lines, "\n");
   const limit = type === "InternalError" && message === "out of memory" ? "memory" : null;
   return { __proto__: null, type: cut(type), message: cut(message), traceback: cut(traceback), limit };
@@ -160,18 +160,19 @@ export function looksLikeError(value) {
   }
 }
 
+// "TypeError: message".
 export function headline(error) {
   const type = typeName(error);
   const message = readText(error, "message");
   return message === "" ? type : StringStartsWith(message, type + ": ") ? message : type + ": " + message;
 }
 
-// What a log shows of a thrown value: headline and frames for errors, the value otherwise.
+// A thrown value as a log shows it: headline and frames of an error, any other value as `inspect` does.
 export function report(thrown) {
   if (!looksLikeError(thrown)) return safeInspect(thrown);
-  const told = describe(thrown);
+  const { traceback } = describe(thrown);
   const head = headline(thrown);
-  return told.traceback ? head + "\n" + told.traceback : head;
+  return traceback ? head + "\n" + traceback : head;
 }
 
 function safeString(value) {

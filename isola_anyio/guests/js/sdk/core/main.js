@@ -1,7 +1,9 @@
-// What does the host hold on to? These functions, in this order; see `driver.py`.
+// Main: loads the SDK, and hands the host the functions that it calls (`handles.py`, in `__isola`; boot.py deletes it).
 
 import "isola:globals";
-import * as dispatcher from "isola:dispatcher";
+import { collapse, dispatch, pump } from "isola:dispatcher";
 import { install } from "isola:door";
+import { onRejection } from "isola:logs";
+import { adopt, adoptModule, refuse, refuseWith } from "isola:scripts";
 
-globalThis.__isola = { ...dispatcher, install };
+globalThis.__isola = { adopt, adoptModule, collapse, dispatch, install, onRejection, pump, refuse, refuseWith };

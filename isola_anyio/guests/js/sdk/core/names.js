@@ -1,7 +1,7 @@
-// What does a name mean now?
+// Names: the value of a name that `run` is given.
 //
-// Top-level `let`, `const` and `class` are no properties of the global object, so the name itself is evaluated: by a
-// function compiled once for it, in the global scope, or in the scope of a module that was loaded.
+// Top-level `let`, `const` and `class` are not properties of the global object, so the name is evaluated: by a function
+// compiled once for each name, in the global scope, or in the scope of a module that was loaded.
 
 import {
   ArrayPush,
@@ -19,8 +19,8 @@ import {
 } from "isola:primordials";
 
 const identifier = /^[\p{ID_Start}$_][\p{ID_Continue}$\u200c\u200d]*$/u;
-const getters = new Map(); // name -> function giving what it means
-const scopes = []; // of the modules loaded, oldest first: name -> value, or undefined
+const getters = new Map(); // name -> function returning its value
+const scopes = []; // of the modules loaded, oldest first: function from a name to its value or undefined
 
 // A module that has run registers its scope; see `_SCOPE` in sources.py.
 expose(globalThis, SymbolFor("isola.scope"), (scope) => {
@@ -34,7 +34,7 @@ export function lookup(name) {
       const found = scopes[i](name);
       if (found !== undefined) return found;
     } catch {
-      // A guest that registered something else.
+      // The guest registered a function of its own.
     }
   }
   if (hasOwn(globalThis, name)) return globalThis[name];
@@ -42,7 +42,7 @@ export function lookup(name) {
   try {
     return getter();
   } catch (error) {
-    throw new ReferenceError(error.message); // without the frames of the lookup
+    throw new ReferenceError(error.message); // a new error, without the frames of the lookup
   }
 }
 

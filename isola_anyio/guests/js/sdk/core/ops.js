@@ -1,7 +1,7 @@
-// What does the host owe the guest? Answers to hostcalls and items of streams, each under a number of its own.
+// Ops: operations that wait for the host, which are hostcalls and reads of stream arguments, each with a number.
 //
-// Numbers are never used twice. A run that is over gets nothing more: `dropAll` rejects what is pending, and what asks
-// later, a stream kept in a global for instance, is rejected at once.
+// Numbers are never reused. When a run is over, `dropAll` rejects its pending operations, and one begun later, by a
+// stream kept in a global for instance, is rejected at once.
 
 import {
   ArrayPush,
@@ -30,9 +30,10 @@ import {
   jsonStringify,
 } from "isola:primordials";
 import { abortError, namedError, userFrames } from "isola:errors";
-import { codec } from "isola:codec";
-import { DROP, FIELD, HOSTCALL, READ, RECORD, STOP, knock, knockValue } from "isola:door";
+import { decode, encode } from "isola:codec";
+import { DROP, FIELD, HOSTCALL, READ, RECORD, STOP, callDoor, callDoorWithValue } from "isola:door";
 import { rejection, resolved } from "isola:promises";
+import { readUint32 } from "isola:wire_form";
 
 const OK = 0;
 const ITEMS = 2;
@@ -42,8 +43,8 @@ export const OVER_MESSAGE = "the run has ended";
 
 export let maxPayload = 64 * 1024 * 1024;
 let taking = false; // a run is under way
-let runs = 0;
-let last = 0;
+let runs = 0; // begun so far
+let last = 0; // the latest number
 const pending = new Map(); // number -> op
 
 export function limitPayload(bytes) {
@@ -57,7 +58,7 @@ export function open() {
   MapClear(pending);
 }
 
-// A run is over: nothing more is asked of the host.
+// A run is over: new operations are rejected.
 export function close() {
   taking = false;
 }
@@ -81,19 +82,19 @@ export function hostcall(name, payload) {
   if (typeof name !== "string") return rejection(new TypeError("hostcall: the name must be a string, not " + typeof name));
   if (!taking) return rejection(abortError(OVER_MESSAGE));
   try {
-    const body = codec.encode(payload === undefined ? null : payload, maxPayload);
+    const body = encode(payload === undefined ? null : payload, maxPayload);
     const op = newOp(null);
     op.name = name;
-    op.site = new Error(); // where it was called from, should it fail
+    op.site = new Error(); // holds the stack, for the error if the hostcall fails
     const number = ++last;
-    answer(op, number, knockValue(HOSTCALL, number, jsonStringify(name) + FIELD, body));
+    answer(op, number, callDoorWithValue(HOSTCALL, number, jsonStringify(name) + FIELD, body));
     return op.promise;
   } catch (error) {
     return rejection(error);
   }
 }
 
-// What the door said at once, or the promise to say it later.
+// Take the door's reply: the result, or undefined when a later RESUME has it.
 function answer(op, number, reply) {
   if (reply === undefined) {
     MapSet(pending, number, op);
@@ -107,32 +108,32 @@ function answer(op, number, reply) {
 function complete(op, status, body) {
   try {
     if (op.stream !== null) op.stream.arrived(op, status, body);
-    else if (status === OK) op.resolve(codec.decode(body));
-    else op.reject(hostcallError(op, codec.decode(body)));
+    else if (status === OK) op.resolve(decode(body));
+    else op.reject(hostcallError(op, decode(body)));
   } catch (error) {
     op.reject(error);
   }
 }
 
-function hostcallError(op, told) {
+function hostcallError(op, failure) {
   const error = op.site;
   const set = (key, value, enumerable) =>
     defineProperty(error, key, { __proto__: null, value, writable: true, configurable: true, enumerable });
-  set("message", told.message, false);
+  set("message", failure.message, false);
   set("name", "HostcallError", false);
   set("hostcall", op.name, true);
-  set("type", told.type, true);
+  set("type", failure.type, true);
   set("stack", userFrames(error.stack), false);
   return error;
 }
 
-// A stream argument, as the guest sees it: an async iterator that may be asked ahead.
+// A stream argument as the guest sees it: an async iterator whose `next` may be called before the last one has settled.
 export class Stream {
   #number;
   #run = runs;
   #items = [];
   #over = false;
-  #last = undefined; // the promise of the latest `next`: reads take turns
+  #last = undefined; // the promise of the latest `next`: the next read begins after it
 
   constructor(number) {
     this.#number = number;
@@ -156,21 +157,21 @@ export class Stream {
     if (!taking || this.#run !== runs) return rejection(abortError(OVER_MESSAGE));
     const op = newOp(this);
     const number = ++last;
-    answer(op, number, knock(READ, number, String(this.#number)));
+    answer(op, number, callDoor(READ, number, String(this.#number)));
     return op.promise;
   }
 
   arrived(op, status, body) {
     if (status === ITEMS) {
-      this.#items = codec.decode(body);
+      this.#items = decode(body);
       op.resolve({ value: ArrayShift(this.#items), done: false });
     } else if (status === ENDED) {
       this.#over = true;
       op.resolve({ value: undefined, done: true });
     } else {
       this.#over = true;
-      const told = codec.decode(body);
-      op.reject(namedError(told.type, told.message));
+      const failure = decode(body);
+      op.reject(namedError(failure.type, failure.message));
     }
   }
 
@@ -178,7 +179,7 @@ export class Stream {
     this.#items = [];
     if (!this.#over) {
       this.#over = true;
-      if (taking && this.#run === runs) knock(STOP, this.#number, "");
+      if (taking && this.#run === runs) callDoor(STOP, this.#number, "");
     }
     return resolved({ value, done: true });
   }
@@ -188,14 +189,14 @@ export class Stream {
   }
 }
 
-// Reject what is pending; true when there was something.
+// Reject all pending operations; true when there was one.
 export function dropAll(message) {
   if (MapSize(pending) === 0) return false;
   const left = [];
   MapForEach(pending, (op, number) => ArrayPush(left, { __proto__: null, op, number }));
   MapClear(pending);
   for (let i = 0; i < left.length; i++) {
-    knock(DROP, left[i].number, "");
+    callDoor(DROP, left[i].number, "");
     left[i].op.reject(abortError(message));
   }
   return true;
@@ -203,7 +204,7 @@ export function dropAll(message) {
 
 // --- completions ------------------------------------------------------------------------------------------------
 
-// "number status body", parted by RECORD.
+// Records "number status body", separated by RECORD.
 export function settleText(text) {
   let start = 0;
   while (start < text.length) {
@@ -216,14 +217,13 @@ export function settleText(text) {
   }
 }
 
-// u32 number, u8 status, u32 length, body; as for every guest.
+// Records of u32 number, u8 status, u32 length and body, the form that every kind of guest knows.
 export function settleBytes(bytes) {
-  const u32 = (at) => (bytes[at] | (bytes[at + 1] << 8) | (bytes[at + 2] << 16) | (bytes[at + 3] << 24)) >>> 0;
   const total = TypedArrayLength(bytes);
   let at = 0;
   while (at < total) {
-    const length = u32(at + 5);
-    settle(u32(at), bytes[at + 4], bytesFrom(bytes, at + 9, length));
+    const length = readUint32(bytes, at + 5);
+    settle(readUint32(bytes, at), bytes[at + 4], bytesFrom(bytes, at + 9, length));
     at += 9 + length;
   }
 }

@@ -1,4 +1,4 @@
-// How does the SDK listen to promises of which it does not know what the guest did to them?
+// Promises: how the SDK makes them, and listens to those that the guest may have tampered with.
 
 import { Promise, PromiseThen, defineProperty, deleteProperty } from "isola:primordials";
 
@@ -18,14 +18,14 @@ export function isThenable(value) {
   return isObject(value) && typeof value.then === "function";
 }
 
-// Listen to a promise, or to what only behaves like one. `then` looks up the promise's class, which a guest may have
-// broken: for the moment of the call it has none, which means the engine's own.
+// Listen to a promise or another thenable. `then` looks up `promise.constructor`, which a guest may have broken: it is
+// undefined during a second attempt, and the engine then uses its own class.
 export function follow(promise, onValue, onError) {
   try {
     PromiseThen(promise, onValue, onError);
     return;
   } catch {
-    // No promise, or no class.
+    // Not a promise, or its `constructor` is broken.
   }
   try {
     followBare(promise, onValue, onError);

@@ -1,14 +1,16 @@
-// What does the guest wait for that only its own code could end?
+// Waits: the guest's `Promise`, and the promises that only guest code could settle.
 //
-// A cancelled run must see what it awaits rejected, but nobody else can reject a promise that `new Promise` made. So
-// the guest's `Promise` is this one: it makes promises of the engine's own class, and keeps their `reject` until they
-// are settled. Nothing else of a promise changes. Async functions, `then`, hostcalls and the class's own functions make
-// theirs without it, at the engine's cost; these end when what they wait for does. For that `Promise.prototype
-// .constructor` stays the engine's class: with another one there, each `await` of a promise would wrap it once more.
+// A cancelled run must see the promise that it awaits rejected, but only its executor can reject a promise made by
+// `new Promise`. So the guest's `Promise` is the class in this module: it makes promises of the engine's own class, and
+// keeps their `reject` until they are settled. Nothing else of a promise changes. Async functions, `then`, hostcalls and
+// static methods make promises without it, at the engine's cost; those settle when the promise that they wait for does.
+// `Promise.prototype.constructor` therefore stays the engine's class: with another one, each `await` of a promise would
+// wrap it once more.
 //
-// When a run is over, its promises are rejected. Not so a script's, which may be state for later calls (a `ready` that
-// a later one resolves): of these only the *lost* ones, which nothing refers to that could settle them; the timer did,
-// for example, and was dropped. The engine counts references, so a weak one tells at once.
+// When a call is over, its promises are rejected. Promises of a script may be state for later calls (a `ready` that a
+// later call resolves), so when a script is over only the *lost* ones are rejected: those whose `resolve` and `reject`
+// nothing refers to any more, because a timer did, for example, and was dropped. The engine counts references, so a
+// weak reference is dead at once.
 
 import {
   ArrayPush,
@@ -31,14 +33,14 @@ import {
 } from "isola:primordials";
 import { abortError } from "isola:errors";
 
-const SWEEP_EVERY = 1024; // promises; a guess, as are the next
-const MOST_LOST = 1024; // the oldest, because what waits for good began early
-const MOST_MADE = 8192; // the latest; older ones may be reachable from nothing but who waits for them
+const SWEEP_EVERY = 1024; // promises; a guess, as are the next two
+const MOST_LOST = 1024; // the oldest are kept: a wait that never ends began early
+const MOST_MADE = 8192; // the latest are kept: an older one may be reachable from nothing but who waits for it
 
-// Each is a promise's `reject`. What was made in this run is held with the `resolve` that the guest was given.
-const made = new Map();
-const lost = new Map(); // ... of this run's that nothing can settle any more
-const kept = new Map(); // ... of earlier scripts'
+// Keys are the engine's `reject` functions of pending promises.
+const made = new Map(); // in this run -> the `resolve` that the guest was given
+const lost = new Map(); // in this run, and nothing can settle them any more -> undefined
+const kept = new Map(); // in earlier scripts -> undefined
 let untilSweep = SWEEP_EVERY;
 
 let nativeResolve;
@@ -53,19 +55,19 @@ function untrack(reject) {
   if (!MapDelete(made, reject)) MapDelete(kept, reject);
 }
 
-// Make a promise of the class, and `use` it with its functions and `extra`.
+// Make a promise of the class, and return `use(promise, resolve, reject, extra)`.
 function make(Class, use, extra) {
   if (--untilSweep === 0) sweep();
   const promise = Class === Promise ? new Native(capture) : construct(Native, captureAlone, Class);
   const resolve = nativeResolve;
   const reject = nativeReject;
-  nativeResolve = nativeReject = undefined; // they hold the promise, and it may come to hold much
+  nativeResolve = nativeReject = undefined; // they hold the promise, which may come to hold much
   const giveResolve = (value) => {
     untrack(reject);
     resolve(value);
   };
   const giveReject = (reason) => {
-    untrack(reject, giveResolve); // not used there, but held by this function: one weak reference tells of both
+    untrack(reject, giveResolve); // unused there; it makes giveReject hold giveResolve, so that one weak reference tells of both
     reject(reason);
   };
   MapSet(made, reject, giveResolve);
@@ -89,7 +91,7 @@ export function Promise(executor) {
 
 // --- the class's own functions -------------------------------------------------------------------------------------
 
-const engines = (Class) => (Class === Promise ? Native : Class); // a guest's subclass stays itself
+const engines = (Class) => (Class === Promise ? Native : Class); // a subclass of the guest's is used as it is
 const withParts = (promise, resolve, reject) => ({ promise, resolve, reject });
 const nativeTry = uncurry(Native.try);
 const nativeWithResolvers = uncurry(Native.withResolvers);
@@ -123,8 +125,8 @@ defineProperty(Promise, "prototype", { __proto__: null, value: Native.prototype,
 
 // --- the end of waiting --------------------------------------------------------------------------------------------
 
-// Find what was lost, and forget all of it but the oldest: a race that is over leaves such a promise each time. What it
-// costs is spread over the promises made since.
+// Find the lost promises, and forget all but the oldest of them: each race that is over leaves one. Runs again after as
+// many new promises as are left, so that its cost is spread over them.
 function sweep() {
   const rejects = [];
   const refs = [];
@@ -149,7 +151,7 @@ function take(waits, rejects) {
   return rejects;
 }
 
-// All with one error: there may be very many. True when there was one.
+// Reject all with one error, because there may be very many; true when there was one.
 function rejectAll(rejects, message) {
   if (rejects.length === 0) return false;
   const reason = abortError(message);
@@ -165,20 +167,20 @@ export function rejectKept(message) {
   return rejectAll(take(kept, []), message);
 }
 
-// A script is over: what is lost is rejected.
+// A script is over: reject its lost promises.
 export function rejectLost(message) {
   sweep();
   return rejectAll(take(lost, []), message);
 }
 
-// ... and the rest is kept.
+// ... and keep the rest.
 export function keep() {
   const rejects = take(made, []);
   for (let i = 0; i < rejects.length; i++) MapSet(kept, rejects[i], undefined);
   MapClear(lost);
 }
 
-// A call is over: what its last steps still began to wait for is nobody's.
+// A call is over: forget the promises that its last steps made.
 export function forget() {
   MapClear(made);
   MapClear(lost);

@@ -1,10 +1,10 @@
-// How is work called off? (DOM standard, AbortController and AbortSignal.)
+// Abort: `AbortController` and `AbortSignal`. (DOM standard, section 3.)
 
 import { addTimer } from "isola:timers";
 import { Event, EventTarget, defineHandler, trust } from "isola:events";
 
 const KEY = Symbol("constructing a signal");
-// Assigned by the class below, which alone may touch its fields. An algorithm runs before the event is fired.
+// Assigned in the class below, because only code in it may use private fields. Algorithms run before the event fires.
 let abortSignal;
 export let addAlgorithm;
 export let removeAlgorithm;
@@ -13,7 +13,7 @@ class AbortSignal extends EventTarget {
   #aborted = false;
   #reason = undefined;
   #algorithms = new Set();
-  #dependents = new Set(); // made by `any`; those of a signal that never aborts live as long as it does
+  #dependents = new Set(); // signals made by `any` of this one; each lives as long as this one, unless this one aborts
   #sources = null;
 
   static {
@@ -42,14 +42,14 @@ class AbortSignal extends EventTarget {
   #abort(reason) {
     if (this.#aborted) return;
     this.#mark(reason);
-    const told = [];
+    const marked = [];
     for (const dependent of this.#dependents) {
       if (dependent.#aborted) continue;
       dependent.#mark(this.#reason);
-      told.push(dependent);
+      marked.push(dependent);
     }
-    this.#tell();
-    for (const dependent of told) dependent.#tell();
+    this.#fire();
+    for (const dependent of marked) dependent.#fire();
   }
 
   #mark(reason) {
@@ -57,7 +57,7 @@ class AbortSignal extends EventTarget {
     this.#reason = reason === undefined ? new DOMException("signal is aborted without reason", "AbortError") : reason;
   }
 
-  #tell() {
+  #fire() {
     const algorithms = [...this.#algorithms];
     this.#algorithms.clear();
     for (const run of algorithms) run(this.#reason);

@@ -1,8 +1,8 @@
-// Where does console.log go? To the host's log, with its level; nothing is kept here but counters and the indent.
+// Console: the object `console`, whose lines go to the host's log with a level.
 
 import { format, inspect } from "isola:inspect";
 import { userFrames } from "isola:errors";
-import { log } from "isola:dispatcher";
+import { log } from "isola:logs";
 import { now } from "isola:primordials";
 
 const DEBUG = 0;
@@ -19,7 +19,7 @@ function write(level, values) {
   log(level, indent === "" ? text : indent + text.replaceAll("\n", "\n" + indent));
 }
 
-// Milliseconds as a person reads them.
+// The time since `since` as text, in milliseconds or seconds.
 function elapsed(since) {
   const passed = now() - since;
   return passed >= 1000 ? `${(passed / 1000).toFixed(3)}s` : `${passed.toFixed(3)}ms`;

@@ -1,6 +1,4 @@
-// How does the guest get numbers nobody can guess?
-//
-// From the host, each time: nothing of them is in the image.
+// Crypto: the object `crypto`, whose random bytes come from the host each time, so that none are in the image.
 
 import {
   TypedArrayBuffer,

@@ -1,11 +1,11 @@
-// How do text and bytes become each other? (Encoding standard: UTF-8, UTF-16, and windows-1252 under its many names.)
+// Encoding: `TextEncoder`, `TextDecoder`, `atob` and `btoa`. (Encoding standard: UTF-8, UTF-16, windows-1252.)
 //
-// Loops in the guest take a quarter of a microsecond a byte, so the bulk goes through what the engine has in C:
-// base64, URI coding and `unescape` together turn text into bytes and back at ten times that speed.
+// Loops in the guest take a quarter of a microsecond a byte, so long input goes through functions that the engine has
+// in C: base64, URI coding and `unescape` together convert between text and bytes ten times as fast.
 
 import { StringToWellFormed, TypedArrayBuffer, TypedArrayByteLength, TypedArrayByteOffset, isView } from "isola:primordials";
 
-const SHORT = 48; // characters below which a loop is faster than the detour; measured roughly
+const SHORT = 48; // up to this many characters a loop is faster than the engine's functions; measured roughly
 const CHUNK = 8192;
 const ascii = /^[\x00-\x7f]*$/;
 const { atob: fromBinary, btoa: toBinary } = globalThis;
@@ -76,15 +76,15 @@ function encodingOf(label) {
   throw new RangeError(`TextDecoder: the encoding ${JSON.stringify(label)} is not supported`);
 }
 
-// What windows-1252 has at 0x80 to 0x9f.
+// The characters of windows-1252 at 0x80 to 0x9f; the others are those of latin-1.
 const windows1252 = "€\x81‚ƒ„…†‡ˆ‰Š‹Œ\x8dŽ\x8f\x90‘’“”•–—˜™š›œ\x9džŸ";
 
 class TextDecoder {
   #encoding;
   #fatal;
   #ignoreBOM;
-  #kept = []; // bytes of a character that is not complete yet
-  #started = false; // the place for a byte order mark has passed
+  #kept = []; // the first bytes of a character, until the others come
+  #started = false; // a byte order mark can no longer come
 
   constructor(label = "utf-8", options = {}) {
     this.#encoding = encodingOf(String(label));
@@ -179,7 +179,7 @@ function viewOf(input) {
   }
 }
 
-// One character per byte.
+// A string with one character a byte, its code the byte's value.
 function binaryText(bytes) {
   if (bytes.length > SHORT) return fromBinary(toBase64(bytes));
   return String.fromCharCode.apply(undefined, bytes);
@@ -196,7 +196,7 @@ export function decodeUtf8(bytes, fatal) {
   }
 }
 
-// How many bytes a sequence has that begins with this one, and the range of its second byte; 0 for none.
+// The length of the UTF-8 sequence that begins with this byte, 0 for none, and the range of its second byte.
 function sequence(lead) {
   if (lead < 0x80) return [1, 0, 0];
   if (lead >= 0xc2 && lead <= 0xdf) return [2, 0x80, 0xbf];
@@ -205,7 +205,7 @@ function sequence(lead) {
   return [0, 0, 0];
 }
 
-// The bytes at the end that may yet become a character.
+// The number of bytes at the end that are the beginning of a character.
 function unfinished(bytes) {
   for (let back = 1; back <= 3 && back <= bytes.length; back++) {
     const at = bytes.length - back;
@@ -217,7 +217,7 @@ function unfinished(bytes) {
   return 0;
 }
 
-// One U+FFFD for each maximal part that is not UTF-8.
+// Decode with one U+FFFD for each maximal subpart that is not valid UTF-8.
 function repairUtf8(bytes) {
   let out = "";
   let units = [];
@@ -244,7 +244,7 @@ function repairUtf8(bytes) {
   return out + String.fromCharCode.apply(undefined, units);
 }
 
-// The engine's own, which take no argument for "undefined".
+// The engine's own functions take no argument for the string "undefined".
 export function atob(data) {
   if (arguments.length === 0) throw new TypeError("atob: 1 argument required");
   return fromBinary(data);

@@ -1,6 +1,6 @@
-// How are listeners told? (DOM standard, Event and EventTarget, without a tree to bubble through.)
+// Events: `Event` and `EventTarget`. (DOM standard, section 2, without a tree to bubble through.)
 
-import { reportLost } from "isola:dispatcher";
+import { reportLost } from "isola:logs";
 
 const state = new WeakMap();
 
@@ -143,7 +143,7 @@ class EventTarget {
 }
 Object.defineProperty(EventTarget.prototype, Symbol.toStringTag, { value: "EventTarget", configurable: true });
 
-// An `on...` attribute: a listener that keeps its place when it is replaced.
+// Define an `on...` attribute: its listener keeps its place in the list when it is replaced.
 export function defineHandler(prototype, type) {
   const handlers = new WeakMap();
   Object.defineProperty(prototype, "on" + type, {

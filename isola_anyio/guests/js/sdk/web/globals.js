@@ -1,5 +1,4 @@
-// Which names does a guest find? Those of the web platform's that make sense here, as the platform defines them:
-// writable, configurable, not enumerable, for a guest that wants to replace them.
+// Globals: the names of the web platform that a guest finds, writable, configurable and not enumerable.
 
 import { expose, apply } from "isola:primordials";
 import { AbortController, AbortSignal } from "isola:abort";
@@ -10,7 +9,7 @@ import { URL } from "isola:url";
 import { URLSearchParams } from "isola:url_params";
 import { clearInterval, clearTimeout, setInterval, setTimeout } from "isola:timers";
 import { console } from "isola:console";
-import { reportLost } from "isola:dispatcher";
+import { reportLost } from "isola:logs";
 import { hostcall } from "isola:ops";
 import { performance } from "isola:performance";
 import { random } from "isola:random";
@@ -19,7 +18,7 @@ import { Promise } from "isola:waits";
 
 const enqueue = globalThis.queueMicrotask;
 
-// The engine drops what a microtask throws; here it is reported.
+// The engine ignores an exception in a microtask; this one reports it.
 function queueMicrotask(callback) {
   if (typeof callback !== "function") throw new TypeError("queueMicrotask: the argument must be a function");
   enqueue(() => {

@@ -1,8 +1,7 @@
-// How does a value look in a log line?
+// Inspect: a value as text for a log line, in the form that Node.js made known.
 //
-// The shape people know from servers' consoles: strings bare at the top and quoted inside, objects to a depth of four,
-// errors with their frames, circles marked. Nothing here is awaited by the host, so plain built-ins are used; a guest
-// that breaks them breaks its own logs.
+// Strings are bare at the top and quoted inside, objects are shown to a depth of four, errors with their frames, cycles
+// marked. The host waits for none of it, so plain built-ins are used: a guest that breaks them breaks its own logs.
 
 import { userFrames, headline, looksLikeError } from "isola:errors";
 
@@ -13,7 +12,7 @@ const LINE = 76;
 const identifier = /^[A-Za-z_$][\w$]*$/;
 const objectToString = Object.prototype.toString;
 
-// "Map" of "[object Map]"; "Object" for what does not want to say.
+// "Map" of "[object Map]"; "Object" for an object whose toStringTag throws.
 function tagOf(value) {
   try {
     return objectToString.call(value).slice(8, -1);
@@ -81,10 +80,6 @@ function functionHead(value) {
   return value.name ? `[${kind}: ${value.name}]` : `[${kind} (anonymous)]`;
 }
 
-function isPlainError(value) {
-  return looksLikeError(value);
-}
-
 class Printer {
   constructor(maxDepth, showHidden) {
     this.maxDepth = maxDepth;
@@ -111,10 +106,9 @@ class Printer {
     return mark === undefined ? text : `<ref *${mark}> ${text}`;
   }
 
-  // [opening text, entries, open bracket, close bracket] or a finished text.
-  object(value, depth) {
+    object(value, depth) {
     const name = className(value);
-    if (isPlainError(value)) return this.error(value, depth);
+    if (looksLikeError(value)) return this.error(value, depth);
     if (typeof value === "function") return this.withProperties(functionHead(value), value, depth, [], "{", "}", true);
     const tag = tagOf(value);
     const shown = name === null ? "[Object: null prototype]" : name;
@@ -267,7 +261,7 @@ function asNumber(value, parse) {
   return primitive(parse(value), false);
 }
 
-// The text of console.log(...values): printf-like marks in a leading string, then the rest, by spaces.
+// The text of console.log(...values): a format string like printf's if the first is one, then the rest, with spaces.
 export function format(values) {
   let out = "";
   let at = 0;

@@ -1,9 +1,9 @@
-// Which characters may stand in which part of a URL as they are? (URL standard, section 1.3.)
+// Percent-encoding: the sets of characters that each part of a URL encodes, and both directions. (URL standard, 1.3.)
 
 const hex = [];
 for (let i = 0; i < 256; i++) hex.push("%" + i.toString(16).toUpperCase().padStart(2, "0"));
 
-// A set is a pattern of what must be encoded.
+// A set is a pattern that matches a character that must be encoded.
 export const C0_CONTROL = /[^\x20-\x7e]/;
 export const FRAGMENT = /[^\x21\x23-\x3b\x3d\x3f-\x5f\x61-\x7e]/;
 export const QUERY = /[^\x21\x24-\x3b\x3d\x3f-\x7e]/;
@@ -18,7 +18,7 @@ export function encodeText(text, set) {
   return out;
 }
 
-// Percent-decoded and read as UTF-8; what is not UTF-8 becomes U+FFFD.
+// Percent-decode, and decode the bytes as UTF-8; invalid bytes become U+FFFD.
 export function percentDecode(text) {
   try {
     return decodeURIComponent(text);
@@ -46,7 +46,7 @@ function decodeBytes(text) {
   return new TextDecoder("utf-8", { ignoreBOM: true }).decode(new Uint8Array(bytes));
 }
 
-// application/x-www-form-urlencoded, both ways.
+// application/x-www-form-urlencoded, decoding and encoding.
 export function formDecode(text) {
   return percentDecode(text.replaceAll("+", " "));
 }

@@ -1,6 +1,6 @@
-// What time is it, for the guest?
+// Performance: the object `performance`.
 //
-// The engine's clock is the host's, but its origin was frozen into the image: the origin is set anew at the fork.
+// The engine's clock is the host's, but its origin is part of the image, so the origin is set anew in each fork.
 
 import { expose, now } from "isola:primordials";
 

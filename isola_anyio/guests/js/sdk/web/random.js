@@ -1,9 +1,10 @@
-// Where do random numbers come from?
+// Random: the generator behind `Math.random`.
 //
-// `Math.random` is a small generator of our own, because the engine's state is part of the image and would be the same
-// in every sandbox. It is seeded at the fork. What must be unguessable comes from the host each time (crypto.js).
+// The engine's own generator has its state in the image, which would be the same in every sandbox; this one is seeded
+// in each fork. Numbers that must be unguessable come from the host each time (crypto.js).
 //
-// sfc32, by Chris Doty-Humphrey: four 32-bit words, period about 2**127, passes PractRand. Two outputs make 53 bits.
+// It is sfc32, by Chris Doty-Humphrey: four 32-bit words, period about 2**127, passes PractRand. Two outputs make 53
+// bits.
 
 import { StringSlice } from "isola:primordials";
 
@@ -29,7 +30,7 @@ export function random() {
   return (high * 67108864 + low) / 9007199254740992;
 }
 
-// Take 128 bits of the seed, which is text in hexadecimal.
+// Seed with the first 128 bits of `seed`, which is hexadecimal text.
 export function seedRandom(seed) {
   const word32 = (at) => parseHex(StringSlice(seed, at, at + 8), 16) | 0;
   a = word32(0);

@@ -1,4 +1,4 @@
-// What is a value's deep copy? (HTML standard, structured clone; between two halves of one program, so nothing crosses.)
+// Structured clone: the function `structuredClone`. (HTML standard, section 2.7; within one realm.)
 
 const toTag = Object.prototype.toString;
 const errorTypes = { __proto__: null, Error, EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError };
@@ -30,7 +30,7 @@ const typedArrays = {
   Float32Array,
   Float64Array,
 };
-// Objects with a hidden inside that has no copy.
+// Brand checks of classes whose internal state cannot be copied.
 const closed = [
   WeakMap.prototype.has,
   WeakSet.prototype.has,
@@ -58,7 +58,7 @@ function has(check, value) {
   }
 }
 
-// A promise's `then` would add a listener: look at the class instead.
+// A promise's `then` would add a listener, so its class is looked at instead.
 function isClosed(value) {
   if (value instanceof Promise) return true;
   for (const check of closed) if (check !== Promise.prototype.then && has(check, value)) return true;
@@ -76,7 +76,7 @@ function clone(value, seen) {
   return copy.result;
 }
 
-// An empty copy, and how it is filled once it is known under the original's name.
+// An empty copy, and the function that fills it once `seen` has it, for cycles.
 function shallow(value, seen) {
   if (Array.isArray(value)) {
     return { result: new Array(value.length), fill: (result) => properties(value, result, seen) };
@@ -172,7 +172,7 @@ export function structuredClone(value, options) {
   seen.clear();
   const moved = [];
   for (const one of transfer) {
-    // The copy is made first and the original detached last, so that a failure in between changes nothing.
+    // Copied first and detached last, so that a failure in between changes nothing.
     const copy = one.slice();
     seen.set(one, copy);
     moved.push(one);

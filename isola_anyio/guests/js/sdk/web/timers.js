@@ -1,7 +1,7 @@
-// When does the guest want to be woken?
+// Timers: `setTimeout` and its kin, in a heap inside the guest.
 //
-// Timers are kept in the order in which they fall due, in the guest; the host learns only how long it may let the
-// guest sleep. A turn fires the timers that were due when it began, one at a time, with the microtasks between them.
+// The host learns only how long the guest may sleep (PARK). A turn fires the timers that were due when it began, one
+// at a time, with the microtasks between them.
 
 import {
   ArrayPop,
@@ -20,15 +20,15 @@ import {
   trunc,
 } from "isola:primordials";
 
-const LONGEST_MS = 0x7fffffff; // 24 days, as elsewhere; longer ones wait that long
-const SHORTEST_MS = 1; // as browsers and servers have it: an interval of 0 must not starve everything else
+const LONGEST_MS = 0x7fffffff; // 24 days, as in browsers; a longer delay becomes this one
+const SHORTEST_MS = 1; // as in browsers and Node.js: an interval of 0 must not starve everything else
 
-const FEW = 64; // timers that are not worth compacting; a guess
+const FEW = 64; // removed timers that are not worth compacting; a guess
 
-// A binary heap by due, then by order of coming in. Timers that were removed stay in it until they come to its top, or
-// are more than half of it: clearing one costs no search.
+// A binary heap by `due`, then by `arrival`. A removed timer stays in it until it comes to the top, or removed ones are
+// more than half of it: clearing a timer costs no search.
 const heap = [];
-const known = new Map(); // number -> timer, of those neither removed nor fired
+const known = new Map(); // number -> timer, of timers neither removed nor fired
 let last = 0;
 let arrivals = 0;
 let taking = true;
@@ -39,7 +39,7 @@ export function open() {
   dropAll();
 }
 
-// A run is over: new timers are numbered and forgotten.
+// A run is over: a new timer gets a number and never fires.
 export function close() {
   taking = false;
 }
@@ -103,7 +103,7 @@ function dropFirst() {
   if (heap.length > 0) sink(moved, 0);
 }
 
-// The timer that is due first.
+// The timer that is due first; undefined for none.
 function first() {
   while (heap.length > 0) {
     if (isKnown(heap[0])) return heap[0];
@@ -119,7 +119,7 @@ function compact() {
   for (let i = (count >> 1) - 1; i >= 0; i--) sink(heap[i], i);
 }
 
-// A timer of the SDK's own, which takes no delay but the one it is given.
+// Add a timer; also for the SDK itself.
 export function addTimer(callback, delayMs, repeat, args) {
   let delay = trunc(Number(delayMs));
   if (!(delay >= SHORTEST_MS)) delay = SHORTEST_MS;
@@ -136,11 +136,11 @@ export function removeTimer(number) {
   const timer = MapGet(known, number);
   if (timer === undefined) return;
   MapDelete(known, number);
-  timer.callback = timer.args = undefined; // what only they refer to need not wait for the heap
+  timer.callback = timer.args = undefined; // frees what only the timer refers to before the heap drops it
   if (heap.length > 2 * MapSize(known) + FEW) compact();
 }
 
-// Fire the first timer due by `moment`; false when there is none. What it throws is the caller's.
+// Fire the first timer due by `moment`; false when there is none. Throws what its callback throws.
 export function fireOne(moment) {
   const timer = first();
   if (timer === undefined || timer.due > moment) return false;

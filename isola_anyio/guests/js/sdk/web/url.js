@@ -1,4 +1,4 @@
-// How does a guest see a URL, and how does it change one? (URL standard, section 6.)
+// URL: the class `URL`. (URL standard, section 6.1.)
 
 import { USERINFO, encodeText } from "isola:percent";
 import { makeParams, resetParams, showMembers, text } from "isola:url_params";

@@ -1,8 +1,8 @@
-// What does the host of a URL mean? (URL standard, section 3: domains, IPv4, IPv6, opaque hosts.)
+// URL host: text to a domain, an IPv4 or IPv6 address, or an opaque host. (URL standard, section 3.)
 //
-// A host is a string here, already in its serialised form; "" is the empty host. `null` as a result is failure. Names
-// that are not plain ASCII are the host's business: the tables of Unicode's IDNA processing would be larger than the rest
-// of the SDK together.
+// A host is a string in its serialised form; "" is the empty host, and null stands for failure. Domains that are not
+// ASCII are sent to the sandbox's host (`idna.py`), because the tables of Unicode's IDNA processing would be larger than
+// the rest of the SDK.
 
 import { domainToAscii } from "isola:door";
 import { C0_CONTROL, encodeText, percentDecode } from "isola:percent";
@@ -38,7 +38,7 @@ function endsInNumber(domain) {
   return /^\d+$/.test(last) || parseNumber(last) !== null;
 }
 
-// Decimal, octal after 0, hexadecimal after 0x; null when it is none of them.
+// Decimal, octal after 0, hexadecimal after 0x; null for any other text.
 function parseNumber(text) {
   if (text === "") return null;
   if (/^0x/i.test(text)) return text.length === 2 ? 0 : /^0x[\da-f]+$/i.test(text) ? parseInt(text.slice(2), 16) : null;
@@ -140,7 +140,7 @@ function parseDotted(input, start, address, first, compress) {
   return seen === 4 ? expand(address, piece, compress) : null;
 }
 
-// Put the zeros where the "::" was.
+// Insert the zeros that "::" stands for, at index `compress`.
 function expand(address, piece, compress) {
   if (compress < 0) return piece === 8 ? address : null;
   const tail = address.slice(compress, piece);

@@ -1,8 +1,8 @@
-// What is in a query, pair by pair? (URL standard, section 6: URLSearchParams.)
+// URL parameters: the class `URLSearchParams`, a query as pairs. (URL standard, section 6.2.)
 
 import { formDecode, formEncode } from "isola:percent";
 
-// Any value as the platform takes it: text without lone surrogates.
+// A value as a USVString: text without lone surrogates.
 export const text = (value) => String(value).toWellFormed();
 
 function parseForm(query) {
@@ -16,13 +16,13 @@ function parseForm(query) {
   return list;
 }
 
-// Assigned by the class below, which alone may touch its fields: for the URL that owns one.
+// For the URL that owns the object. Assigned in the class below, because only code in it may use private fields.
 export let makeParams;
 export let resetParams;
 
 class URLSearchParams {
   #list = [];
-  #changed = null; // tells the URL this belongs to
+  #changed = null; // called with the new query, to update the URL that owns this object
 
   static {
     makeParams = (query, changed) => {
@@ -153,7 +153,7 @@ class URLSearchParams {
   }
 }
 
-// Live: what is appended while it runs is seen.
+// A live iterator: it sees pairs that are appended while it runs.
 class ParamsIterator {
   #list;
   #show;
@@ -185,7 +185,7 @@ Object.defineProperty(URLSearchParams.prototype, Symbol.iterator, {
   configurable: true,
 });
 
-// As the platform has them: the members are enumerable, the constructor is not.
+// Make the members of a class enumerable, but not its constructor, as Web IDL does.
 export function showMembers(type) {
   for (const name of Object.getOwnPropertyNames(type.prototype)) {
     if (name !== "constructor") Object.defineProperty(type.prototype, name, { enumerable: true });

@@ -1,13 +1,10 @@
-// What are the parts of a URL? (URL standard, section 4.)
+// URL parser: text to the parts of a URL. (URL standard, section 4.4.)
 //
-// `advance` is the standard's state machine; setters start it in the middle. A path is a list of segments, or a string
-// when it is opaque ("mailto:a@b").
+// `advance` is the standard's state machine, one `case` for each of its states; setters start it in the middle.
 
 import { C0_CONTROL, FRAGMENT, PATH, QUERY, SPECIAL_QUERY, USERINFO, encodeText } from "isola:percent";
 import { parseHost } from "isola:url_host";
-
-const defaultPorts = { __proto__: null, ftp: 21, file: null, http: 80, https: 443, ws: 80, wss: 443 };
-const isSpecial = (scheme) => scheme in defaultPorts;
+import { Parts, defaultPorts, isNormalDriveLetter, isSpecial } from "isola:url_parts";
 
 export const SCHEME_START = 1;
 const SCHEME = 2;
@@ -37,79 +34,18 @@ const FINE = true;
 const alpha = /^[a-zA-Z]$/;
 const schemeCharacter = /^[a-zA-Z\d+\-.]$/;
 const driveLetter = /^[a-zA-Z][:|]$/;
-const normalDriveLetter = /^[a-zA-Z]:$/;
 const startsWithDriveLetter = /^[a-zA-Z][:|](?:$|[/\\?#])/;
 const singleDot = /^(?:\.|%2e)$/i;
 const doubleDot = /^(?:\.|%2e){2}$/i;
 
-class Parts {
-  scheme = "";
-  username = "";
-  password = "";
-  host = null;
-  port = null;
-  path = [];
-  query = null;
-  fragment = null;
-
-  get special() {
-    return isSpecial(this.scheme);
-  }
-
-  get opaque() {
-    return typeof this.path === "string";
-  }
-
-  get hasCredentials() {
-    return this.username !== "" || this.password !== "";
-  }
-
-  get cannotHaveCredentials() {
-    return this.host === null || this.host === "" || this.scheme === "file";
-  }
-
-  shorten() {
-    const path = this.path;
-    if (this.scheme === "file" && path.length === 1 && normalDriveLetter.test(path[0])) return;
-    path.pop();
-  }
-
-  takeAuthority(other) {
-    this.username = other.username;
-    this.password = other.password;
-    this.host = other.host;
-    this.port = other.port;
-  }
-
-  get pathText() {
-    return typeof this.path === "string" ? this.path : this.path.length === 0 ? "" : "/" + this.path.join("/");
-  }
-
-  serialize(withoutFragment = false) {
-    let out = this.scheme + ":";
-    if (this.host !== null) {
-      out += "//";
-      if (this.hasCredentials) out += this.username + (this.password === "" ? "" : ":" + this.password) + "@";
-      out += this.host;
-      if (this.port !== null) out += ":" + this.port;
-    } else if (!this.opaque && this.path.length > 1 && this.path[0] === "") {
-      out += "/.";
-    }
-    out += this.pathText;
-    if (this.query !== null) out += "?" + this.query;
-    if (!withoutFragment && this.fragment !== null) out += "#" + this.fragment;
-    return out;
-  }
-}
-
-// Parse into new parts: the parts, or null.
+// The parts of a URL, or null for an invalid one.
 export function parse(input, base) {
   const text = input.replace(/^[\0-\x20]+|[\0-\x20]+$/g, "");
   const url = new Parts();
   return advance(text, base, url, 0) === FAILURE ? null : url;
 }
 
-// The state machine; `override` is the state a setter starts (and ends) in, 0 for none.
+// Run the state machine on `url`; `override` is the state that a setter starts (and ends) in, 0 for none.
 export function advance(input, base, url, override) {
   const text = input.replace(/[\t\n\r]/g, "");
   let state = override || SCHEME_START;
@@ -345,7 +281,7 @@ export function advance(input, base, url, override) {
         } else {
           if (base !== null && base.scheme === "file") {
             url.host = base.host;
-            if (!startsWithDriveLetter.test(text.slice(at)) && base.path.length > 0 && normalDriveLetter.test(base.path[0])) {
+            if (!startsWithDriveLetter.test(text.slice(at)) && base.path.length > 0 && isNormalDriveLetter(base.path[0])) {
               url.path.push(base.path[0]);
             }
           }

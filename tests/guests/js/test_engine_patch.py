@@ -22,7 +22,7 @@ def module() -> bytes:
 
 
 def test_the_pinned_build_is_changed_and_still_a_module(module: bytes, tmp_path: Path) -> None:
-    changed = JsDriver().adapt(module, DIGEST)
+    changed = JsDriver().patch_module(module, DIGEST)
     assert changed != module
     assert 0 < len(changed) - len(module) < 200
     engine = ffi.Engine(metered=False)
@@ -32,7 +32,7 @@ def test_the_pinned_build_is_changed_and_still_a_module(module: bytes, tmp_path:
 
 
 def test_another_build_is_left_alone(module: bytes) -> None:
-    assert JsDriver().adapt(module, "0" * 64) is module
+    assert JsDriver().patch_module(module, "0" * 64) is module
 
 
 def test_a_module_that_is_not_the_build_is_refused(module: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import array
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -21,6 +21,9 @@ from isola_anyio import (
     SandboxTemplate,
     StreamArg,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 FUNCTIONS = """
 let counter = 0;
@@ -144,31 +147,47 @@ async def test_iterators_are_streamed(
         assert await sandbox.run("give") == final
 
 
-async def parked(events: EventStream) -> None:
-    """Wait until the guest stands still because nobody reads."""
-    await events.receive()
-    await anyio.sleep(0.1)  # it is on a thread of its own: no event tells that it has stopped
+class Steps:
+    """A hostcall that counts the guest's steps."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __call__(self, _payload: object) -> None:
+        self.taken += 1
+
+    async def end(self, events: EventStream) -> None:
+        """Wait until the guest is blocked on back pressure.
+
+        No event tells that: the guest is taken for blocked when a while has passed in which it took no step.
+        """
+        await events.receive()
+        before = -1
+        while self.taken != before:
+            before = self.taken
+            await anyio.sleep(0.05)
 
 
 async def test_a_consumer_that_stops_reading_stops_the_guest(template: SandboxTemplate) -> None:
-    async with template.create() as sandbox:
-        await sandbox.load_script("let made = 0; function* endless() { for (;;) yield made++ } const seen = () => made")
+    steps = Steps()
+    async with template.create(hostcalls={"step": steps}) as sandbox:
+        await sandbox.load_script("let made = 0; function* endless() { for (;;) { hostcall('step'); yield made++ } }")
         async with sandbox.run_stream("endless") as events:
-            await parked(events)
-        made: Any = await sandbox.run("seen")
-        assert 3 <= made < 5000
+            await steps.end(events)
+        assert 3 <= steps.taken < 5000
 
 
 async def test_closing_a_stream_runs_the_generators_finally(template: SandboxTemplate) -> None:
-    async with template.create() as sandbox:
+    steps = Steps()
+    async with template.create(hostcalls={"step": steps}) as sandbox:
         await sandbox.load_script(
-            "const log = []; function* g() { try { for (;;) yield 1 } finally { log.push('plain') } }"
-            "async function* a() { try { for (;;) { await null; yield 1 } } finally { log.push('async') } }"
+            "const log = []; function* g() { try { for (;;) { hostcall('step'); yield 1 } } finally { log.push('plain') } }"
+            "async function* a() { try { for (;;) { await hostcall('step'); yield 1 } } finally { log.push('async') } }"
             "const told = () => log"
         )
         for name in ("g", "a"):
             async with sandbox.run_stream(name) as events:
-                await parked(events)
+                await steps.end(events)
         assert await sandbox.run("told") == ["plain", "async"]
 
 
@@ -197,7 +216,7 @@ async def test_streams_arrive_as_async_iterators(template: SandboxTemplate) -> N
 
 
 async def test_a_producers_failure_reaches_the_loop(template: SandboxTemplate) -> None:
-    async def broken() -> Any:
+    async def broken() -> AsyncIterator[int]:
         yield 1
         raise KeyError("producer")
 

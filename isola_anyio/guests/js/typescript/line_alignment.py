@@ -1,21 +1,21 @@
-"""Put the tokens of stripped source back on the lines they came from.
+"""Line alignment: the tokens of stripped source, put back on the lines they have in the TypeScript source. Pure.
 
-The stripping module prints its own layout, so that a line number in an error would be of a text nobody has seen. What
-is left after stripping are, but for what enums and the like turn into, tokens of the source in their order: they are
-aligned with the source's, and written out with as many line ends between them as there were. Pure.
+The stripping module prints its own layout, so that a line number in an error would be one of a text that the user has
+never seen. The stripped text holds tokens of the source in their order (except where an enum or the like is
+translated): they are aligned with the tokens of the source, and written with as many line ends between them.
 
-The alignment starts from the tokens that occur once in each text, as patience diff does; between two of those, each
-token is the first of its kind that is left, unless that is far and what follows it differs. A token that is aligned
-too early stands on an earlier line, which the next one mends. Line ends are put only between tokens, and never where
-JavaScript would take one for the end of a statement.
+The alignment starts from *anchors*, tokens that occur once in each text, as patience diff does. Between two anchors,
+each token is aligned with the next one of its kind in the source, unless that is far away and other tokens follow it
+there. A token that is aligned too early stands on too early a line, which the next token corrects. Line ends are put
+only between tokens, and never where JavaScript would take one for the end of a statement.
 
-The text is a stranger's and may be long: the work grows with its length, a token is a few numbers in arrays, and
-``pause`` is called now and then to let other threads run, or to stop it all by raising.
+The text is the guest's and may be long: the work grows linearly with its length, a token costs a few numbers in
+arrays, and ``pause`` is called every few milliseconds, to yield to other threads, or to stop the work by raising.
 """
 
 from __future__ import annotations
 
-__all__ = ["relayout"]
+__all__ = ["align_lines"]
 
 from array import array
 from bisect import bisect_left
@@ -31,15 +31,18 @@ _NO_BREAK_AFTER: Final = frozenset(
     {"return", "throw", "break", "continue", "yield", "async", "let", "static", "get", "set"}
 )
 _NO_BREAK_BEFORE: Final = frozenset({"++", "--", "=>", "(", "["})
+# Window sizes for re-synchronising token alignment; guesses that hold for the sources tried.
 _NEAR: Final = 8
+"""A token of the same kind within so many tokens is taken without looking at what follows it."""
 _CANDIDATES: Final = 8
+"""How many tokens of the same kind are looked at."""
 _LOOKAHEAD: Final = 16
-"""How far is far, and how much is looked at then; guesses that hold for the sources tried."""
+"""In how many tokens behind a candidate the next stripped tokens must occur."""
 _NUMBERS: Final = "I"
-"""The arrays' type: 32 bits."""
+"""Type code of the arrays: 32 bits, unsigned."""
 
 
-def relayout(source: str, stripped: str, pause: Callable[[], object] = lambda: None) -> str:
+def align_lines(source: str, stripped: str, pause: Callable[[], object] = lambda: None) -> str:
     """Return ``stripped`` with its tokens on the lines they have in ``source``."""
     kinds: dict[str, int] = {}
     given = _Text(source, kinds, pause)
@@ -57,7 +60,7 @@ def relayout(source: str, stripped: str, pause: Callable[[], object] = lambda: N
         line = given.lines[place] if place < len(given.lines) else 0
         is_blank = not gap or gap.isspace()
         if not is_blank:
-            # A comment, or part of a regular expression that was not seen as one: it stays as it is.
+            # A comment, or part of a regular expression that `scan` did not recognise: it is copied.
             out.write(gap)
             current += gap.count("\n")
         if line > current and before not in _NO_BREAK_AFTER and text not in _NO_BREAK_BEFORE and text[0] != "`":
@@ -73,10 +76,10 @@ def relayout(source: str, stripped: str, pause: Callable[[], object] = lambda: N
 
 
 class _Text:
-    """The tokens of a text: their kinds, where they are, and on which line."""
+    """The tokens of a text, in arrays: their kinds, where they start and end, and their lines."""
 
     def __init__(self, code: str, kinds: dict[str, int], pause: Callable[[], object]) -> None:
-        """``kinds`` numbers the tokens that are alike; new ones are added."""
+        """``kinds`` maps the text of a token to the number of its kind; new texts are added."""
         self.kinds = array(_NUMBERS)
         self.starts = array(_NUMBERS)
         self.ends = array(_NUMBERS)
@@ -89,12 +92,16 @@ class _Text:
 
 
 def _plain(text: str) -> str:
-    """Strip what printing may change of a token: the kind of quotes."""
+    """Remove from a token what printing may change: the kind of quotes."""
     return text[1:-1] if text[0] in "\"'" else text
 
 
 class _Alignment:
-    """Which token of ``given`` each of ``left`` is: its place, or the number of all places for one that was added."""
+    """The alignment of ``left`` (stripped) with ``given`` (the source).
+
+    Attributes:
+        places: for each token of ``left`` the index of its token in ``given``; ``len(given.kinds)`` for an added one.
+    """
 
     def __init__(self, given: _Text, left: _Text, kinds: dict[str, int], pause: Callable[[], object]) -> None:
         self._given = given.kinds
@@ -102,7 +109,7 @@ class _Alignment:
         self._pause = pause
         self._none = len(given.kinds)
         self._semicolon = kinds.get(";", -1)
-        # For each kind the first place that is still ahead, and for each place the next of the same kind.
+        # For each kind the first index in `given` that is still ahead; for each index the next of the same kind.
         self._next = array(_NUMBERS, [self._none]) * len(kinds)
         self._after = array(_NUMBERS, [self._none]) * len(given.kinds)
         for place in paced(range(self._none - 1, -1, -1), pause):
@@ -119,12 +126,12 @@ class _Alignment:
         self._fill(begin, self._none, range(index_begin, len(left.kinds)))
 
     def _anchors(self) -> tuple[array[int], array[int]]:
-        """Pair the tokens that occur once in each text: the longest series that rises in both."""
+        """Return the anchors' indices in both texts: of tokens that occur once in each, the longest rising series."""
         counts = array(_NUMBERS, [0]) * len(self._next)
         for kind in paced(self._left, self._pause):
             counts[kind] += 1
         places, indices, earlier = array(_NUMBERS), array(_NUMBERS), array("i")
-        tails, ends = array(_NUMBERS), array(_NUMBERS)  # of the best series of each length: last place, and pair
+        tails, ends = array(_NUMBERS), array(_NUMBERS)  # of the best series of each length: its last place, and pair
         for index, kind in enumerate(paced(self._left, self._pause)):
             place = self._next[kind]
             if counts[kind] != 1 or place == self._none or self._after[place] != self._none:
@@ -148,11 +155,11 @@ class _Alignment:
         return array(_NUMBERS, (places[pair] for pair in series)), array(_NUMBERS, (indices[pair] for pair in series))
 
     def _fill(self, begin: int, stop: int, indices: range) -> None:
-        """Align what is between two anchors."""
+        """Align the tokens between two anchors."""
         at = begin
         for index in paced(indices, self._pause):
             kind = self._left[index]
-            if kind == self._semicolon:  # printed everywhere, written by few
+            if kind == self._semicolon:  # printed behind every statement, whether the source has one or not
                 place = at if at < stop and self._given[at] == kind else self._none
             else:
                 place = self._first(kind, self._left[index + 1 : index + 4], at, stop)
@@ -161,7 +168,7 @@ class _Alignment:
                 at = place + 1
 
     def _first(self, kind: int, following: array[int], start: int, stop: int) -> int:
-        """Find the first place that is near, or after which the same follows. ``start`` never goes back."""
+        """Return the first place of this kind that is near, or followed by the same; ``start`` never decreases."""
         place = self._next[kind]
         while place < start:
             place = self._after[place]

@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from isola_anyio.guests.js.typescript.relayout import relayout
+from isola_anyio.guests.js.typescript.line_alignment import align_lines
 from tests.timing import SLACK
 
 
@@ -27,7 +27,7 @@ from tests.timing import SLACK
     ],
 )
 def test_tokens_return_to_their_lines(source: str, stripped: str) -> None:
-    out = relayout(source, stripped)
+    out = align_lines(source, stripped)
     assert "".join(out.split()) == "".join(stripped.split())
     for word in ("x()", "let b", "returnish", "g("):
         if word in stripped and "return g(" not in stripped:
@@ -39,7 +39,7 @@ def line_of(word: str, text: str) -> int:
 
 
 def test_nothing_is_put_between_return_and_its_value() -> None:
-    out = relayout("function f(): A {\n  return <A>\n   g() }", "function f() {\n\treturn g();\n}\n")
+    out = align_lines("function f(): A {\n  return <A>\n   g() }", "function f() {\n\treturn g();\n}\n")
     assert "return g(" in out
 
 
@@ -48,7 +48,7 @@ def test_a_long_source_is_put_back_in_no_time() -> None:
         f"interface I{i} {{\n  a: number\n}}\nfunction f{i}(a: I{i}): void {{\n  throw a\n}}" for i in range(2000)
     )
     stripped = "\n".join(f"function f{i}(a) {{\n\tthrow a;\n}}" for i in range(2000)) + "\n"
-    out = relayout(source, stripped).splitlines()
+    out = align_lines(source, stripped).splitlines()
     assert [line for line in range(len(out)) if "throw" in out[line]] == [6 * i + 4 for i in range(2000)]
 
 
@@ -62,17 +62,17 @@ def test_a_long_source_is_put_back_in_no_time() -> None:
     ],
 )
 def test_a_slash_is_read_for_what_it_is(source: str, stripped: str, word: str, line: int) -> None:
-    out = relayout(source, stripped)
+    out = align_lines(source, stripped)
     assert "".join(out.split()) == "".join(stripped.split())
     assert line_of(word, out) == line - 1
 
 
 def test_what_is_within_a_regular_expression_stays_as_it_is() -> None:
     stripped = "if (a) {}\n/a  b/.test(c);\nlet d = () => /a  b/;\nif (a) /a  b/.test(c);\n"
-    assert relayout(stripped, stripped).count("/a  b/") == 3
+    assert align_lines(stripped, stripped).count("/a  b/") == 3
 
 
-LENGTH = 250_000
+LENGTH = 100_000
 HOSTILE = {
     "regular expressions that look like comments": ("`${[", "/[/*]/,", "1]}`"),
     "comments that never end": ("", "/*", ""),
@@ -92,11 +92,11 @@ def test_hostile_text_takes_no_longer_and_no_more_memory_than_other_text(name: s
     head, unit, tail = HOSTILE[name]
     text = head + unit * (LENGTH // len(unit)) + tail
     start = time.perf_counter()
-    relayout(text, text)
-    assert time.perf_counter() - start < 3 * SLACK  # of those that are not linear, the best takes minutes
+    align_lines(text, text)
+    assert time.perf_counter() - start < 1.5 * SLACK  # where the work is not linear, the best case takes half a minute
     part = text[: LENGTH // 8]
     tracemalloc.start()
-    relayout(part, part)
+    align_lines(part, part)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100 * len(part)
@@ -111,12 +111,12 @@ def test_others_get_their_turn_and_may_stop_it() -> None:
         if pauses == stop_at:
             raise InterruptedError
 
-    text = "a b " * 50_000
+    text = "a b " * 10_000
     stop_at = -1
-    relayout(text, text, pause)
-    assert pauses > 2 * 100_000 / 2048
+    align_lines(text, text, pause)
+    assert pauses > 2 * 20_000 / 2048
     for which in (1, pauses // 2, pauses):
         stop_at = which
         pauses = 0
         with pytest.raises(InterruptedError):
-            relayout(text, text, pause)
+            align_lines(text, text, pause)
