@@ -1,6 +1,6 @@
 """Guests made by hand: WebAssembly whose allocator and whose turns do what no honest compiler's would.
 
-What a hand-made runtime gives to every import is in ``tests/core/test_wasm_guest.py``; here it attacks the seam: the
+What a hand-made runtime gives to every import is in ``test_handmade_imports.py``; here it attacks the seam: the
 calls the host makes of a guest while it holds something.
 """
 

@@ -16,7 +16,7 @@ from isola_anyio.engine.image import Image
 from isola_anyio.errors import RuntimeUnavailableError
 from tests.engine.support import call, make_program
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SIZE = 2 * 65536
 
 
@@ -122,7 +122,7 @@ def test_mapped_code_that_was_written_to_is_refused_and_harms_nobody(
         linking.READ_BYTES = 0
         from isola_anyio.engine import ffi
         from isola_anyio.errors import RuntimeUnavailableError
-        from tests.engine import test_backing
+        from tests.engine.ffi import test_backing
         from tests.engine.support import make_program
         program = make_program(Path(sys.argv[1]))
         getattr(test_backing, sys.argv[2])(Path(sys.argv[1], "code"))
@@ -153,7 +153,7 @@ def test_a_template_survives_what_is_done_to_its_cache(tmp_path: Path, damage: C
         from pathlib import Path
         import anyio
         from isola_anyio import SandboxContext
-        from tests.engine import test_backing
+        from tests.engine.ffi import test_backing
 
         async def main():
             async with SandboxContext(cache_dir=sys.argv[1]) as context:

@@ -42,7 +42,7 @@ import sys
 sys.path.insert(0, {root!r})
 import anyio
 from isola_anyio import build_template
-from tests.core.test_scale import measure
+from tests.soak.test_scale import measure
 
 async def echo(payload): return payload
 

@@ -17,7 +17,7 @@ import pytest
 from isola_anyio.cli.commands import ProgressLines, main
 from isola_anyio.runtimes.progress import Progress
 
-ROOT: Final = Path(__file__).parents[1]
+ROOT: Final = Path(__file__).parents[2]
 BACKENDS: Final = ("asyncio", "trio")
 
 SQUARES: Final = """

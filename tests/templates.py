@@ -1,0 +1,60 @@
+"""Templates for tests: built as a user builds them, and shared by as many tests as possible."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Unpack
+
+import anyio
+import pytest
+
+from isola_anyio import SandboxContext, build_template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from isola_anyio import SandboxTemplate
+    from isola_anyio.options import TemplateOptions
+
+
+@contextmanager
+def built_template(
+    runtime: str = "python", *, context: SandboxContext | None = None, **options: Unpack[TemplateOptions]
+) -> Iterator[SandboxTemplate]:
+    """Build a template and close it at the end.
+
+    A template belongs to no event loop: it is built in one of its own, on a thread of its own, so that fixtures of
+    every scope may use this, whichever loop runs around them.
+    """
+    templates: list[SandboxTemplate] = []
+    failures: list[BaseException] = []
+
+    async def build() -> None:
+        try:
+            make = build_template if context is None else context.build_template
+            templates.append(await make(runtime, **options))
+        except BaseException as exc:  # noqa: BLE001 - raised below, where it is seen
+            failures.append(exc)
+
+    thread = threading.Thread(target=anyio.run, args=(build,))
+    thread.start()
+    thread.join()
+    for failure in failures:
+        raise failure
+    try:
+        yield templates[0]
+    finally:
+        templates[0].close()
+
+
+@contextmanager
+def short_grace(template: SandboxTemplate, grace_s: float = 0.1) -> Iterator[None]:
+    """Give cancelled guests of a template less than the second that they have to unwind.
+
+    For tests of what happens when the grace is over; a test of the promised second waits for the second.
+    """
+    assert template.image_size > 0  # whose grace it is matters once it is the context's and not a constant
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("isola_anyio.run.task.GRACE_S", grace_s)
+        yield
