@@ -24,7 +24,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the mark of tests that ``nox -s timing`` runs with strict bounds."""
-    config.addinivalue_line("markers", "timing: holds a promise about time; `nox -s timing` runs these with strict bounds")
+    config.addinivalue_line(
+        "markers", "timing: holds a promise about time; `nox -s timing` runs these with strict bounds"
+    )
 
 
 @pytest.fixture(params=["asyncio", "trio"])

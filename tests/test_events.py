@@ -25,6 +25,7 @@ from isola_anyio import (
     StreamClosedError,
 )
 from isola_anyio import events as events_module
+from tests.waiting import Never, Signal, cancel_when, until
 
 if TYPE_CHECKING:
     from isola_anyio import EventStream, SandboxTemplate
@@ -168,8 +169,11 @@ async def test_leaving_early_cancels_the_run_and_leaves_the_sandbox_usable(templ
 async def test_a_stream_never_iterated_is_cancelled_with_its_sandbox(template: SandboxTemplate) -> None:
     async with template.create() as sandbox:
         await sandbox.load_script(CODE)
-        sandbox.run_stream("count", 10**9)
-        sandbox.run_stream("value")  # waits behind it
+        streams = [sandbox.run_stream("count", 10**9), sandbox.run_stream("value")]  # the second waits behind the first
+    for stream in streams:
+        with anyio.fail_after(10), pytest.raises(SandboxClosedError):
+            while True:  # what came before the end may be there still
+                await stream.receive()
 
 
 async def test_a_stream_left_alone_stops_the_guest_with_bounded_memory(template: SandboxTemplate) -> None:
@@ -179,9 +183,7 @@ async def test_a_stream_left_alone_stops_the_guest_with_bounded_memory(template:
             async with sandbox.run_stream(name, *args) as events:
                 await events.receive()
                 queue = events._queue
-                with anyio.fail_after(10):
-                    while not queue.stalled:
-                        await anyio.sleep(0.001)
+                await until(lambda: queue.stalled)  # noqa: B023 - awaited here
                 assert len(queue._events) <= events_module.CAPACITY_EVENTS + 2
                 assert queue._put_bytes - queue._taken_bytes <= events_module.CAPACITY_BYTES + 200_100
                 for _ in range(600 if name != "big" else 60):
@@ -310,9 +312,11 @@ async def test_a_stream_of_a_sandbox_without_a_task_group_is_like_any_other(temp
             await events.receive()
         with pytest.raises(GuestError):
             await sandbox.run_stream("fail").result()
-        with anyio.move_on_after(0.1):
-            async for _ in sandbox.run_stream("count", 10**9):
-                pass
+        with anyio.CancelScope() as scope:
+            async for event in sandbox.run_stream("count", 10**9):
+                if event.data == 100:
+                    scope.cancel()
+        assert scope.cancelled_caught
         assert await sandbox.run("value") == 5
         # Read by one task, begun in a scope that is left, closed by another.
         left = sandbox.run_stream("count", 10**9)
@@ -332,16 +336,16 @@ async def test_a_stream_of_a_sandbox_without_a_task_group_is_like_any_other(temp
 
 
 async def test_a_loop_cancelled_while_it_waits_stops_the_guest(template: SandboxTemplate) -> None:
-    async def never(_: Any) -> None:
-        await anyio.sleep_forever()
+    never = Never()
+
+    async def read() -> None:
+        async for _ in stream:
+            pass
 
     async with template.create(hostcalls={"never": never}) as sandbox:
         await sandbox.load_script(CODE)
         stream = sandbox.run_stream("waits")
-        with anyio.move_on_after(0.05) as scope:
-            async for _ in stream:
-                pass
-        assert scope.cancelled_caught
+        await cancel_when(never.entered.wait, read)
         with anyio.fail_after(10):
             assert await sandbox.run("value") == 5
         with pytest.raises(StreamClosedError):
@@ -356,8 +360,9 @@ async def test_a_stream_that_nobody_has_any_more_is_cancelled(template: SandboxT
             async for _ in sandbox.run_stream("count", 10**9):
                 break
         else:
-            with anyio.move_on_after(0.05):
+            with anyio.CancelScope() as scope:
                 async for _ in sandbox.run_stream("count", 10**9):
+                    scope.cancel()
                     await anyio.sleep_forever()
         gc.collect()
         with anyio.fail_after(10):
@@ -426,9 +431,16 @@ async def test_a_handler_may_read_its_own_runs_events_and_not_close_them(templat
 
 
 async def test_usage_is_kept_on_success_failure_and_cancellation(template: SandboxTemplate) -> None:
-    async with template.create() as sandbox:
+    ready = Signal()
+
+    async def a_while_later() -> None:
+        await ready.wait()
+        await anyio.sleep(0.1)  # so long the guest waits
+
+    async with template.create(hostcalls={"ready": ready}) as sandbox:
         await sandbox.load_script("""
 import asyncio
+from sandbox.asyncio import hostcall
 def work(n):
     total = 0
     for i in range(n): total += i
@@ -437,6 +449,7 @@ def fail():
     work(200_000); 1/0
 async def sleep():
     work(200_000)
+    await hostcall("ready")
     await asyncio.sleep(100)
 """)
         before = sandbox.usage.total
@@ -451,8 +464,7 @@ async def sleep():
         with pytest.raises(GuestError):
             await sandbox.run("fail")
         assert sandbox.usage.cpu_s > 0.001
-        with anyio.move_on_after(0.2):
-            await sandbox.run("sleep")
+        await cancel_when(a_while_later, lambda: sandbox.run("sleep"))
         assert sandbox.usage.waiting_s > 0.05
         assert sandbox.usage.cpu_s > 0.001
         total = sandbox.usage.total

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -38,6 +40,31 @@ class Signal:
         with anyio.fail_after(WITHIN_S):
             await self._event.wait()
 
+    async def next(self) -> None:
+        """Wait until a guest gets there after the last such call."""
+        await self.wait()
+        self._event = anyio.Event()
+
+
+class Never:
+    """A handler, or a producer, that never comes back by itself; counts how often it is at it."""
+
+    def __init__(self) -> None:
+        self.entered = Signal()
+        self.inside = 0
+
+    async def __call__(self, payload: object) -> None:
+        """Be the handler."""
+        with self:
+            await anyio.sleep_forever()
+
+    def __enter__(self) -> None:
+        self.inside += 1
+        self.entered.set()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.inside -= 1
+
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait until a condition holds that nothing tells of."""
@@ -46,20 +73,47 @@ async def until(condition: Callable[[], object]) -> None:
             await anyio.sleep(POLL_S)
 
 
+def guest_cpu_s() -> float:
+    """Return the seconds of CPU that all guest threads of this process have used."""
+    guests = [thread for thread in threading.enumerate() if thread.name.startswith("isola-guest")]
+    if sys.platform != "linux":  # the clock of a thread is not to be had everywhere
+        return time.process_time()
+    return sum(time.clock_gettime(time.pthread_getcpuclockid(thread.ident)) for thread in guests if thread.ident)
+
+
+async def computing(used_s: float = 0.03) -> None:
+    """Wait until guests have computed for longer than they need to get anywhere else."""
+    before = guest_cpu_s()
+    await until(lambda: guest_cpu_s() - before > used_s)
+
+
+async def expire_when(
+    ready: Callable[[], Awaitable[object]], expire: Callable[[], None], work: Callable[[], Awaitable[object]]
+) -> None:
+    """Run ``work``, and call ``expire``, which lets a deadline pass, when ``ready`` has returned."""
+
+    async def watch() -> None:
+        await ready()
+        expire()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch)
+        try:
+            await work()
+        finally:
+            group.cancel_scope.cancel()
+
+
 async def cancel_when(ready: Callable[[], Awaitable[object]], work: Callable[[], Awaitable[object]]) -> float:
     """Run ``work`` and cancel it when ``ready`` has returned; return the time of that (``time.perf_counter``)."""
     cancelled_at = 0.0
 
-    async def cancel() -> None:
+    def cancel() -> None:
         nonlocal cancelled_at
-        await ready()
         cancelled_at = time.perf_counter()
         scope.cancel()
 
-    async with anyio.create_task_group() as group:
-        with anyio.CancelScope() as scope:
-            group.start_soon(cancel)
-            await work()
-        group.cancel_scope.cancel()
+    with anyio.CancelScope() as scope:
+        await expire_when(ready, cancel, work)
     assert scope.cancelled_caught, "it ended before it could be cancelled"
     return cancelled_at

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from isola_anyio import StreamArg
-from tests.waiting import Signal, until
+from tests.waiting import Never, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -201,23 +201,3 @@ class Place:
         with self.never:
             yield 1
             await anyio.sleep_forever()
-
-
-class Never:
-    """A handler, or a producer, that never comes back by itself; counts how often it is at it."""
-
-    def __init__(self) -> None:
-        self.entered = Signal()
-        self.inside = 0
-
-    async def __call__(self, payload: object) -> None:
-        """Be the handler."""
-        with self:
-            await anyio.sleep_forever()
-
-    def __enter__(self) -> None:
-        self.inside += 1
-        self.entered.set()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.inside -= 1

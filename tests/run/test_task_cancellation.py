@@ -18,7 +18,7 @@ import trio
 from isola_anyio import GuestError, SandboxBrokenError
 from tests.run.places import COMPUTING, WAITING, Place
 from tests.timing import SLACK
-from tests.waiting import Signal, cancel_when
+from tests.waiting import Signal, cancel_when, expire_when
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,24 +37,14 @@ async def by_task_group(place: Place, sandbox: Sandbox) -> float:
     return began
 
 
-async def expired(place: Place, sandbox: Sandbox, expire: Callable[[], None]) -> float:
-    """Go there, and let a deadline pass when the guest is there; return when that was."""
-    at = math.nan
+async def expired(place: Place, sandbox: Sandbox, expire: Callable[[], None]) -> None:
+    """Go there, and let a deadline pass when the guest is there."""
 
-    async def watch() -> None:
-        nonlocal at
-        await place.settled()
-        at = time.perf_counter()
+    def note_and_expire() -> None:
+        place.cancelled_at = time.perf_counter()
         expire()
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(watch)
-        try:
-            await place.go(sandbox)
-        finally:
-            group.cancel_scope.cancel()
-            place.cancelled_at = at
-    return at
+    await expire_when(place.settled, note_and_expire, lambda: place.go(sandbox))
 
 
 def expires(scope: anyio.CancelScope) -> Callable[[], None]:
