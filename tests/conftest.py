@@ -57,16 +57,17 @@ def template(python: SandboxTemplate) -> SandboxTemplate:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _leftovers() -> Iterator[Leftovers]:
-    leftovers = Leftovers()
-    with leftovers.watching():
-        yield leftovers
+def leftovers() -> Iterator[Leftovers]:
+    """Watch what tests leave behind."""
+    watch = Leftovers()
+    with watch.watching():
+        yield watch
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left(_leftovers: Leftovers) -> Iterator[None]:
+def _nothing_is_left(leftovers: Leftovers) -> Iterator[None]:
     """Check after every test that no guest is left open and no guest thread is busy."""
-    _leftovers.forget()
+    leftovers.forget()
     yield
-    if left := _leftovers.settle():
+    if left := leftovers.settle():
         pytest.fail(left)

@@ -393,7 +393,7 @@ async def test_a_stream_dropped_on_another_thread_is_cancelled(template: Sandbox
 
 
 async def test_the_result_can_be_had_after_reading_and_again(template: SandboxTemplate) -> None:
-    async with template.create() as sandbox:
+    async with template.create(max_output=100_000) as sandbox:
         await sandbox.load_script(CODE)
         events = sandbox.run_stream("value")
         assert [event.data async for event in events] == [5]

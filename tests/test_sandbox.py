@@ -16,6 +16,7 @@ from isola_anyio import (
     StreamArg,
     Usage,
 )
+from tests.waiting import WITHIN_S, computing, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -105,8 +106,7 @@ async def test_runs_of_other_tasks_get_a_closed_error_when_the_sandbox_is_closed
             group.start_soon(run, sandbox)
             group.start_soon(run, sandbox)
             group.start_soon(stream, sandbox)
-            await anyio.wait_all_tasks_blocked()
-            await anyio.sleep(0.02)
+            await (computing() if name == "spin" else anyio.wait_all_tasks_blocked())
         assert sandbox.closed
     assert sorted(ended) == ["run", "run", "stream"]
 
@@ -155,7 +155,7 @@ async def test_what_the_body_raises_leaves_as_itself(template: SandboxTemplate, 
                 if busy:
                     sandbox.run_stream("nap")
                     sandbox.run_stream("spin")
-                    await anyio.sleep(0.01)
+                    await anyio.wait_all_tasks_blocked()
                 raise error
         assert caught.value is error
         assert error.__cause__ is None
@@ -197,7 +197,8 @@ async def test_a_fatal_handler_of_a_stream_ends_the_body_and_leaves_as_itself(te
         async with template.create(hostcalls={"fatal": fatal}) as sandbox:
             await sandbox.load_script("from sandbox.asyncio import hostcall\nasync def f(): await hostcall('fatal')")
             sandbox.run_stream("f")
-            await anyio.sleep(20)
+            with anyio.fail_after(WITHIN_S):
+                await anyio.sleep_forever()
 
 
 async def test_return_break_and_continue_leave_the_with(template: SandboxTemplate) -> None:
@@ -297,9 +298,7 @@ async def test_a_task_that_a_handler_left_behind_waits_for_its_turn_like_anybody
                 "async def ask():\n    await hostcall('leave')\n    await asyncio.sleep(0.05)"
             )
             await sandbox.run("ask")
-            with anyio.fail_after(10):
-                while not got:
-                    await anyio.sleep(0.001)
+            await until(lambda: got)
     assert got == [5]
 
 

@@ -12,13 +12,12 @@ import anyio
 import pytest
 
 from isola_anyio import GuestError, SandboxClosedError, SandboxContext, build_template
+from tests.waiting import Signal, cancel_when
 
 if TYPE_CHECKING:
     from isola_anyio import SandboxTemplate
 
-CODE = (
-    "import asyncio\ndef value(): return 5\nasync def nap(): await asyncio.sleep(60)\ndef spin():\n    while True: pass"
-)
+CODE = "import asyncio\nfrom sandbox.asyncio import hostcall\ndef value(): return 5\nasync def nap():\n    await hostcall('ready')\n    await asyncio.sleep(60)\ndef spin():\n    while True: pass"
 
 
 async def test_a_closed_template_makes_no_more_sandboxes_and_those_alive_go_on(template: SandboxTemplate) -> None:
@@ -42,9 +41,10 @@ async def test_a_closed_template_makes_no_more_sandboxes_and_those_alive_go_on(t
 
 async def test_a_closed_context_makes_nothing_more_and_what_lives_goes_on(template: SandboxTemplate) -> None:
     context = SandboxContext()
+    ready = Signal()
     async with context:
         own = await context.build_template("python")
-        sandbox = await own.instantiate()
+        sandbox = await own.instantiate(hostcalls={"ready": ready})
         await sandbox.start()
         await sandbox.load_script(CODE)
     await context.aclose()
@@ -54,8 +54,7 @@ async def test_a_closed_context_makes_nothing_more_and_what_lives_goes_on(templa
     with pytest.raises(SandboxClosedError):
         await own.instantiate()
     assert await sandbox.run("value") == 5
-    with anyio.move_on_after(0.05):
-        await sandbox.run("nap")
+    await cancel_when(ready.wait, lambda: sandbox.run("nap"))
     assert await sandbox.run("value") == 5
     await sandbox.aclose()
     own.close()
@@ -74,7 +73,7 @@ def test_one_template_serves_several_loops_and_threads_at_once(template: Sandbox
                 results.append(await sandbox.run("f", [number, i]))
 
     async def echo(payload: Any) -> Any:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         return payload
 
     def work(backend: str, number: int) -> None:

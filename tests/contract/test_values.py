@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from isola_anyio import Arg, GuestError, InvalidArgumentError, StreamArg
+from tests.waiting import Signal, cancel_when
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -265,18 +266,22 @@ async def test_a_guest_that_stops_early_stops_its_producer(sandbox: Sandbox) -> 
         finally:
             ended.append("plain")
 
+    waits = Signal()
+
     async def waiting() -> AsyncIterator[int]:
         try:
             yield 0
-            await anyio.sleep(1000)
+            waits.set()
+            await anyio.sleep_forever()
         finally:
             ended.append("async")
 
     assert await sandbox.run("collect", StreamArg.from_iterable(endless(), capacity=4), 2) == [0, 0]
     assert len(taken) < 50
     assert await sandbox.run("collect", StreamArg.from_async_iterable(waiting()), 1) == [0]
-    with anyio.move_on_after(0.05):
-        await sandbox.run("collect", StreamArg.from_async_iterable(waiting()))
+    await waits.next()
+    again = StreamArg.from_async_iterable(waiting())
+    await cancel_when(waits.wait, lambda: sandbox.run("collect", again))
     assert ended == ["plain", "async", "async"]
 
 

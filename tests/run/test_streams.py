@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import anyio
@@ -9,6 +10,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from isola_anyio import Arg, GuestError, InvalidArgumentError, StreamArg, build_template
+from tests.waiting import Signal, cancel_when
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -252,24 +254,23 @@ async def test_a_stream_for_a_function_that_does_not_take_it_is_closed(template:
 
 async def test_cancelling_the_run_leaves_no_producer(template: SandboxTemplate) -> None:
     log: list[str] = []
+    waits = Signal()
 
     async def forever() -> AsyncIterator[int]:
         try:
             yield 1
+            waits.set()
             await anyio.sleep_forever()
         finally:
             log.append("closed")
 
     async with template.create() as sandbox:
         await sandbox.load_script(CODE)
-        with anyio.move_on_after(0.05) as scope:
-            await sandbox.run("collect", StreamArg.from_async_iterable(forever()))
-        assert scope.cancelled_caught
-        assert log == ["closed"]
-        assert not sandbox.broken
-        with anyio.move_on_after(0.05):
-            await sandbox.run("collect_plain", StreamArg.from_async_iterable(forever()))
-        assert log == ["closed", "closed"]
+        for number, how in enumerate(("collect", "collect_plain"), 1):
+            stream = StreamArg.from_async_iterable(forever())
+            await cancel_when(waits.next, partial(sandbox.run, how, stream))
+            assert log == ["closed"] * number
+            assert not sandbox.broken
         assert await sandbox.run("value") == 5
 
 

@@ -8,9 +8,12 @@ import anyio
 import pytest
 
 from isola_anyio import GuestError, MemoryLimitError, PayloadLimitError
+from tests.loops import ONE_LOOP
 
 if TYPE_CHECKING:
     from isola_anyio import SandboxTemplate
+
+pytestmark = ONE_LOOP
 
 
 async def test_a_traceback_has_the_guests_frames_file_names_and_lines_and_no_others(template: SandboxTemplate) -> None:
