@@ -53,7 +53,7 @@ def runs() -> Iterator[tuple[str, str]]:
                 yield loop, name
 
 
-@pytest.mark.parametrize(("anyio_backend", "name"), runs(), indirect=["anyio_backend"], scope="module")
+@pytest.mark.parametrize(("anyio_backend", "name"), list(runs()), indirect=["anyio_backend"], scope="module")
 async def test_attack(name: str, templates: Templates, neighbours: Neighbours, world: World) -> None:
     attack = ATTACKS[name]
     template = templates(attack.runtime, attack.metered)

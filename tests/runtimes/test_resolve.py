@@ -148,6 +148,7 @@ async def test_a_tool_that_leaves_no_wheel_is_unavailable(cache: Cache, monkeypa
         await find_runtime("python", cache, pins=PINS)
 
 
+@pytest.mark.timing
 async def test_a_transfer_that_does_not_end_is_ended(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch_module, "EXCESS_SLACK_BYTES", 0)
     flood = """
