@@ -17,12 +17,15 @@ import pytest
 import wasmtime
 
 from isola_anyio import GuestError, IsolaError, Sandbox, SandboxContext
+from tests.loops import ONE_LOOP
 from tests.waiting import cancel_when, computing, until
 
 TURN = "(i32.load (i32.const 512))"
 """How many turns there were, the two of the build included: it is in memory, which a fork inherits."""
 ALLOCATED = "(i32.load (i32.const 516))"
 FRAME = "(call $door (i32.const 600) (i32.const {length}) (i32.const 700) (i32.const 704))"
+
+pytestmark = pytest.mark.slow  # each compiles a runtime of its own
 
 Make = Callable[..., AsyncIterator[Sandbox]]
 
@@ -83,6 +86,7 @@ async def test_an_allocator_that_never_comes_back_is_interrupted_and_blocks_nobo
     assert len(gaps) > 20, "the event loop stood still while the allocator ran"
 
 
+@ONE_LOOP
 @pytest.mark.parametrize(
     "alloc",
     [
@@ -106,6 +110,7 @@ async def test_an_allocator_that_does_more_than_allocate_harms_only_its_guest(tm
         assert isinstance(caught.value, GuestError), caught.value
 
 
+@ONE_LOOP
 async def test_a_door_that_is_knocked_on_from_inside_itself_ends_the_guest_and_not_the_stack(tmp_path: Path) -> None:
     # Every reply needs memory, and the allocator knocks again: host and guest call one another until the stack ends.
     wasm = module(
@@ -118,6 +123,7 @@ async def test_a_door_that_is_knocked_on_from_inside_itself_ends_the_guest_and_n
             await sandbox.run("anything")
 
 
+@ONE_LOOP
 @pytest.mark.parametrize("length", [0, 1, 4, 5, 6, 65536, 262144 - 600, 262144, -1])
 async def test_a_frame_of_any_length_and_noise_harms_only_its_guest(tmp_path: Path, length: int) -> None:
     data = r"\13\01\00\00\00\fe\01\01\00\ff\ff\ff\ff\ff\ff\ff\ff"

@@ -13,10 +13,13 @@ import wasmtime
 
 from isola_anyio import IsolaError, RuntimeUnavailableError, SandboxContext
 from isola_anyio.wasi.signatures import SIGNATURES
+from tests.loops import ONE_LOOP
 from tests.waiting import cancel_when, computing
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.slow  # each compiles a runtime of its own
 
 IMPORTS = {
     **{("wasi_snapshot_preview1", name): params for name, (params, result) in SIGNATURES.items() if result},
@@ -98,6 +101,7 @@ async def attempt(tmp_path: Path, lib_dir: Path, wasm: bytes) -> str:
             template.close()
 
 
+@ONE_LOOP
 @pytest.mark.parametrize("seed", range(len(BAD)))
 async def test_bad_pointers_to_every_import_are_errors_of_the_guest(tmp_path: Path, lib_dir: Path, seed: int) -> None:
     # Booting and freezing are two turns; the rest is a run's.
@@ -106,6 +110,7 @@ async def test_bad_pointers_to_every_import_are_errors_of_the_guest(tmp_path: Pa
     assert re.match("run: GuestError", outcome), outcome
 
 
+@ONE_LOOP
 @pytest.mark.parametrize("answer", ["0", "-1", "-16", "1048570", "1048576", "2147483647"])
 async def test_an_allocator_that_lies_is_an_error_of_the_guest(tmp_path: Path, lib_dir: Path, answer: str) -> None:
     alloc = f"(if (result i32) (i32.gt_u {TURNS} (i32.const 2)) (then (i32.const {answer})) (else (i32.const 1024)))"
@@ -137,6 +142,7 @@ async def test_a_runtime_that_never_comes_back_is_cancelled_and_blocks_nobody(
     assert took_s < 4
 
 
+@ONE_LOOP
 @pytest.mark.parametrize(
     "trap",
     [
@@ -157,6 +163,7 @@ ALLOC = '(func (export "host_alloc") (param i32) (result i32) (i32.const 0))'
 MEMORY = '(memory (export "memory") 1)'
 
 
+@ONE_LOOP
 @pytest.mark.parametrize(
     ("wat", "words"),
     [
