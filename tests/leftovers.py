@@ -14,7 +14,7 @@ from isola_anyio.engine.threads import ThreadPool
 from isola_anyio.machine import Guest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 SETTLE_S = 5.0
 """A thread tells the event loop of a turn's end before it is idle itself; on a busy machine that takes a while."""
@@ -29,7 +29,7 @@ class Leftovers:
         self._pools: weakref.WeakSet[ThreadPool] = weakref.WeakSet()
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> Generator[None]:
         """Note every guest and every pool that is made meanwhile."""
         guests, pools = self._guests, self._pools
         make_pool, make_guest, close_guest = ThreadPool.__init__, Guest.__init__, Guest.close

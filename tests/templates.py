@@ -12,7 +12,7 @@ import pytest
 from isola_anyio import SandboxContext, build_template
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from isola_anyio import SandboxTemplate
     from isola_anyio.options import TemplateOptions
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @contextmanager
 def built_template(
     runtime: str = "python", *, context: SandboxContext | None = None, **options: Unpack[TemplateOptions]
-) -> Iterator[SandboxTemplate]:
+) -> Generator[SandboxTemplate]:
     """Build a template and close it at the end.
 
     A template belongs to no event loop: it is built in one of its own, on a thread of its own, so that fixtures of
@@ -34,7 +34,7 @@ def built_template(
         try:
             make = build_template if context is None else context.build_template
             templates.append(await make(runtime, **options))
-        except BaseException as exc:  # noqa: BLE001 - raised below, where it is seen
+        except BaseException as exc:  # raised below, where it is seen
             failures.append(exc)
 
     thread = threading.Thread(target=anyio.run, args=(build,))
@@ -49,7 +49,7 @@ def built_template(
 
 
 @contextmanager
-def short_grace(template: SandboxTemplate, grace_s: float = 0.1) -> Iterator[None]:
+def short_grace(template: SandboxTemplate, grace_s: float = 0.1) -> Generator[None]:
     """Give cancelled guests of a template less than the second that they have to unwind.
 
     For tests of what happens when the grace is over; a test of the promised second waits for the second.

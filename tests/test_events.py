@@ -183,7 +183,7 @@ async def test_a_stream_left_alone_stops_the_guest_with_bounded_memory(template:
             async with sandbox.run_stream(name, *args) as events:
                 await events.receive()
                 queue = events._queue
-                await until(lambda: queue.stalled)  # noqa: B023 - awaited here
+                await until(lambda: queue.stalled)
                 assert len(queue._events) <= events_module.CAPACITY_EVENTS + 2
                 assert queue._put_bytes - queue._taken_bytes <= events_module.CAPACITY_BYTES + 200_100
                 for _ in range(600 if name != "big" else 60):

@@ -22,7 +22,7 @@ from tests.hostile.attack import CONTRACT, MIB, Attack, LateError, Outcome, is_o
 from tests.timing import SLACK
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
 CANARY_NAME = "ISOLA_HOSTILE_CANARY"
 CANARY = "canary-5b1f0a77c2"
@@ -50,7 +50,8 @@ async def echo(payload: Any) -> Any:
 
 
 async def fail(payload: Any) -> Any:
-    local = SECRET  # noqa: F841 - in the traceback, which no guest may see
+    local = SECRET  # in the traceback, which no guest may see
+    assert local
     raise Clumsy("the handler says no")
 
 
@@ -150,7 +151,7 @@ class Watch:
 
 
 @asynccontextmanager
-async def watching(neighbour: Sandbox) -> AsyncIterator[Watch]:
+async def watching(neighbour: Sandbox) -> AsyncGenerator[Watch]:
     watch = Watch(neighbour)
     async with anyio.create_task_group() as group:
         group.start_soon(watch.tick)

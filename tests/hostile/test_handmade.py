@@ -7,7 +7,7 @@ calls the host makes of a guest while it holds something.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,6 @@ ALLOCATED = "(i32.load (i32.const 516))"
 FRAME = "(call $door (i32.const 600) (i32.const {length}) (i32.const 700) (i32.const 704))"
 
 pytestmark = pytest.mark.slow  # each compiles a runtime of its own
-
-Make = Callable[..., AsyncIterator[Sandbox]]
 
 
 def module(*, alloc: str = "", turn: str = "", data: str = "", extra: str = "") -> bytes:
@@ -52,7 +50,7 @@ def module(*, alloc: str = "", turn: str = "", data: str = "", extra: str = "") 
 
 
 @asynccontextmanager
-async def sandbox_of(wasm: bytes, tmp_path: Path) -> AsyncIterator[Sandbox]:
+async def sandbox_of(wasm: bytes, tmp_path: Path) -> AsyncGenerator[Sandbox]:
     lib = tmp_path / "lib"
     lib.mkdir(exist_ok=True)
     (lib / "python-stdlib.zip").write_bytes(b"PK\5\6" + bytes(18))
