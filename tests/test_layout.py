@@ -40,7 +40,7 @@ ALONE: Final = {
 """Files whose tests are about no one module, and what they are about."""
 
 
-def test_files() -> list[str]:
+def placed() -> list[str]:
     found = (path.relative_to(TESTS) for path in TESTS.rglob("test_*.py"))
     return sorted(path.as_posix() for path in found if path.parts[0] not in SUITES)
 
@@ -58,7 +58,7 @@ def sources_of(test: str) -> list[Path]:
     return [path.parent / name for name in names if (path.parent / name).exists()]
 
 
-@pytest.mark.parametrize("test", test_files())
+@pytest.mark.parametrize("test", placed())
 def test_a_test_stands_at_the_path_of_its_source(test: str) -> None:
     assert sources_of(test) or test in ALONE, f"there is no module of that name at isola_anyio/{Path(test).parent}"
 

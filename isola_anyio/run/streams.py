@@ -174,6 +174,7 @@ class Feed:
     async def produce(self) -> None:
         """Pull items from the source until it ends, fails, or the guest wants no more; a task of the run."""
         items, capacity = self._items, self._source.capacity
+        ended = False  # stays so when the run is cancelled: the guest must not take what it got for the whole stream
         try:
             with self.scope, HeldUp(self._owner):
                 try:
@@ -186,10 +187,11 @@ class Feed:
                 except Exception as exc:  # noqa: BLE001 - a producer's failure is told to the guest and raised by run
                     if not self.stopped:
                         self.failure = exc
+            ended = True
         finally:
             try:
                 with anyio.CancelScope(shield=True):
                     await self._source.aclose()
             finally:
-                self._ended = True
+                self._ended = self._ended or ended
                 self._on_news()

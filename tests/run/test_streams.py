@@ -10,7 +10,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from isola_anyio import Arg, GuestError, InvalidArgumentError, StreamArg, build_template
-from tests.waiting import Signal, cancel_when
+from tests.waiting import Signal, cancel_when, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -291,3 +291,48 @@ async def reuse(stream):
         )
         assert await sandbox.run("keep", StreamArg.from_iterable(range(10))) == 0
         assert await sandbox.run("reuse", StreamArg.from_iterable("ab")) == [[], ["a", "b"]]
+
+
+@pytest.mark.parametrize("how", ["late", "late_plain"])
+async def test_a_cancelled_guest_never_takes_what_it_got_for_the_whole_stream(
+    template: SandboxTemplate, how: str
+) -> None:
+    """Its producers end first: a guest that was computing, and reads only then, saw the stream end as if it were whole."""
+
+    async def endless() -> AsyncIterator[int]:
+        yield 1
+        await anyio.sleep_forever()
+
+    async with template.create() as sandbox:
+        await sandbox.load_script("""
+seen = []
+def begin():
+    open("/tmp/here", "w").close()
+    for _ in range(3000): pass
+def late_plain(stream):
+    begin()
+    try:
+        for x in stream: pass
+        seen.append("whole")
+    except BaseException as error:
+        seen.append(type(error).__name__)
+        raise
+async def late(stream):
+    begin()
+    try:
+        async for x in stream: pass
+        seen.append("whole")
+    except BaseException as error:
+        seen.append(type(error).__name__)
+        raise
+def told():
+    found = list(seen)
+    seen.clear()
+    import os
+    os.unlink("/tmp/here")
+    return found
+""")
+        here = sandbox.mount("/tmp").list
+        for _ in range(20):
+            await cancel_when(lambda: until(here), lambda: sandbox.run(how, StreamArg.from_async_iterable(endless())))
+            assert await sandbox.run("told") == ["CancelledError"]
