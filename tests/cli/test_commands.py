@@ -143,6 +143,7 @@ def test_a_backend_that_is_not_installed_is_named(
     assert "isola-anyio[trio]" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_fetch_makes_the_next_start_quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache = tmp_path / "cache"
     assert main(["fetch", "js", "--cache-dir", str(cache)]) == 0

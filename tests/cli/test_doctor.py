@@ -124,6 +124,7 @@ def test_a_cache_directory_is_a_path() -> None:
         doctor(cache_dir=7)  # type: ignore[arg-type]  # that is the point
 
 
+@pytest.mark.slow
 async def test_a_runtime_is_compiled_once_a_template_was_built(tmp_path: Path) -> None:
     assert "not compiled yet" in find(doctor(cache_dir=tmp_path), "runtime js").detail
     async with SandboxContext(cache_dir=tmp_path) as context:

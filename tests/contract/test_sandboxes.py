@@ -412,6 +412,7 @@ async def test_two_builds_at_once_do_the_work_once(tmp_path: Path) -> None:
     assert seen[0] == seen[1]
 
 
+@pytest.mark.slow
 async def test_fifty_sandboxes_run_at_once(template: SandboxTemplate, runtime: str) -> None:
     answers: list[Any] = []
     inside, all_inside = 0, anyio.Event()

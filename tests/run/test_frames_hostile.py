@@ -33,6 +33,7 @@ async def never(_: Any) -> None:
     await anyio.sleep_forever()
 
 
+@pytest.mark.slow
 async def test_random_frames_through_the_door_are_survived(hostile_template: SandboxTemplate) -> None:
     code = """
 import random, struct
@@ -147,6 +148,7 @@ def honest():
         assert caught.value.type == "ProtocolError"
 
 
+@pytest.mark.slow
 async def test_a_hundred_thousand_pending_hostcalls_are_bounded_on_the_host(hostile_template: SandboxTemplate) -> None:
     async with hostile_template.create(hostcalls={"never": never}) as sandbox:
         await sandbox.load_script("""

@@ -156,6 +156,7 @@ def waits_plainly(): return run(waits())
     assert pauses.count < 16_000_000 // (64 * 1024) * 0.8
 
 
+@pytest.mark.slow
 async def test_a_guests_cpu_counts_what_the_host_decodes_for_it(template: SandboxTemplate) -> None:
     async with template.create(hostcalls={"drop": lambda _: None}, max_cpu=0.3) as sandbox:
         await sandbox.load_script(
@@ -191,6 +192,7 @@ async def test_answers_and_payloads_that_cannot_cross_are_errors_of_the_guest(te
         assert await sandbox.run("value") == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["async", "plain"])
 async def test_what_encoding_an_answer_takes_is_not_the_guests_cpu(template: SandboxTemplate, kind: str) -> None:
     rows = [[float(i), str(i)] for i in range(200_000)]
@@ -207,6 +209,7 @@ async def test_what_encoding_an_answer_takes_is_not_the_guests_cpu(template: San
         assert sandbox.usage.cpu_s < (time.process_time() - began) * 0.8
 
 
+@pytest.mark.slow
 async def test_answers_that_came_are_not_lost_when_making_another_is_cancelled(
     template: SandboxTemplate, pauses: Pauses
 ) -> None:

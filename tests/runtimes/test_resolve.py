@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from .conftest import Index, QuickTool
 
+pytestmark = pytest.mark.slow  # each starts the real tool
+
 
 async def test_a_runtime_is_fetched_once_and_found_in_the_cache_afterwards(cache: Cache, index: Index) -> None:
     bundle = await find_runtime("python", cache, pins=PINS)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from .conftest import Index, QuickTool
 
+pytestmark = pytest.mark.slow  # each starts the real tool
+
 GRANDCHILD_SCRIPT = """
 import os, socket, time
 held = socket.create_connection(("127.0.0.1", int(os.environ["TEST_PORT"])))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import pytest
 
 from isola_anyio.errors import RuntimeUnavailableError
 from isola_anyio.runtimes import fetch as fetch_module
@@ -18,13 +19,13 @@ from isola_anyio.runtimes.resolve import find_runtime
 from .conftest import PIN, PINS, has_runtime, use_tool
 
 if TYPE_CHECKING:
-    import pytest
-
     from isola_anyio.cache import Cache
     from isola_anyio.runtimes.progress import Progress
     from isola_anyio.runtimes.resolve import RuntimeBundle
 
     from .conftest import QuickTool
+
+pytestmark = pytest.mark.slow  # each starts the real tool
 
 CHILD_SCRIPT = """
 import pickle, sys, anyio

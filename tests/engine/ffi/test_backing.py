@@ -109,6 +109,7 @@ def run_child(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @damages
 def test_mapped_code_that_was_written_to_is_refused_and_harms_nobody(
     tmp_path: Path, damage: Callable[[Path], None]
@@ -142,6 +143,7 @@ def test_mapped_code_that_was_written_to_is_refused_and_harms_nobody(
     assert child.stdout.endswith("survived\n")
 
 
+@pytest.mark.slow
 @damages
 def test_a_template_survives_what_is_done_to_its_cache(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     """A thread's forced unwinding, as at the interpreter's end, reads every unwind table: a code file cut in place
