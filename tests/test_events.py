@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -25,7 +26,7 @@ from isola_anyio import (
     StreamClosedError,
 )
 from isola_anyio import events as events_module
-from tests.waiting import Never, Signal, cancel_when, until
+from tests.waiting import Never, cancel_when, until
 
 if TYPE_CHECKING:
     from isola_anyio import EventStream, SandboxTemplate
@@ -183,7 +184,7 @@ async def test_a_stream_left_alone_stops_the_guest_with_bounded_memory(template:
             async with sandbox.run_stream(name, *args) as events:
                 await events.receive()
                 queue = events._queue
-                await until(lambda: queue.stalled)
+                await until(partial(getattr, queue, "stalled"))
                 assert len(queue._events) <= events_module.CAPACITY_EVENTS + 2
                 assert queue._put_bytes - queue._taken_bytes <= events_module.CAPACITY_BYTES + 200_100
                 for _ in range(600 if name != "big" else 60):
@@ -243,32 +244,6 @@ async def test_closing_the_stream_ends_a_waiting_receiver(template: SandboxTempl
             await events.aclose()
         assert len(ended) == 1
         assert await sandbox.run("value") == 5
-
-
-async def test_output_over_its_limit_stops_the_run_and_breaks_the_sandbox(template: SandboxTemplate) -> None:
-    for name in ("flood", "logs"):
-        async with template.create(max_output=10_000) as sandbox:
-            await sandbox.load_script(CODE + "\ndef logs():\n    while True: logging.info('x' * 100)\n")
-            with pytest.raises(OutputLimitError, match="max_output=10000") as caught:
-                await sandbox.run(name)
-            assert caught.value.limit == "output"
-            assert sandbox.broken
-        async with template.create(max_output=10_000) as sandbox:
-            await sandbox.load_script(CODE)
-            with pytest.raises(OutputLimitError):
-                async with sandbox.run_stream("flood") as events:
-                    async for event in events:
-                        assert isinstance(event, StdoutEvent)
-
-
-async def test_each_run_has_its_own_output_budget(template: SandboxTemplate) -> None:
-    async with template.create(max_output=1000) as sandbox:
-        await sandbox.load_script("def say(): print('x' * 600)")
-        for _ in range(5):
-            await sandbox.run("say")
-        assert sandbox.usage.output_bytes == 601
-        assert sandbox.usage.total is not None
-        assert sandbox.usage.total.output_bytes == 5 * 601
 
 
 async def test_streams_take_turns_in_the_order_they_were_asked_for(template: SandboxTemplate) -> None:
@@ -428,44 +403,3 @@ async def test_a_handler_may_read_its_own_runs_events_and_not_close_them(templat
             with anyio.fail_after(10):
                 assert await events.result() is None
         assert len(refused) == 1
-
-
-async def test_usage_is_kept_on_success_failure_and_cancellation(template: SandboxTemplate) -> None:
-    ready = Signal()
-
-    async def a_while_later() -> None:
-        await ready.wait()
-        await anyio.sleep(0.1)  # so long the guest waits
-
-    async with template.create(hostcalls={"ready": ready}) as sandbox:
-        await sandbox.load_script("""
-import asyncio
-from sandbox.asyncio import hostcall
-def work(n):
-    total = 0
-    for i in range(n): total += i
-    return total
-def fail():
-    work(200_000); 1/0
-async def sleep():
-    work(200_000)
-    await hostcall("ready")
-    await asyncio.sleep(100)
-""")
-        before = sandbox.usage.total
-        await sandbox.run("work", 2_000_000)
-        usage = sandbox.usage
-        assert 0.01 < usage.cpu_s <= usage.wall_s + 0.05
-        assert usage.runs == 1
-        assert usage.peak_memory >= template.image_size
-        assert usage.total is not None
-        assert before is not None
-        assert usage.total.runs == before.runs + 1
-        with pytest.raises(GuestError):
-            await sandbox.run("fail")
-        assert sandbox.usage.cpu_s > 0.001
-        await cancel_when(a_while_later, lambda: sandbox.run("sleep"))
-        assert sandbox.usage.waiting_s > 0.05
-        assert sandbox.usage.cpu_s > 0.001
-        total = sandbox.usage.total
-    assert sandbox.usage.total == total

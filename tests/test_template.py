@@ -172,3 +172,16 @@ async def test_what_the_prelude_did_is_in_every_sandbox() -> None:
                 assert await sandbox.run("get") == {"a": [1, 2]}
     finally:
         template.close()
+
+
+async def test_random_states_of_the_prelude_are_fresh_in_each_sandbox() -> None:
+    prelude = "import random, numpy as np\nrandom.seed(1)\nnp.random.seed(1)"
+    template = await build_template("python", prelude=prelude)
+    seen = []
+    for seed in (None, None, 5, 5):
+        async with template.create(seed=seed) as sandbox:
+            await sandbox.load_script("def draw(): return [random.random(), float(np.random.rand())]")
+            seen.append(await sandbox.run("draw"))
+    template.close()
+    assert seen[0] != seen[1]
+    assert seen[2] == seen[3]

@@ -325,19 +325,6 @@ async def test_a_seed_repeats_randomness_and_its_absence_never_does(template: Sa
         assert len({repr(row[column]) for row in [*first, *second]}) == 4
 
 
-async def test_random_states_of_the_prelude_are_fresh_in_each_sandbox() -> None:
-    prelude = "import random, numpy as np\nrandom.seed(1)\nnp.random.seed(1)"
-    template = await build_template("python", prelude=prelude)
-    seen = []
-    for seed in (None, None, 5, 5):
-        async with template.create(seed=seed) as sandbox:
-            await sandbox.load_script("def draw(): return [random.random(), float(np.random.rand())]")
-            seen.append(await sandbox.run("draw"))
-    template.close()
-    assert seen[0] != seen[1]
-    assert seen[2] == seen[3]
-
-
 async def test_usage_is_of_the_last_run_and_in_total(template: SandboxTemplate, runtime: str) -> None:
     async def slow(payload: Any) -> None:
         await anyio.sleep(0.05)  # so long the guest waits
