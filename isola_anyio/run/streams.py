@@ -252,6 +252,7 @@ class StreamPump:
     async def produce(self) -> None:
         """Pull items from the source until it ends, fails, or the guest wants no more; a task of the run."""
         items, capacity = self._items, self._source.capacity
+        ended = False  # stays so when the run is cancelled: the guest must not take what it got for the whole stream
         try:
             with self.scope, HeldUp(self._run.owner):
                 try:
@@ -264,10 +265,11 @@ class StreamPump:
                 except Exception as exc:  # noqa: BLE001 - a producer's failure is told to the guest and raised by run
                     if not self.stopped:
                         self.failure = exc
+            ended = True
         finally:
             try:
                 with anyio.CancelScope(shield=True):
                     await self._source.aclose()
             finally:
-                self._ended = True
+                self._ended = self._ended or ended
                 self._run.notify()

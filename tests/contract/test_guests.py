@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from isola_anyio import GuestError, LogEvent
+from tests.loops import ONE_LOOP
 
 if TYPE_CHECKING:
     from isola_anyio import SandboxTemplate
+
+pytestmark = ONE_LOOP  # a guest's own world
 
 PYTHON: dict[str, tuple[str, Any]] = {
     "gather": ("async def f(x): await asyncio.sleep(0); return x\n return await asyncio.gather(f(1), f(2))", [1, 2]),

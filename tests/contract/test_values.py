@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from isola_anyio import Arg, GuestError, InvalidArgumentError, StreamArg
+from tests.loops import ONE_LOOP
+from tests.waiting import Signal, cancel_when
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -156,6 +158,7 @@ async def test_five_hundred_levels_cross_and_one_more_does_not(sandbox: Sandbox)
     assert caught.value.type in {"ValueError", "TypeError", "RangeError"}
 
 
+@ONE_LOOP
 @pytest.mark.parametrize("code", "bhHiIlLqQfd")
 async def test_arrays_keep_their_type_and_items(sandbox: Sandbox, code: str) -> None:
     items = array.array(code, [0, 1, 2, 100])
@@ -165,6 +168,7 @@ async def test_arrays_keep_their_type_and_items(sandbox: Sandbox, code: str) -> 
     assert back.tolist() == items.tolist()
 
 
+@ONE_LOOP
 @pytest.mark.parametrize("dtype", ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "c8", "c16"])
 async def test_numpy_arrays_keep_dtype_shape_and_items_whatever_their_strides(
     python: SandboxTemplate, dtype: str
@@ -182,6 +186,7 @@ async def test_numpy_arrays_keep_dtype_shape_and_items_whatever_their_strides(
             assert np.array_equal(seen, given)
 
 
+@ONE_LOOP
 @pytest.mark.parametrize(
     ("source", "value"),
     [
@@ -203,6 +208,7 @@ async def test_javascript_values_follow_json_stringify(javascript: SandboxTempla
         assert same(await sandbox.run("get"), value)
 
 
+@ONE_LOOP
 @pytest.mark.parametrize(
     "source", ["() => 1", "Symbol()", "new Set([1])", "new Map()", "(() => {const a = []; a[0] = a; return a})()"]
 )
@@ -265,18 +271,22 @@ async def test_a_guest_that_stops_early_stops_its_producer(sandbox: Sandbox) -> 
         finally:
             ended.append("plain")
 
+    waits = Signal()
+
     async def waiting() -> AsyncIterator[int]:
         try:
             yield 0
-            await anyio.sleep(1000)
+            waits.set()
+            await anyio.sleep_forever()
         finally:
             ended.append("async")
 
     assert await sandbox.run("collect", StreamArg.from_iterable(endless(), capacity=4), 2) == [0, 0]
     assert len(taken) < 50
     assert await sandbox.run("collect", StreamArg.from_async_iterable(waiting()), 1) == [0]
-    with anyio.move_on_after(0.05):
-        await sandbox.run("collect", StreamArg.from_async_iterable(waiting()))
+    await waits.next()
+    again = StreamArg.from_async_iterable(waiting())
+    await cancel_when(waits.wait, lambda: sandbox.run("collect", again))
     assert ended == ["plain", "async", "async"]
 
 

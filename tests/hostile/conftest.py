@@ -1,38 +1,72 @@
-"""One template of each kind for the whole suite, and a world with secrets in it."""
+"""One template of each kind for the whole suite, a neighbour of each, and a world with secrets in it."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 
-from isola_anyio import SandboxContext, SandboxTemplate
-from tests.hostile.harness import CANARY, CANARY_NAME, World
+from isola_anyio import SandboxContext
+from tests.hostile.harness import CANARY, CANARY_NAME, GUEST, World
+from tests.templates import built_template
 
-Templates = Callable[..., Awaitable[SandboxTemplate]]
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from pathlib import Path
+
+    from isola_anyio import Sandbox, SandboxTemplate
+    from tests.leftovers import Leftovers
+
+    Templates = Callable[[str, bool], SandboxTemplate]
+    Neighbours = Callable[[SandboxTemplate], Awaitable[Sandbox]]
+
+
+@pytest.fixture(scope="module", params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Keep one loop for all attacks, so that their neighbours may stay."""
+    backend: str = request.param
+    return backend
 
 
 @pytest.fixture(scope="session")
 def templates() -> Iterator[Templates]:
-    """Give a template by runtime; a template belongs to no event loop, so one does for all tests."""
+    """Give a template by runtime, and whether it is metered; one serves all tests, for it belongs to no event loop."""
     context = SandboxContext()
     made: dict[tuple[str, bool], SandboxTemplate] = {}
+    with ExitStack() as stack:
 
-    async def get(runtime: str, *, metered: bool = False) -> SandboxTemplate:
-        template = made.get((runtime, metered))
-        if template is None:
-            template = made[runtime, metered] = await context.build_template(runtime, metered=metered)
-            if runtime == "js":
-                async with template.create() as sandbox:  # what strips types is open from its first use on
-                    await sandbox.load_script("let typed: number")
-        return template
+        def get(runtime: str, metered: bool) -> SandboxTemplate:
+            template = made.get((runtime, metered))
+            if template is None:
+                built = built_template(runtime, context=context, metered=metered)
+                template = made[runtime, metered] = stack.enter_context(built)
+            return template
+
+        yield get
+    context.close()
+
+
+@pytest.fixture(scope="module")
+async def neighbours(anyio_backend: str, leftovers: Leftovers) -> AsyncIterator[Neighbours]:
+    """Give the sandbox beside which a template's attacks run; attacks come and go, and it stays."""
+    made: dict[SandboxTemplate, Sandbox] = {}
+
+    async def get(template: SandboxTemplate) -> Sandbox:
+        if template not in made:
+            sandbox = made[template] = await template.instantiate()
+            await sandbox.start()
+            await sandbox.load_script(GUEST[template.runtime])
+            if template.runtime == "js":  # what strips types is open from its first use on
+                await sandbox.load_script("let typed: number")
+            await sandbox.run("ping", 0)
+            leftovers.forget()  # it is left on purpose
+        return made[template]
 
     yield get
-    for template in made.values():
-        template.close()
-    context.close()
+    for sandbox in made.values():
+        await sandbox.aclose()
 
 
 @pytest.fixture(scope="session", autouse=True)

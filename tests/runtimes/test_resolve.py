@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from .conftest import Index, QuickTool
 
+pytestmark = pytest.mark.slow  # each starts the real tool
+
 
 async def test_a_runtime_is_fetched_once_and_found_in_the_cache_afterwards(cache: Cache, index: Index) -> None:
     bundle = await find_runtime("python", cache, pins=PINS)
@@ -148,6 +150,7 @@ async def test_a_tool_that_leaves_no_wheel_is_unavailable(cache: Cache, monkeypa
         await find_runtime("python", cache, pins=PINS)
 
 
+@pytest.mark.timing
 async def test_a_transfer_that_does_not_end_is_ended(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch_module, "EXCESS_SLACK_BYTES", 0)
     flood = """

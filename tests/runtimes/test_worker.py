@@ -49,6 +49,7 @@ async def test_cancelled_work_has_been_left_when_the_cancelled_call_returns() ->
     assert work.left
 
 
+@pytest.mark.timing
 async def test_work_that_never_began_is_not_waited_for() -> None:
     begun = time.monotonic()
     with anyio.CancelScope() as scope:
@@ -58,6 +59,7 @@ async def test_work_that_never_began_is_not_waited_for() -> None:
     assert time.monotonic() - begun < 0.5 * SLACK
 
 
+@pytest.mark.timing
 async def test_work_that_cannot_stop_is_given_up_after_the_grace() -> None:
     release = threading.Event()
     running = threading.Event()
