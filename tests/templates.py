@@ -50,7 +50,7 @@ def built_template(
 
 @contextmanager
 def short_grace(template: SandboxTemplate, grace_s: float = 0.1) -> Generator[None]:
-    """Give cancelled guests of a template less than the second that they have to unwind.
+    """Give the guests of sandboxes that are created meanwhile less than the second that they have to unwind.
 
     For tests of what happens when the grace is over; a test of the promised second waits for the second.
     """

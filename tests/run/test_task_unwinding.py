@@ -57,10 +57,11 @@ async def test_a_guest_that_ignores_its_cancellation_is_stopped_after_the_grace(
     template: SandboxTemplate, name: str
 ) -> None:
     place = Place(template, name)
-    async with place.create() as sandbox:
+    with short_grace(template):
+        created = place.create()
+    async with created as sandbox:
         await place.load(sandbox)
-        with short_grace(template):
-            cancelled_at = await cancel_when(place.settled, lambda: place.go(sandbox))
+        cancelled_at = await cancel_when(place.settled, lambda: place.go(sandbox))
         assert time.perf_counter() - cancelled_at < 1.5 * SLACK
         assert sandbox.broken
         assert place.never.inside == 0
