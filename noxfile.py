@@ -107,9 +107,7 @@ def coverage(session: nox.Session) -> None:
     Arguments after ``--`` go to pytest, and the floor is then not asked for: part of the tests reach part of the code.
     """
     session.install("-e", ".[test]", *group("coverage"))
-    session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", "--timeout", "1800", *session.posargs)
-    session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
 
 
