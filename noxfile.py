@@ -15,7 +15,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests", "docs"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-VERSIONS = ("3.11", "3.12", "3.13")
+VERSIONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
 GUEST_PACKAGE = "isola_anyio/guests/python/sandbox"
 
 
@@ -32,6 +32,8 @@ def lookup(version: str) -> str | None:
 
 FOUND = {version: path for version in VERSIONS if (path := lookup(version))}
 MAIN = next(iter(FOUND.values()), None)
+FAST_TRACE = FOUND.get("3.14", MAIN)
+"""Measures coverage by ``sys.monitoring``, branches included, which no earlier version can: a fraction of the cost."""
 
 
 def group(name: str) -> list[str]:
@@ -39,9 +41,9 @@ def group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(PROJECT, name))
 
 
-def run_pytest(session: nox.Session, *options: str, **environment: str) -> None:
+def run_pytest(session: nox.Session, *options: str, with_group: str | None = None, **environment: str) -> None:
     """Install the project with its test extra and run pytest; arguments after ``--`` go to it."""
-    session.install("-e", ".[test]")
+    session.install("-e", ".[test]", *(group(with_group) if with_group else []))
     session.run("pytest", *options, *session.posargs, env=environment)
 
 
@@ -76,28 +78,46 @@ for _version, _path in FOUND.items():
     tests_on(_version, _path)
 
 
+@nox.session(python=MAIN, default=False)
+def quick(session: nox.Session) -> None:
+    """Run what takes less than a minute: the loop of who is changing something."""
+    # A marker expression replaces the configuration's, so that the soak has to be left out again.
+    run_pytest(session, "-m", "not slow and not soak")
+
+
+@nox.session(python=MAIN, default=False)
+def timing(session: nox.Session) -> None:
+    """Hold the tests that judge by the clock to what is promised; for a quiet machine."""
+    run_pytest(session, "-m", "timing and not soak", ISOLA_STRICT_TIMING="1")
+
+
+@nox.session(python=MAIN, default=False)
+def random(session: nox.Session) -> None:
+    """Run the tests in random order: what one leaves behind must not matter to another.
+
+    pytest's header names the seed, and ``-- --randomly-seed=SEED`` repeats that order.
+    """
+    run_pytest(session, with_group="random")
+
+
+@nox.session(python=FAST_TRACE, default=False)
+def coverage(session: nox.Session) -> None:
+    """Run the tests and measure what they reach of the host's code; less than the configured floor is a failure.
+
+    Arguments after ``--`` go to pytest, and the floor is then not asked for: part of the tests reach part of the code.
+    """
+    session.install("-e", ".[test]", *group("coverage"))
+    session.run("coverage", "run", "-m", "pytest", "--timeout", "1800", *session.posargs)
+    session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
+
+
 @nox.session(python=MAIN)
 def lint(session: nox.Session) -> None:
     """Check style and form; the guest's own package by rules of its own."""
     session.install(*group("lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
-    guest_lint(session)
-
-
-def guest_lint(session: nox.Session) -> None:
-    """Lint what runs inside the Python guest, which is a newer Python than any host's and has no type checker.
-
-    The rules are those that find faults (pyflakes, bugbear, comparisons, leftover debugging); what is only taste
-    gives way to what keeps the package small and quick to start.
-    """
-    session.run(
-        *("ruff", "check", "--isolated", "--target-version", "py315", "--line-length", "120"),
-        *("--select", "F,E,W,B,A004,C4,ISC,PIE,PLC,PLE,RUF,UP,T10"),
-        # A broad except is how a dispatcher reports whatever its guest's code raised; PLC0415 imports late on purpose.
-        *("--ignore", "B904,PLC0415,RUF005,RUF012,A005"),
-        GUEST_PACKAGE,
-    )
+    session.run("ruff", "check", "--config", ".ruff-guest.toml", GUEST_PACKAGE)
 
 
 @nox.session(python=MAIN)

@@ -189,7 +189,7 @@ async def test_a_generator_that_was_never_started_is_closed_too(kind: str) -> No
         next(values) if kind == "plain" else await anext(values)
 
 
-async def test_closing_a_source_closes_its_stream_and_leaves_lists_and_files_alone(tmp_path: Any) -> None:
+async def test_closing_a_source_closes_its_stream_and_leaves_lists_and_files_alone() -> None:
     send, receive = anyio.create_memory_object_stream[int](1)
     bound = bind_arguments((receive,), {})
     source = bound.streams[0][1]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import importlib
 import os
 import shutil
 import struct
 import tempfile
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import cache, wraps
 from pathlib import Path
@@ -22,6 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from isola_anyio import codec, events
@@ -115,14 +117,14 @@ def target(function: Target) -> Target:
 
 
 with suppress(ImportError):
-    import numpy as np  # noqa: F401 - the codec asks for it late, and its import is not the input's memory
+    importlib.import_module("numpy")  # the codec asks for it late, and its import is not the input's memory
 
 
 buffers._zeros()  # made once, too
 
 
 @contextmanager
-def measured(size: int) -> Iterator[None]:
+def measured(size: int) -> Generator[None]:
     """Fail if what is in here takes memory out of proportion to its input."""
     tracemalloc.start()
     try:
@@ -134,7 +136,7 @@ def measured(size: int) -> Iterator[None]:
 
 
 @contextmanager
-def constants(values: dict[str, int], *modules: Any) -> Iterator[None]:
+def constants(values: dict[str, int], *modules: Any) -> Generator[None]:
     """Make limits small, so that short inputs come to them."""
     before = [(module, name, getattr(module, name)) for module in modules for name in values if hasattr(module, name)]
     assert {name for _, name, _ in before} == set(values)
@@ -167,7 +169,7 @@ NAMES = [b"plain", b"later", b"fails", b"odd", b"gives", b"never", b"", b"unknow
 
 
 async def _later(payload: object) -> object:
-    await anyio.sleep(0)
+    await anyio.lowlevel.checkpoint()
     return payload
 
 
@@ -378,7 +380,7 @@ async def _host_step(turns: Turns, group: TaskGroup, how: int) -> None:
     if how >= 240:
         turns.step(Event.CANCEL)
     for _ in range(how & 7):
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
 
 
 @cache

@@ -27,7 +27,7 @@ from isola_anyio import (
     SandboxTemplate,
 )
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.soak, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 RUNS = int(os.environ.get("ISOLA_SOAK_RUNS", "100000"))
 GROUPS = 4
