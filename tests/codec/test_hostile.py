@@ -144,7 +144,7 @@ def test_frames_whose_numbers_lie_are_refused() -> None:
         for value in (0, 2, 9, 0x7F, 0xFF):
             changed = bytearray(good)
             changed[at] = value
-            if changed != good:
+            if value != good[at]:
                 assert decode_measured(bytes(changed)) is None, at
     assert decode_measured(good + b"\0") is None
     assert decode_measured(good[:-1]) is None

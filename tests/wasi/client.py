@@ -16,7 +16,7 @@ from isola_anyio.wasi.system import System
 from isola_anyio.wasi.volumes.budgets import FileLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from isola_anyio.wasi.files.mount_table import BoundMount
 
@@ -193,7 +193,7 @@ class Guest:
         return self.memory.read_u32(OUT)
 
     @contextmanager
-    def opened(self, path: bytes | str, rights: int = R, **how: object) -> Iterator[int]:
+    def opened(self, path: bytes | str, rights: int = R, **how: object) -> Generator[int]:
         fd = self.open(path, rights, **how)  # type: ignore[arg-type]
         try:
             yield fd

@@ -52,7 +52,7 @@ from isola_anyio.wasi.volumes.memory.volume import MemoryVolume
 from tests.wasi.client import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from isola_anyio.wasi.volumes.interfaces import Volume
 
@@ -265,7 +265,7 @@ class Runner:
 
 
 @contextmanager
-def _files_of(program: Program, volume: str) -> Iterator[FileSystem]:
+def _files_of(program: Program, volume: str) -> Generator[FileSystem]:
     """Give the files for one run: those of a fork, as a sandbox's are, over a copy of what the program is to find."""
     with tempfile.TemporaryDirectory() as scratch:
         if program.root is None:
@@ -324,7 +324,9 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the command line says; return 0 if everything is as expected."""
-    parser = argparse.ArgumentParser(prog="python -m tests.wasi.conformance", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.wasi.conformance", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("directory", type=Path, help="where the compiled programs are")
     parser.add_argument("programs", nargs="*", help="names of the ones to run; all, unless told")
     parser.add_argument("--volume", action="append", choices=[*VOLUMES], help="a kind of volume; all, unless told")
