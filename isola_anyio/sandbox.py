@@ -348,7 +348,9 @@ class Sandbox(AsyncResource):
     async def _complete(self, message: Message) -> JsonValue:
         await anyio.lowlevel.checkpoint_if_cancelled()
         assert self._runs is not None
-        return await Run(self._runs, message).complete()
+        run = Run(self._runs, message)
+        del message  # the run lets go of it once the guest has it
+        return await run.complete()
 
     def _stream(self, message: Message) -> EventStream:
         assert self._runs is not None

@@ -176,6 +176,12 @@ class FakeMachine:
     def broken(self) -> bool:
         return self.abandoned or self.store.dead
 
+    def prepare(self) -> None:
+        """Nothing: every run of a metered fake uses the same fuel."""
+
+    def fuel_used(self) -> int | None:
+        return 7 if self.metered else None
+
     def deliver(self, frame: bytes, conversation: Conversation) -> None:
         guest = FakeGuest(self, frame, conversation)
         self.turns.append(guest.kind)

@@ -19,6 +19,7 @@ from isola_anyio.run.state import Notice, Patience, Phase, Stop
 from isola_anyio.run.task import Run
 from tests.run.fake_machine import CALL, FakeGuest, FakeMachine, Gate, Script, cancelled, runs_of, script
 
+
 async def test_a_run_is_one_turn_and_gives_its_value(pool: ThreadPool) -> None:
     machine = FakeMachine(pool, lambda guest: guest.done([1, 2]))
     runs = runs_of(machine)
