@@ -75,6 +75,7 @@ class Turns:
     The guest's thread, read by the task at any time:
         door_calls: counts door calls and writes. A cancelled guest whose count goes up is not interrupted: it comes
             where it can be told.
+        frame_bytes: of the last door call's frame. The port frees it after the answer, on the guest's CPU.
 
     Either side, a flag that is only ever raised by one and lowered by the other:
         has_room: a parked guest waits for room for events, and there is some. Raised by the consumer's loop, or on the
@@ -103,7 +104,7 @@ class Turns:
         self.has_room = False
         self.busy_s = 0.0
         self.memory_size = 0
-        self.door_calls = 0
+        self.door_calls = self.frame_bytes = 0
         self.frames: Frames | None = None
         self.has_fuel = False
         self.since = 0.0
@@ -263,6 +264,7 @@ class Turns:
     def answer(self, kind: int, number: int, untrusted_body: memoryview) -> bytes:
         """Answer a door call; see :class:`~isola_anyio.guests.Conversation`."""
         self.door_calls += 1
+        self.frame_bytes = len(untrusted_body)
         if self.state.pending:
             raise ProtocolError(f"a door call of kind {kind:#x} after the turn's end")
         if kind == _DONE:
