@@ -6,6 +6,7 @@ __all__ = ["Sandbox"]
 
 import itertools
 import warnings
+from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,7 @@ from isola_anyio.engine.run_sync import run_sync
 from isola_anyio.engine.threads import current_loop, loop_finder
 from isola_anyio.errors import (
     InvalidArgumentError,
+    IsolaError,
     SandboxBusyError,
     SandboxClosedError,
     clip,
@@ -172,7 +174,8 @@ class Sandbox(AsyncResource):
     async def _release(machine: GuestMachine) -> None:
         try:
             if machine.memory_size > _LARGE_GUEST_BYTES:
-                with anyio.CancelScope(shield=True):
+                # No thread to be had is no reason for not closing: it is freed here then.
+                with anyio.CancelScope(shield=True), suppress(IsolaError):
                     await run_sync(machine.pool, machine.close, stop=lambda: None, urgent=True)
         finally:
             machine.close()
