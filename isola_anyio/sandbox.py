@@ -6,6 +6,7 @@ __all__ = ["Sandbox"]
 
 import itertools
 import warnings
+from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -24,6 +25,7 @@ from isola_anyio.engine.run_sync import run_sync
 from isola_anyio.engine.threads import current_loop, loop_finder
 from isola_anyio.errors import (
     InvalidArgumentError,
+    IsolaError,
     SandboxBusyError,
     SandboxClosedError,
     clip,
@@ -190,7 +192,8 @@ class Sandbox(AsyncResource):
     async def _release(machine: GuestMachine) -> None:
         try:
             if machine.memory_size > _LARGE_GUEST_BYTES:
-                with anyio.CancelScope(shield=True):
+                # No thread to be had is no reason for not closing: it is freed here then.
+                with anyio.CancelScope(shield=True), suppress(IsolaError):
                     await run_sync(machine.pool, machine.close, stop=lambda: None, urgent=True)
         finally:
             machine.close()
@@ -386,7 +389,9 @@ class Sandbox(AsyncResource):
     async def _complete(self, message: Message) -> JsonValue:
         await anyio.lowlevel.checkpoint_if_cancelled()
         assert self._runs is not None
-        return await Run(self._runs, message).complete()
+        run = Run(self._runs, message)
+        del message  # the run lets go of it once the guest has it
+        return await run.complete()
 
     def _stream(self, message: Message) -> EventStream:
         assert self._runs is not None

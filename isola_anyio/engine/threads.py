@@ -1,4 +1,4 @@
-"""Guest threads: a bounded pool with stacks large enough for guests, and the way back into the event loop.
+"""Threads: a bounded pool of guest threads with stacks large enough for guests, and the way back into the event loop.
 
 The one module that hands work between an event loop and threads. A *slot* is the right to compute; a
 :class:`ThreadPool` has ``max_parallel`` of them. Whoever wants one (:class:`Work`, a guest that comes back from
@@ -11,7 +11,13 @@ A guest that computes for ever would keep its slot for ever. So when somebody ha
 and queues again, ``SLICE_S`` at a time, until nobody waits.
 
 Invariants, under ``_lock``: ``_active`` is the number of slots taken; work is in ``_queue`` or has a thread, never
-both; ``_queue`` is empty whenever a slot is free. Under the lock nothing of anybody else's is called that takes a lock.
+both; ``_queue`` is empty whenever a slot is free and a thread can be had. Under the lock nothing of anybody else's is
+called that takes a lock.
+
+The operating system may refuse a thread, for a moment or for good. Whoever brings work is told; work that was queued
+already stays first in line, and has the next thread that comes free, or that can be started: the ticker tries again.
+
+Longer than other modules, because slots and threads change hands under one lock.
 
 The way back is a :class:`Wakeup`: a level, not a queue. Data is put somewhere first, then :meth:`Wakeup.set` is called;
 any number of sets before the task looks is one wake-up, and costs one crossing.
@@ -25,11 +31,14 @@ import os
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 import sniffio
+
+from isola_anyio.errors import IsolaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +55,9 @@ SLICE_S: Final = 0.05
 """How long a guest computes before it gives its slot away, once they take turns."""
 MAX_PREEMPTED: Final = 64
 """Guests that may stand aside in the middle of a computation at once; each holds a thread and its stack."""
+
+_NO_THREAD: Final = (RuntimeError, MemoryError)
+"""What ``Thread.start`` raises where the system refuses a thread."""
 
 _stack_size_lock: Final = threading.Lock()
 
@@ -98,17 +110,26 @@ class SlotWaiter:
 
 
 class _Thread:
-    """One guest thread and its inbox."""
+    """One guest thread and its inbox.
+
+    Raises:
+        RuntimeError, MemoryError: the system refuses another thread.
+    """
 
     def __init__(self, pool: ThreadPool, number: int) -> None:
         self._pool = pool
         self.inbox: SimpleQueue[Work | None] = SimpleQueue()
         self.ending = False
         thread = threading.Thread(target=self._work, name=f"isola-guest-{number}", daemon=True)
+        # The size of the next thread's stack is the interpreter's, one for all: nobody else may start one meanwhile.
         with _stack_size_lock:
             before = threading.stack_size(STACK_BYTES)
             try:
                 thread.start()
+            except BaseException:
+                # After an interrupt key, while `start` waited for it, the thread lives. Nobody will know it: it ends.
+                self.inbox.put(None)
+                raise
             finally:
                 threading.stack_size(before)
 
@@ -120,6 +141,7 @@ class _Thread:
             except Empty:
                 if pool._retire_idle(self):  # noqa: SLF001 - same module
                     return
+                # Somebody took this thread from the idle ones a moment ago: what it was taken for is on its way.
                 work = self.inbox.get()
             if work is None:
                 return
@@ -161,23 +183,48 @@ class ThreadPool:
         """Have ``work.run()`` called on a guest thread when a slot is free, or at once when it is ``urgent``.
 
         Urgent is a turn in which a cancelled guest unwinds: it is short, and must not wait for other guests.
+
+        Raises:
+            IsolaError: a slot is free, and no thread can be started; the work will not be done.
         """
         with self._lock:
-            if urgent or self._active < self.max_parallel:
+            if urgent or (self._active < self.max_parallel and not self._queue):
                 self._active += 1
                 if self._idle:
                     self._idle.pop().inbox.put(work)
                 else:
-                    self._start_thread(work)
+                    self._start_first(work)
             else:
                 self._enqueue(work)
+                self._serve_queue()  # in vain, but for a queue that stands before a free slot for want of a thread
+
+    def _start_first(self, work: Work) -> None:
+        """Start a thread for work that was just brought, and has its slot; give the slot back if that fails."""
+        try:
+            self._start_thread(work)
+        except _NO_THREAD as exc:
+            self._active -= 1
+            raise IsolaError(
+                f"no thread can be started for a guest ({exc}): the process is at the limit of its threads or of its "
+                f"memory, with {threading.active_count()} threads now; close sandboxes that wait inside plain guest "
+                "code, raise the limit (ulimit -u, a container's pids limit), or try again"
+            ) from exc
+        except BaseException:
+            self._active -= 1
+            raise
 
     def _enqueue(self, waiting: Work | SlotWaiter) -> None:
         waiting.since = time.monotonic()
         self._queue.append(waiting)
+        self._start_ticking()
+
+    def _start_ticking(self) -> None:
         if not self._ticking:
-            self._ticking = True
-            threading.Thread(target=self._tick, name="isola-slices", daemon=True).start()
+            # Refused a thread, the queue goes on without a ticker: slots still change hands when guests end or block.
+            # It is tried again with the next that queues.
+            with suppress(*_NO_THREAD):
+                threading.Thread(target=self._tick, name="isola-slices", daemon=True).start()
+                self._ticking = True  # the ticker looks at it under the lock, which is held here
 
     def _start_thread(self, work: Work) -> None:
         self._started += 1
@@ -195,31 +242,48 @@ class ThreadPool:
     def _next(self, thread: _Thread) -> Work | None:
         """Give the thread's slot to whoever waits longest, and the thread its next work if that is work."""
         with self._lock:
-            if self._queue:
-                if self._active <= self.max_parallel and not isinstance(first := self._queue[0], SlotWaiter):
-                    self._queue.popleft()
-                    return first
-                self._free_slot()
-            else:
-                self._active -= 1
+            queue = self._queue
+            # After urgent work there may be more slots taken than there are: then this one is not handed on.
+            if queue and self._active <= self.max_parallel and not isinstance(first := queue[0], SlotWaiter):
+                queue.popleft()
+                return first
             if self.retired:
                 thread.ending = True
             else:
-                self._idle.append(thread)
+                self._idle.append(thread)  # before the queue is served, which may have work for it
+            self._active -= 1
+            if queue:
+                self._serve_queue()
             return None
 
-    def _free_slot(self) -> None:
-        self._active -= 1
-        if self._active >= self.max_parallel or not self._queue:  # the former after urgent work
-            return
-        self._active += 1
-        first = self._queue.popleft()
-        if isinstance(first, SlotWaiter):
-            first.grant()
-        elif self._idle:
-            self._idle.pop().inbox.put(first)
-        else:
-            self._start_thread(first)
+    def _serve_queue(self) -> None:
+        """Give free slots, of which there is one at most as a rule, to those who wait longest; under the lock."""
+        queue = self._queue
+        while queue and self._active < self.max_parallel:
+            first = queue[0]
+            if not isinstance(first, SlotWaiter) and self._give_thread(first):
+                queue.popleft()
+                self._active += 1
+                continue
+            # Where work finds no thread, guests that only want to go on pass it: they have theirs, which come free.
+            waiter = next((waiting for waiting in queue if isinstance(waiting, SlotWaiter)), None)
+            if waiter is None:
+                self._start_ticking()
+                return
+            queue.remove(waiter)
+            self._active += 1
+            waiter.grant()
+
+    def _give_thread(self, work: Work) -> bool:
+        """Hand queued work to a thread; ``False``: none can be had now, and on this thread there is nobody to tell."""
+        if self._idle:
+            self._idle.pop().inbox.put(work)
+            return True
+        try:
+            self._start_thread(work)
+        except _NO_THREAD:
+            return False
+        return True
 
     def _retire_idle(self, thread: _Thread) -> bool:
         with self._lock:
@@ -234,7 +298,9 @@ class ThreadPool:
     def pause(self) -> None:
         """Give the calling guest thread's slot back, before it blocks."""
         with self._lock:
-            self._free_slot()
+            self._active -= 1
+            if self._queue:
+                self._serve_queue()
 
     def resume(self, turn: SlotWaiter, expedited: Callable[[], bool]) -> None:
         """Take a slot again, before the guest computes on.
@@ -281,12 +347,14 @@ class ThreadPool:
         while True:
             pause.wait(self._slice)
             with self._lock:
+                self._serve_queue()  # where no thread could be started before
                 if not self._queue:
                     self._ticking = False
                     return
                 overdue = self._is_overdue()
                 self._slice = SLICE_S if overdue else PATIENCE_S
-            if overdue:
+                is_full = self._active >= self.max_parallel  # else it is a thread that is missing, and not a slot
+            if overdue and is_full:
                 self.increment_epoch()
 
     # --- state

@@ -385,7 +385,10 @@ class Hostcalls:
         requests, self._requests = self._requests, OrderedDict()
         for request in requests.values():
             if isinstance(request.work, _Given):
-                request.work.close()
+                try:
+                    request.work.close()
+                except Exception as exc:
+                    _logger.warning("what hostcall %r returned could not be closed", request.name, exc_info=exc)
 
 
 _OK: Final = bytes((Status.OK,))

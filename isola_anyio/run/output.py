@@ -104,7 +104,8 @@ class Output:
             return _MORE
         try:
             value = run.decode(untrusted_body)
-        except GivenUp:
+        except GivenUp:  # it parks, and is sent CANCEL
+            run.must_tell(Event.DEFERRABLE)
             return _PARK_FIRST
         queue.put(ResultEvent(data=value), len(untrusted_body))
         if queue.has_room:

@@ -103,14 +103,14 @@ class RunQueue:
         self.closed = False
 
     async def wait_for_turn(self, run: Queued) -> None:
-        """Wait until ``run``, which is in the line behind others, is first.
+        """Wait until ``run``, which is in the line, is first and may begin.
 
         Raises:
             SandboxClosedError: the sandbox was closed before that.
             SandboxBrokenError: a run before it broke the sandbox.
         """
-        run.turn = anyio.Event()
-        if not self.closed:
+        if not self.closed and self.line[0] is not run:
+            run.turn = anyio.Event()
             await run.turn.wait()
         if self.closed:
             raise SandboxClosedError("the sandbox was closed before this had its turn")

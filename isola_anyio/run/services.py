@@ -10,9 +10,11 @@ A service reaches its run through :class:`ServedRun` and nothing else.
 
 from __future__ import annotations
 
-__all__ = ["GivenUp", "Message", "ServedRun", "Service"]
+__all__ = ["DELIVERED", "GivenUp", "Message", "ServedRun", "Service"]
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from isola_anyio.guests.protocol import ToGuest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from isola_anyio.codec import Dialect
     from isola_anyio.engine.cpu import CpuMeter
     from isola_anyio.events import EventQueue
-    from isola_anyio.guests.protocol import ToGuest
     from isola_anyio.limits import Limits
     from isola_anyio.run.state import Action, Event, State
     from isola_anyio.values import JsonValue, StreamSource
@@ -45,12 +46,16 @@ class Message(NamedTuple):
     streams: Sequence[StreamSource] = ()
 
 
+DELIVERED: Final = Message(ToGuest.CALL, b"")
+"""Takes a message's place once the guest has it: a run may wait for hours, and its arguments may be large."""
+
+
 class ServedRun(Protocol):
     """What a service may ask of the run it serves.
 
     Attributes:
         owner: the run, as what waits for the handlers and producers that a service calls; see ``concurrency.HeldUp``.
-        message: what the run began with.
+        message: what the run begins with; empty once the guest has it.
         handlers: the program's hostcall handlers by name.
         state: where the run is; read by anybody, written by ``step`` alone.
         limits: the sandbox's.

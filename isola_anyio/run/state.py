@@ -9,7 +9,8 @@ A guest that is cancelled is told of it where that is possible, and is then left
 Where it can be told depends on the phase: a parked guest is sent CANCEL, a blocked one is told in the reply it waits
 for, a computing one when it makes its next door call. One that computes on without a door call is interrupted, which
 is the end of its instance. An interrupt that was raised and has not yet been noticed when the guest makes a door call
-after all is withdrawn, once in a run; after the grace, and for a limit or a close, interrupts are final.
+after all, its last word included, is withdrawn, once in a run; after the grace, and for a limit or a close, interrupts
+are final.
 
 Longer than other modules, because the table and the words it is made of are read together.
 """
@@ -198,6 +199,8 @@ LATE: Final = frozenset(
     {
         *(Event.CANCEL, Event.CLOSE, Event.CPU_OUT, Event.WITHDRAWN, Event.LOOK, Event.DUE),
         *(Event.PATIENCE_OVER, Event.GRACE_OVER, Event.TELLABLE, Event.DEFERRABLE),
+        # A turn that was given up while the thread pool had it: whoever gave it up could not know that.
+        Event.ENTER,
     }
 )
 """Events that may come when nothing follows from them any more. Any other without a rule is a fault of this library."""
@@ -277,7 +280,8 @@ def _rule(
 
 
 _NOT_FINAL: Final = (Interrupt.NONE, Interrupt.RAISED, Interrupt.SPENT)
-_NOT_SENT: Final = (Notice.NONE, Notice.IN_REPLY)
+# QUEUED too: a parked guest whose CANCEL was asked for is one that no thread could be had for.
+_NOT_SENT: Final = (Notice.NONE, Notice.IN_REPLY, Notice.QUEUED)
 _WANTED: Final[_Conditions] = {"stop": Stop.NONE}
 _CANCELLED: Final[_Conditions] = {"stop": Stop.CANCELLED}
 _UNTOLD: Final[_Conditions] = {"stop": Stop.CANCELLED, "notice": Notice.NONE}
@@ -300,14 +304,8 @@ RULES: Final = (
     _rule(
         Event.CPU_OUT, Phase.QUEUED, Action.INTERRUPT, Action.WITHDRAW_WORK, stop=Stop.CPU, interrupt=Interrupt.FINAL
     ),
-    _rule(
-        Event.CPU_OUT,
-        IN_TURN,
-        Action.INTERRUPT,
-        when={"pending": (Pending.NONE, Pending.PARKED)},
-        stop=Stop.CPU,
-        interrupt=Interrupt.FINAL,
-    ),
+    # Whatever the turn has come to: a guest may compute on after its last word. For one that does not, LEAVE clears it.
+    _rule(Event.CPU_OUT, IN_TURN, Action.INTERRUPT, stop=Stop.CPU, interrupt=Interrupt.FINAL),
     _rule(
         Event.PATIENCE_OVER,
         Phase.COMPUTING,
@@ -351,17 +349,6 @@ RULES: Final = (
     _rule(
         Event.LOOK,
         Phase.PARKED,
-        Action.CLEAR,
-        Action.EXPEDITE,
-        Action.SUBMIT,
-        when=_CANCELLED | {"notice": _NOT_SENT, "interrupt": Interrupt.RAISED},
-        phase=Phase.QUEUED,
-        notice=Notice.QUEUED,
-        interrupt=Interrupt.SPENT,
-    ),
-    _rule(
-        Event.LOOK,
-        Phase.PARKED,
         Action.EXPEDITE,
         Action.SUBMIT,
         when=_CANCELLED | {"notice": _NOT_SENT},
@@ -387,7 +374,9 @@ RULES: Final = (
         notice=Notice.SENT,
     ),
     _rule(Event.ENTER, Phase.QUEUED, phase=Phase.PARKED),
-    _rule(Event.BLOCK, Phase.COMPUTING, when=_UNTOLD),
+    # Not blocked at all: whoever is about to block looks first, and tells it. After a final interrupt it can be told
+    # nothing, and blocks, where it hears of the interrupt: otherwise it would look and be sent back for ever.
+    _rule(Event.BLOCK, Phase.COMPUTING, when=_UNTOLD | {"interrupt": _NOT_FINAL}),
     _rule(Event.BLOCK, Phase.COMPUTING, phase=Phase.BLOCKED),
     _rule(Event.UNBLOCK, Phase.BLOCKED, phase=Phase.COMPUTING),
     _rule(
@@ -424,7 +413,24 @@ RULES: Final = (
     _rule(
         Event.DEFERRABLE, Phase.COMPUTING, Action.TELL, when=_UNTOLD | {"interrupt": (Interrupt.NONE, Interrupt.SPENT)}
     ),
+    _rule(
+        Event.PARK,
+        Phase.COMPUTING,
+        Action.CLEAR,
+        when={"pending": Pending.NONE, "interrupt": Interrupt.RAISED},
+        pending=Pending.PARKED,
+        interrupt=Interrupt.SPENT,
+    ),
     _rule(Event.PARK, Phase.COMPUTING, when={"pending": Pending.NONE}, pending=Pending.PARKED),
+    # On its way out of WebAssembly it would notice, and be dead, although it has done what it was interrupted for.
+    _rule(
+        Event.END,
+        IN_TURN,
+        Action.CLEAR,
+        when={"interrupt": Interrupt.RAISED},
+        pending=Pending.ENDED,
+        interrupt=Interrupt.SPENT,
+    ),
     _rule(Event.END, IN_TURN, pending=Pending.ENDED),
     _rule(Event.LEAVE, IN_TURN, when={"pending": Pending.PARKED}, phase=Phase.PARKED, pending=Pending.NONE),
     _rule(

@@ -22,6 +22,8 @@ from isola_anyio.concurrency import HeldUp
 from isola_anyio.engine.threads import Wakeup
 from isola_anyio.errors import InvalidArgumentError
 from isola_anyio.guests.protocol import ProtocolError, Status, ToHost, completion
+from isola_anyio.run.services import GivenUp
+from isola_anyio.run.state import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -161,14 +163,19 @@ class StreamPump:
         """Answer READ: a batch, the end, or nothing when the guest has to wait."""
         self._held = 0
         self._room.set()
-        answer = self._answer()
-        if answer is None:
-            self._waiting_op = op
-            # The producer may have put an item between the look and the line above; it then told nobody.
+        try:
             answer = self._answer()
             if answer is None:
-                return b""
-            self._waiting_op = None
+                self._waiting_op = op
+                # The producer may have put an item between the look and the line above; it then told nobody.
+                answer = self._answer()
+                if answer is None:
+                    return b""
+        except GivenUp:  # it waits for the batch, and hears of its cancellation instead
+            self._waiting_op = op
+            self._run.must_tell(Event.DEFERRABLE)
+            return b""
+        self._waiting_op = None
         status, body = answer
         return bytes((status,)) + body
 

@@ -25,6 +25,7 @@ from isola_anyio.concurrency import open_task_group, outlast
 from isola_anyio.errors import GuestError, IsolaError
 from isola_anyio.guests.silence import SILENCE
 from isola_anyio.run.frames import Frames
+from isola_anyio.run.services import DELIVERED
 from isola_anyio.run.state import IN_TURN, Action, Event, Interrupt, Notice, Phase, Stop
 from isola_anyio.run.streams import Streams
 from isola_anyio.run.turns import Turns
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from isola_anyio.events import EventQueue
-    from isola_anyio.run.queue import RunQueue, Totals
+    from isola_anyio.run.queue import RunQueue
     from isola_anyio.run.services import Message
     from isola_anyio.values import JsonValue
 
 _SHORTEST_LOOK_S = 0.005
 """Between two looks at a computing guest's CPU, however little of its budget is left."""
+_FREEING_S_PER_BYTE = 2e-10
+"""Of a large frame's memory, given back to the kernel when its door call was answered; 0.7e-10 were measured."""
 
 
 class Run:
@@ -96,13 +99,15 @@ class Run:
         if not self._in_line:
             line.append(self)
         try:
-            if line[0] is not self or runs.closed:
+            # A task begins a while after its run has taken its place: the guest may have broken meanwhile.
+            if line[0] is not self or runs.closed or machine.abandoned or machine.store.dead:
                 await runs.wait_for_turn(self)
             self.turns = turns = Turns(runs, self._message, self._events, owner=self)
+            self._message = DELIVERED
             self._begun = True
             began = time.monotonic()
             try:
-                if self._message.streams:
+                if turns.message.streams:
                     turns.frames = Frames(turns)
                     turns.frames.open(Streams)
                     await self._drive_with_tasks()
@@ -127,26 +132,36 @@ class Run:
                     if turns.state.phase is not Phase.ENDED:
                         await self._drive_with_tasks()
             finally:
-                last, total = runs.last, runs.total
-                last.wall_s = time.monotonic() - began
-                last.waiting_s = max(0.0, last.wall_s - turns.busy_s)
-                last.cpu_s = turns.cpu.used_s - turns.cpu_before_s
-                last.peak_memory = turns.memory_size
-                last.hostcalls = last.output_bytes = 0
-                if turns.frames is not None:
-                    self._end_services(turns.frames, last)
-                if machine.metered:
-                    last.fuel = machine.fuel_used()
-                    total.fuel = (total.fuel or 0) + (last.fuel or 0)
                 machine.conversation = SILENCE
-                last.runs = 1
-                total.runs += 1
-                total.cpu_s += last.cpu_s
-                total.wall_s += last.wall_s
-                total.waiting_s += last.waiting_s
-                total.hostcalls += last.hostcalls
-                total.output_bytes += last.output_bytes
-                total.peak_memory = max(total.peak_memory, last.peak_memory)
+                frames = turns.frames
+                if frames is not None:
+                    self._end_services(frames)
+                if turns.state.delivered:  # a run that no guest has heard of used nothing
+                    last, total = runs.last, runs.total
+                    last.wall_s = time.monotonic() - began
+                    last.waiting_s = max(0.0, last.wall_s - turns.busy_s)
+                    last.cpu_s = turns.cpu.used_s - turns.cpu_before_s
+                    last.peak_memory = turns.memory_size
+                    last.hostcalls = last.output_bytes = 0
+                    if frames is not None:
+                        for service in frames.services:
+                            last.hostcalls += service.count
+                        last.output_bytes = frames.output.size_bytes
+                    if machine.metered:
+                        last.fuel = machine.fuel_used() if turns.has_fuel else 0
+                        total.fuel = (total.fuel or 0) + (last.fuel or 0)
+                    last.runs = 1
+                    total.runs += 1
+                    total.cpu_s += last.cpu_s
+                    total.wall_s += last.wall_s
+                    total.waiting_s += last.waiting_s
+                    total.hostcalls += last.hostcalls
+                    total.output_bytes += last.output_bytes
+                    total.peak_memory = max(total.peak_memory, last.peak_memory)
+                # Whoever still has the run, or its event stream, keeps nothing alive that belonged to it; and without
+                # these circles there is nothing of a run that only the collector could free.
+                outcome, turns.outcome = turns.outcome, None
+                turns.owner = turns.frames = turns.events = None
         finally:
             self._is_over = True
             if self._ended is not None:
@@ -155,13 +170,11 @@ class Run:
                 line.clear()
             else:
                 runs.leave(self)
-        outcome = turns.outcome
         if isinstance(outcome, BaseException):
             try:
                 raise outcome
             finally:
                 del outcome
-                turns.outcome = None
         return outcome
 
     async def _drive_with_tasks(self) -> None:
@@ -188,13 +201,11 @@ class Run:
                 return
             await self._wait_for_news()
 
-    def _end_services(self, frames: Frames, last: Totals) -> None:
+    def _end_services(self, frames: Frames) -> None:
         """The run has ended: show what is left to be shown, drop what was never started."""
         frames.output.flush()
-        last.output_bytes = frames.output.size_bytes
         for service in frames.services:
             service.abandon()
-            last.hostcalls += service.count
             if service.failure is not None and self._gives_way_to_producer():
                 self.turns.outcome = service.failure
 
@@ -214,13 +225,26 @@ class Run:
                 self._act(Event.WITHDRAWN)
 
     def _submit(self) -> None:
-        """Ask for a turn: at once for a guest that unwinds, else when there is a CPU slot."""
-        turns = self.turns
+        """Ask for a turn: at once for a guest that unwinds, else when there is a CPU slot.
+
+        Raises:
+            IsolaError: there is no thread for it, and the guest is not one that unwinds.
+        """
+        turns, pool = self.turns, self._runs.machine.pool
+        # Before the work is put: from then on both are the guest thread's.
         turns.timer = None
         turns.has_room = False
         try:
-            self._runs.machine.pool.put(turns, urgent=turns.state.stop is not Stop.NONE)
-        except BaseException:  # no thread can be started
+            pool.put(turns, urgent=turns.state.stop is not Stop.NONE)
+        except IsolaError:
+            self._act(Event.WITHDRAWN)
+            if turns.state.stop is Stop.NONE:
+                raise
+            # Without a thread it could not unwind, and would be lost: tried again, until the grace is over.
+            turns.timer = time.monotonic() + self._runs.patience.reminder_s
+        except BaseException:
+            # An interrupt key, before the pool had the work or after. A turn that begins all the same is refused.
+            pool.withdraw(turns)
             self._act(Event.WITHDRAWN)
             raise
 
@@ -257,10 +281,8 @@ class Run:
             return
         with anyio.move_on_after(limit):
             await self._runs.news.wait()
-        turns = self.turns
-        if turns.state.interrupt in (Interrupt.RAISED, Interrupt.FINAL) and turns.state.phase in IN_TURN:
-            self._runs.machine.instance.interrupt()
-        turns.check_cpu()
+        self.turns.remind()
+        self.turns.check_cpu()
 
     def _seconds_to_look(self) -> float | None:
         turns = self.turns
@@ -308,7 +330,7 @@ class Run:
         """Wait until the guest has parked, or knows of its cancellation; interrupt one that computes on."""
         turns, patience = self.turns, self._runs.patience
         end = time.monotonic() + patience.patience_s
-        seen, cpu_then = turns.door_calls, turns.cpu.now()
+        seen, cpu_then, freeing_s = turns.door_calls, turns.cpu.now(), 0.0
         while True:
             state = turns.state
             if state.phase is not Phase.QUEUED and state.phase not in IN_TURN:
@@ -320,12 +342,12 @@ class Run:
                 cpu_now = turns.cpu.now()
                 if turns.door_calls != seen:  # it comes where it can be told: the courtesy begins anew
                     seen, cpu_then = turns.door_calls, cpu_now
-                left -= cpu_now - cpu_then
+                    freeing_s = turns.frame_bytes * _FREEING_S_PER_BYTE
+                left += freeing_s - (cpu_now - cpu_then)
                 if left <= 0 or time.monotonic() >= end:
                     self._act(Event.PATIENCE_OVER)
                     left = patience.reminder_s
                     seen, cpu_then = turns.door_calls, cpu_now
             with anyio.move_on_after(left):
                 await self._runs.news.wait()
-            if turns.state.interrupt is Interrupt.RAISED and turns.state.phase in IN_TURN:
-                self._runs.machine.instance.interrupt()
+            turns.remind()

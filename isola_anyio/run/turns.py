@@ -32,8 +32,8 @@ from isola_anyio.guests.protocol import (
 )
 from isola_anyio.run.failures import described, is_fatal, outcome_of, stopped
 from isola_anyio.run.frames import Frames
-from isola_anyio.run.services import GivenUp
-from isola_anyio.run.state import NEW_RUN, Action, Event, Interrupt, Notice, Pending, Phase, Stop, transition
+from isola_anyio.run.services import DELIVERED, GivenUp
+from isola_anyio.run.state import IN_TURN, NEW_RUN, Action, Event, Interrupt, Notice, Pending, Phase, Stop, transition
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,10 +70,12 @@ class Turns:
         busy_s: seconds in turns, less those in which the thread waited.
         memory_size: bytes of linear memory after the last turn.
         frames: what answers the rarer frames; made with the first of them.
+        has_fuel: a metered guest was given this run's fuel, and what is left of it is this run's.
 
     The guest's thread, read by the task at any time:
         door_calls: counts door calls and writes. A cancelled guest whose count goes up is not interrupted: it comes
             where it can be told.
+        frame_bytes: of the last door call's frame. The port frees it after the answer, on the guest's CPU.
 
     Either side, a flag that is only ever raised by one and lowered by the other:
         has_room: a parked guest waits for room for events, and there is some. Raised by the consumer's loop, or on the
@@ -102,8 +104,9 @@ class Turns:
         self.has_room = False
         self.busy_s = 0.0
         self.memory_size = 0
-        self.door_calls = 0
+        self.door_calls = self.frame_bytes = 0
         self.frames: Frames | None = None
+        self.has_fuel = False
         self.since = 0.0
         self.cpu_before_s = runs.cpu.used_s
         self._news = runs.news
@@ -134,6 +137,16 @@ class Turns:
                 elif action is Action.STOPPED:
                     self.outcome = stopped(self.state.stop, self.limits)
         return actions
+
+    def remind(self) -> None:
+        """Interrupt the guest again if it has not come back: it may have missed it; see ``Instance.interrupt``.
+
+        Looked at and done under the lock, for the reason that :meth:`step` has.
+        """
+        with self._lock:
+            state = self.state
+            if state.phase in IN_TURN and (state.interrupt is Interrupt.RAISED or state.interrupt is Interrupt.FINAL):
+                self.machine.instance.interrupt()
 
     def notify_task(self) -> None:
         """Make the run's task look; from any thread."""
@@ -201,9 +214,11 @@ class Turns:
         if first:
             machine.conversation = self
             frame = HEAD.pack(self.message.kind, self.number) + self.message.body
+            self.message = DELIVERED
             try:
                 if machine.fresh or machine.metered:
                     machine.prepare()
+                    self.has_fuel = machine.metered
                 machine.port.deliver(frame, self)
             except MemoryError as exc:
                 raise MemoryLimitError("MemoryError", str(exc)) from None
@@ -231,7 +246,11 @@ class Turns:
         except MemoryError as exc:  # the guest has no room for them: as small failures
             failed = codec.encode({"name": "", "type": "MemoryError", "message": str(exc)})
             small = [completion(int.from_bytes(record[:4], "little"), Status.FAILED, failed) for record in records]
-            port.deliver(HEAD.pack(ToGuest.RESUME, self.number) + b"".join(small), self)
+            try:
+                port.deliver(HEAD.pack(ToGuest.RESUME, self.number) + b"".join(small), self)
+            except MemoryError as exc_again:
+                self.machine.abandoned = True  # it lives, and waits for what it has no room for
+                raise MemoryLimitError("MemoryError", str(exc_again)) from None
 
     def _end_with(self, exc: BaseException) -> None:
         """Note how a turn ended that did not end by itself."""
@@ -245,6 +264,7 @@ class Turns:
     def answer(self, kind: int, number: int, untrusted_body: memoryview) -> bytes:
         """Answer a door call; see :class:`~isola_anyio.guests.Conversation`."""
         self.door_calls += 1
+        self.frame_bytes = len(untrusted_body)
         if self.state.pending:
             raise ProtocolError(f"a door call of kind {kind:#x} after the turn's end")
         if kind == _DONE:
@@ -279,6 +299,9 @@ class Turns:
 
     def sleep(self, seconds: float | None) -> None:
         """Sleep as plain code asked; a cancellation ends it, and the instance with it."""
+        if seconds is not None and seconds <= 0:  # it only asks whether it is being stopped, and will soon be told
+            self.machine.instance.sleep(seconds)
+            return
         began = time.monotonic()
         self.step(Event.SLEEP)
         try:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from functools import partial
+from typing import Self
 
 import pytest
 
 from isola_anyio.engine.threads import SlotWaiter, ThreadPool, WorkItem
+from isola_anyio.errors import IsolaError
 
 
 @pytest.fixture
@@ -191,3 +193,135 @@ def test_computing_guests_take_turns_once_somebody_has_waited_too_long(monkeypat
     stop.set()
     pool.expedite(turn)
     pool.retire()
+
+
+class NoThreads:
+    """While it is entered the system refuses threads, but for the first few."""
+
+    def __init__(self, allowed: int = 0, why: type[Exception] = RuntimeError) -> None:
+        self.allowed, self.refused, self._why = allowed, 0, why
+        self._start = threading.Thread.start
+
+    def __enter__(self) -> Self:
+        def start(thread: threading.Thread) -> None:
+            if self.allowed <= 0:
+                self.refused += 1
+                raise self._why("can't start new thread")
+            self.allowed -= 1
+            self._start(thread)
+
+        threading.Thread.start = start  # type: ignore[method-assign, assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        threading.Thread.start = self._start  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("urgent", [False, True])
+@pytest.mark.parametrize("why", [RuntimeError, MemoryError])
+def test_work_without_a_thread_is_refused_in_words_and_its_slot_is_given_back(
+    pool: ThreadPool, urgent: bool, why: type[Exception]
+) -> None:
+    with NoThreads(why=why):
+        for _ in range(3):
+            with pytest.raises(IsolaError, match=r"no thread can be started .*can't start new thread.*ulimit"):
+                pool.submit(lambda: None, urgent=urgent)
+            assert pool.busy == 0
+    Work(pool).finish()
+
+
+def test_queued_work_without_a_thread_has_the_next_that_comes_free(pool: ThreadPool) -> None:
+    blocked = Blocked(pool)
+    first = Work(pool)
+    assert first.began.wait(10)
+    second = Work(pool)
+    with NoThreads() as system:
+        first.may_end.set()
+        assert second.began.wait(10)
+        second.finish()
+        blocked.wake.set()
+        assert blocked.resumed.wait(10)
+    assert system.refused == 0
+
+
+def test_work_whose_slot_comes_free_while_no_thread_can_be_started_is_not_lost(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isola_anyio.engine.threads.PATIENCE_S", 0.02)
+    monkeypatch.setattr("isola_anyio.engine.threads.SLICE_S", 0.01)
+    may_block, blocked, wake = threading.Event(), threading.Event(), threading.Event()
+
+    def block() -> None:
+        may_block.wait(10)
+        pool.pause()
+        blocked.set()
+        wake.wait(10)
+        pool.resume(SlotWaiter(), lambda: False)
+
+    pool.submit(block)
+    waiting = Work(pool)  # the ticker is started with it
+    with NoThreads() as system:
+        may_block.set()
+        assert blocked.wait(10)
+        assert not waiting.began.wait(0.1)
+        assert system.refused > 1  # the ticker has tried, too
+        assert pool.busy == 0
+    assert waiting.began.wait(10)
+    waiting.finish()
+    wake.set()
+
+
+def test_guests_that_have_their_threads_go_on_past_work_that_has_none(pool: ThreadPool) -> None:
+    blocked = Blocked(pool)
+    gate = Blocked(pool)  # has a thread of its own, and no slot
+    first = Work(pool)
+    assert first.began.wait(10)
+    late = Work(pool)
+    blocked.wake.set()
+    while len(pool._queue) < 2:
+        threading.Event().wait(0.001)
+    with NoThreads():
+        pool.pause()  # for `first`, which goes on without a slot
+        assert blocked.resumed.wait(10)
+        assert late.began.wait(10)  # on the thread of the one that went past it
+    late.finish()
+    with pool._lock:
+        pool._active += 1
+    first.finish()
+    gate.wake.set()
+    assert gate.resumed.wait(10)
+
+
+def test_without_a_ticker_work_still_changes_hands_and_the_next_one_starts_it(pool: ThreadPool) -> None:
+    first = Work(pool)
+    with NoThreads():
+        second = Work(pool)
+    assert not pool._ticking
+    third = Work(pool)
+    assert pool._ticking
+    for work in (first, second, third):
+        work.finish()
+    deadline = threading.Event()
+    while pool.busy:
+        deadline.wait(0.001)
+
+
+def test_an_interrupt_key_while_a_thread_starts_leaves_no_thread_and_no_slot_behind(pool: ThreadPool) -> None:
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def press(thread: threading.Thread) -> None:
+        start(thread)
+        started.append(thread)
+        raise KeyboardInterrupt
+
+    threading.Thread.start = press  # type: ignore[method-assign, assignment]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit(lambda: None)
+    finally:
+        threading.Thread.start = start  # type: ignore[method-assign]
+    started[0].join(5)
+    assert not started[0].is_alive()
+    assert pool.busy == 0
+    Work(pool).finish()

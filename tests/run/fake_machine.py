@@ -7,23 +7,33 @@ and is dead after it, a waiting one ends at once.
 
 from __future__ import annotations
 
-__all__ = ["FakeGuest", "FakeMachine", "Script"]
+__all__ = ["CALL", "FakeGuest", "FakeMachine", "Gate", "Script", "cancelled", "runs_of", "script"]
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+import anyio
 
 from isola_anyio import codec
 from isola_anyio.engine.ffi import StoreInterrupted
 from isola_anyio.guests import protocol
 from isola_anyio.guests.protocol import HEAD, ToGuest, ToHost
 from isola_anyio.limits import Limits
+from isola_anyio.run.queue import RunQueue
+from isola_anyio.run.services import Message
+from isola_anyio.run.state import Patience
 
 if TYPE_CHECKING:
     from isola_anyio.engine.threads import ThreadPool
     from isola_anyio.guests import Conversation
+    from isola_anyio.machine import GuestMachine
+    from isola_anyio.run.task import Run
+
+CALL: Final = Message(ToGuest.CALL, b"")
+SHORT_GRACE: Final = Patience(grace_s=0.05)
 
 
 class FakeStore:
@@ -80,6 +90,8 @@ class FakeInstance:
     def sleep(self, seconds: float | None) -> None:
         end = None if seconds is None else time.monotonic() + seconds
         while True:
+            if self.store.interrupted:
+                raise StoreInterrupted
             left = None if end is None else end - time.monotonic()
             if left is not None and left <= 0:
                 return
@@ -164,8 +176,54 @@ class FakeMachine:
     def broken(self) -> bool:
         return self.abandoned or self.store.dead
 
+    def prepare(self) -> None:
+        """Nothing: every run of a metered fake uses the same fuel."""
+
+    def fuel_used(self) -> int | None:
+        return 7 if self.metered else None
+
     def deliver(self, frame: bytes, conversation: Conversation) -> None:
         guest = FakeGuest(self, frame, conversation)
         self.turns.append(guest.kind)
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
         script(guest)
+
+
+class Gate:
+    """Where a script says that it has come, and waits to be let on."""
+
+    def __init__(self, *, opened: bool = False) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+        if opened:
+            self.opened.set()
+
+    def __call__(self, _guest: FakeGuest | None = None) -> None:
+        self.reached.set()
+        assert self.opened.wait(10)
+
+    async def arrive(self) -> None:
+        """Wait until the script has come."""
+        await anyio.to_thread.run_sync(self.reached.wait, 10)
+
+
+def script(*steps: Script) -> Script:
+    """Make a turn of several steps."""
+
+    def turn(guest: FakeGuest) -> None:
+        for step in steps:
+            step(guest)
+
+    return turn
+
+
+def runs_of(machine: FakeMachine, patience: Patience = SHORT_GRACE, handlers: Any = None) -> RunQueue:
+    """Make the queue of runs of a machine."""
+    return RunQueue(cast("GuestMachine", machine), handlers or {}, patience)
+
+
+async def cancelled(run: Run, when: Callable[[], Awaitable[object]]) -> None:
+    """Complete a run and cancel it when ``when()`` returns."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(run.complete)
+        await when()
+        group.cancel_scope.cancel()

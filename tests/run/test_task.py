@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
 import anyio
 import pytest
@@ -15,62 +15,9 @@ from isola_anyio.engine.threads import ThreadPool, Work, WorkItem
 from isola_anyio.errors import CpuLimitError, GuestError, IsolaError, SandboxBrokenError, SandboxClosedError
 from isola_anyio.events import EventQueue
 from isola_anyio.guests.protocol import ToGuest
-from isola_anyio.run.queue import RunQueue
-from isola_anyio.run.services import Message
 from isola_anyio.run.state import Notice, Patience, Phase, Stop
 from isola_anyio.run.task import Run
-from tests.run.fake_machine import FakeGuest, FakeMachine, Script
-
-if TYPE_CHECKING:
-    from isola_anyio.machine import GuestMachine
-
-SHORT_GRACE = Patience(grace_s=0.05)
-CALL = Message(ToGuest.CALL, b"")
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPool]:
-    pool = ThreadPool(max_parallel=2)
-    yield pool
-    deadline = time.monotonic() + 5
-    while pool.busy and time.monotonic() < deadline:
-        threading.Event().wait(0.001)
-    assert pool.busy == 0
-    pool.retire()
-
-
-def runs_of(machine: FakeMachine, patience: Patience = SHORT_GRACE, handlers: Any = None) -> RunQueue:
-    return RunQueue(cast("GuestMachine", machine), handlers or {}, patience)
-
-
-class Gate:
-    """Where a script says that it has come, and waits to be let on."""
-
-    def __init__(self) -> None:
-        self.reached, self.opened = threading.Event(), threading.Event()
-
-    def __call__(self, _guest: FakeGuest | None = None) -> None:
-        self.reached.set()
-        assert self.opened.wait(10)
-
-    async def arrive(self) -> None:
-        await anyio.to_thread.run_sync(self.reached.wait, 10)
-
-
-def script(*steps: Script) -> Script:
-    def turn(guest: FakeGuest) -> None:
-        for step in steps:
-            step(guest)
-
-    return turn
-
-
-async def cancelled(run: Run, when: Any) -> None:
-    """Complete a run and cancel it when ``when()`` returns."""
-    async with anyio.create_task_group() as group:
-        group.start_soon(run.complete)
-        await when()
-        group.cancel_scope.cancel()
+from tests.run.fake_machine import CALL, FakeGuest, FakeMachine, Gate, Script, cancelled, runs_of, script
 
 
 async def test_a_run_is_one_turn_and_gives_its_value(pool: ThreadPool) -> None:
