@@ -49,6 +49,9 @@ SHARE: Final = 16
 """Answers of a millisecond's work that are encoded on the event loop before it does something else."""
 TINY: Final = 128
 """What an answer weighs that is always encoded at once; see ``codec.is_small``."""
+NAME_CHARS: Final = 1024
+MESSAGE_CHARS: Final = 65_536
+"""How much of a hostcall's name, of an exception's type and of its text a failure tells the guest."""
 NAMES_SHOWN: Final = 20
 """Handlers that an error names; the rest are counted."""
 SLICE: Final = 64
@@ -68,7 +71,7 @@ def _failure(name: str, exc: BaseException) -> bytes:
 
 def _failure_of(name: str, type_name: str, text: str) -> bytes:
     """Encode a failure for the guest."""
-    return codec.encode({"name": name, "type": type_name, "message": text[:65536]})
+    return codec.encode({"name": name[:NAME_CHARS], "type": type_name[:NAME_CHARS], "message": text[:MESSAGE_CHARS]})
 
 
 def _cancelled(name: str) -> bytes:
@@ -130,6 +133,7 @@ class Hostcalls:
         self._requests: OrderedDict[int, _Request] = OrderedDict()  # by op, in the order they came
         self._drops: deque[int] = deque()
         self._answers: deque[_Answer] = deque()
+        self._cut: deque[_Answer] = deque()  # to be `_answers` once the guest knows that it is cancelled
         self._scopes: dict[int, anyio.CancelScope] = {}
         self._open: set[int] = set()
         self._pending_bytes = 0
@@ -244,6 +248,9 @@ class Hostcalls:
         """Take the answers that have come, about as many as may be pending."""
         records: list[bytes] = []
         size = 0
+        if self._cut and self._run.state.notice:
+            while self._cut:
+                self._answers.append(self._cut.popleft())
         while self._answers and size <= PENDING_BYTES:
             answer = self._answers.popleft()
             try:
@@ -272,7 +279,7 @@ class Hostcalls:
 
     def _defer(self, op: int, reply: bytes | None) -> None:
         """Deliver the reply to a door call later, as a completion; ``None``: making it was given up."""
-        if reply is None:
+        if reply is None or self._answer_bytes > PENDING_BYTES:  # a guest that goes on asking does not fill the memory
             record = completion(op, Status.FAILED, _cancelled(""))
         else:
             record = completion(op, Status(reply[0]), reply[1:])
@@ -303,7 +310,7 @@ class Hostcalls:
     @property
     def has_completions(self) -> bool:
         """Whether a parked guest would be given something."""
-        return bool(self._answers)
+        return bool(self._answers) or (bool(self._cut) and bool(self._run.state.notice))
 
     @property
     def _may_start(self) -> bool:
@@ -348,13 +355,16 @@ class Hostcalls:
                         raise
                     answer = _failed(request, _failure(request.name, exc))
         finally:
+            # Of a handler that was cancelled with the whole run, and not because the guest dropped its call, the guest
+            # must not hear before it knows of its own cancellation: it would take that for the handler's failure.
+            answers = self._cut if answer is None and not scope.cancel_called else self._answers
             if answer is None:
                 answer = _failed(request, _cancelled(request.name))
             del self._scopes[request.op]
             self._end(request)
             with self._lock:
                 self._answer_bytes += answer.size
-            self._answers.append(answer)
+            answers.append(answer)
             self._run.notify()
 
     def _answered(self, request: _Request, result: JsonValue) -> _Answer:

@@ -60,9 +60,14 @@ class Output:
         if size <= TEXT_PIECE_BYTES:
             self._write_piece(fd, b"".join(untrusted_chunks))
             return
-        for chunk in untrusted_chunks:
-            for start in range(0, len(chunk), TEXT_PIECE_BYTES):
-                self._write_piece(fd, bytes(chunk[start : start + TEXT_PIECE_BYTES]))
+        try:
+            for chunk in untrusted_chunks:
+                for start in range(0, len(chunk), TEXT_PIECE_BYTES):
+                    self._write_piece(fd, bytes(chunk[start : start + TEXT_PIECE_BYTES]))
+                    self._run.yield_gil()
+        except GivenUp:
+            if self._run.must_tell(Event.TELLABLE):
+                raise WasiError(Errno.CANCELED) from None
 
     def _write_piece(self, fd: int, data: bytes) -> None:
         decoder = self._decoders.get(fd)
@@ -79,8 +84,9 @@ class Output:
             if text and self._run.events is not None:
                 self._run.events.put(_output_event(fd, text), 0)  # after the last turn nothing may wait for room
 
-    def on_log(self, _number: int, untrusted_body: memoryview) -> bytes:
+    def on_log(self, number: int, untrusted_body: memoryview) -> bytes:
         """Answer LOG."""
+        self._run.check_number(number)
         level = untrusted_body[0] if len(untrusted_body) else 1
         if level >= len(_LEVELS):
             raise ProtocolError(f"log level {level} does not exist")

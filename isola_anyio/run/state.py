@@ -53,6 +53,8 @@ class Patience:
         courtesy_s: CPU that a computing guest may use without a door call before it is interrupted: so much that one
             that mostly waits, or talks often, stays usable, and well below the 5 ms in which a spinning guest has to
             be stopped. It is the guest's own CPU time: a guest whose thread waits for a core is not to blame.
+        withheld_s: CPU that it may use after a reply was withheld, so that it parks, whatever door calls it makes: so
+            much that it can free the memory of a large frame.
         patience_s: ... and on the clock, whatever CPU it used, so that a machine that never schedules the guest's
             thread does not keep the caller waiting.
         reminder_s: between increments of the epoch while an interrupted guest has not come back; see
@@ -61,6 +63,7 @@ class Patience:
 
     grace_s: float = 1.0
     courtesy_s: float = 0.002
+    withheld_s: float = 0.05
     patience_s: float = 1.0
     reminder_s: float = 0.01
 
@@ -120,7 +123,7 @@ class Interrupt(IntEnum):
     RAISED = auto()
     """It may still be withdrawn, should the guest make a door call before it notices."""
     SPENT = auto()
-    """One was withdrawn. There is no second but the final one, when the grace is over."""
+    """One was withdrawn, or a reply was withheld instead. The next one is final."""
     FINAL = auto()
     """Never withdrawn while the run lasts."""
 
@@ -306,12 +309,20 @@ RULES: Final = (
     ),
     # Whatever the turn has come to: a guest may compute on after its last word. For one that does not, LEAVE clears it.
     _rule(Event.CPU_OUT, IN_TURN, Action.INTERRUPT, stop=Stop.CPU, interrupt=Interrupt.FINAL),
+    # Whatever the turn has come to: a guest may compute on after its last word.
     _rule(
         Event.PATIENCE_OVER,
         Phase.COMPUTING,
         Action.INTERRUPT,
-        when=_UNTOLD | {"pending": Pending.NONE, "interrupt": Interrupt.NONE},
+        when=_UNTOLD | {"interrupt": Interrupt.NONE},
         interrupt=Interrupt.RAISED,
+    ),
+    _rule(
+        Event.PATIENCE_OVER,
+        Phase.COMPUTING,
+        Action.INTERRUPT,
+        when=_UNTOLD | {"interrupt": Interrupt.SPENT},
+        interrupt=Interrupt.FINAL,
     ),
     _rule(Event.GRACE_OVER, Phase.PARKED, Action.BREAK, phase=Phase.ENDED),
     _rule(
@@ -411,7 +422,11 @@ RULES: Final = (
         interrupt=Interrupt.SPENT,
     ),
     _rule(
-        Event.DEFERRABLE, Phase.COMPUTING, Action.TELL, when=_UNTOLD | {"interrupt": (Interrupt.NONE, Interrupt.SPENT)}
+        Event.DEFERRABLE,
+        Phase.COMPUTING,
+        Action.TELL,
+        when=_UNTOLD | {"interrupt": (Interrupt.NONE, Interrupt.SPENT)},
+        interrupt=Interrupt.SPENT,
     ),
     _rule(
         Event.PARK,
@@ -432,6 +447,16 @@ RULES: Final = (
         interrupt=Interrupt.SPENT,
     ),
     _rule(Event.END, IN_TURN, pending=Pending.ENDED),
+    # It had parked, computed on, and came back before it noticed: it can be told after all.
+    _rule(
+        Event.LEAVE,
+        IN_TURN,
+        Action.CLEAR,
+        when={"pending": Pending.PARKED, "interrupt": Interrupt.RAISED},
+        phase=Phase.PARKED,
+        pending=Pending.NONE,
+        interrupt=Interrupt.SPENT,
+    ),
     _rule(Event.LEAVE, IN_TURN, when={"pending": Pending.PARKED}, phase=Phase.PARKED, pending=Pending.NONE),
     _rule(
         Event.LEAVE,

@@ -37,6 +37,7 @@ BATCH_ITEMS: Final = 256
 """Items that cross in one frame at most."""
 BATCH_BYTES: Final = 1 << 20
 """Encoded bytes after which a batch is closed."""
+_CANCELLED: Final = codec.encode({"type": "CancelledError", "message": "it was cancelled"})
 
 
 class Streams:
@@ -123,8 +124,8 @@ class StreamPump:
     """One stream argument of one run.
 
     The guest's thread takes from ``_items``, the producer's task adds to it: ``deque``'s own methods are atomic.
-    ``_held``, ``_waiting_op``, ``_taken`` and ``stopped`` are written on the guest's thread, ``_ended`` by the
-    producer's task, or by the guest's thread when an item cannot cross, which is the end of both.
+    ``_held``, ``_waiting_op``, ``_taken`` and ``stopped`` are written on the guest's thread, ``_ended`` and ``_cut`` by
+    the producer's task, or by the guest's thread when an item cannot cross, which is the end of both.
     """
 
     def __init__(self, source: StreamSource, run: ServedRun) -> None:
@@ -132,6 +133,8 @@ class StreamPump:
         self._run = run
         self._items: deque[JsonValue] = deque()
         self._ended = False
+        self._cut = False
+        """The producer was cancelled with the run. A guest that knows of that hears of it, should it read on."""
         self._held = 0
         """Items handed over that may be waiting inside the guest."""
         self._waiting_op: int | None = None
@@ -144,7 +147,9 @@ class StreamPump:
     @property
     def has_completion(self) -> bool:
         """Whether the guest waits for this stream and there is something for it."""
-        return self._waiting_op is not None and bool(self._items or self._ended)
+        if self._waiting_op is None:
+            return False
+        return bool(self._items) or self._ended or (self._cut and bool(self._run.state.notice))
 
     # --- the guest's thread
 
@@ -190,7 +195,7 @@ class StreamPump:
         if items:
             return self._batch()
         if not self._ended:
-            return None
+            return (Status.PRODUCER_FAILED, _CANCELLED) if self._cut and self._run.state.notice else None
         if items:  # the last one was put before the end was marked
             return self._batch()
         if self.failure is not None:
@@ -279,4 +284,5 @@ class StreamPump:
                     await self._source.aclose()
             finally:
                 self._ended = self._ended or ended
+                self._cut = not self._ended
                 self._run.notify()

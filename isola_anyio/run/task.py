@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 _SHORTEST_LOOK_S = 0.005
 """Between two looks at a computing guest's CPU, however little of its budget is left."""
-_FREEING_S_PER_BYTE = 2e-10
-"""Of a large frame's memory, given back to the kernel when its door call was answered; 0.7e-10 were measured."""
 
 
 class Run:
@@ -330,24 +328,27 @@ class Run:
         """Wait until the guest has parked, or knows of its cancellation; interrupt one that computes on."""
         turns, patience = self.turns, self._runs.patience
         end = time.monotonic() + patience.patience_s
-        seen, cpu_then, freeing_s = turns.door_calls, turns.cpu.now(), 0.0
+        seen, cpu_then = turns.door_calls, turns.cpu.now()
+        withheld = False  # the guest got no reply, and ought to park
         while True:
             state = turns.state
             if state.phase is not Phase.QUEUED and state.phase not in IN_TURN:
                 return
-            if state.notice is not Notice.NONE or state.interrupt in (Interrupt.SPENT, Interrupt.FINAL):
+            if state.notice is not Notice.NONE or state.interrupt is Interrupt.FINAL:
                 return
-            left = patience.courtesy_s
+            left = patience.withheld_s if withheld else patience.courtesy_s
             if state.phase is Phase.COMPUTING:
                 cpu_now = turns.cpu.now()
-                if turns.door_calls != seen:  # it comes where it can be told: the courtesy begins anew
+                # It comes where it can be told, and the courtesy begins anew; but not for a guest that was, so to
+                # speak, shown the way out, and goes on making door calls.
+                if not withheld and (turns.door_calls != seen or state.interrupt is Interrupt.SPENT):
                     seen, cpu_then = turns.door_calls, cpu_now
-                    freeing_s = turns.frame_bytes * _FREEING_S_PER_BYTE
-                left += freeing_s - (cpu_now - cpu_then)
+                    withheld = state.interrupt is Interrupt.SPENT
+                    continue
+                left -= cpu_now - cpu_then
                 if left <= 0 or time.monotonic() >= end:
                     self._act(Event.PATIENCE_OVER)
                     left = patience.reminder_s
-                    seen, cpu_then = turns.door_calls, cpu_now
             with anyio.move_on_after(left):
                 await self._runs.news.wait()
             turns.remind()

@@ -73,9 +73,8 @@ class Turns:
         has_fuel: a metered guest was given this run's fuel, and what is left of it is this run's.
 
     The guest's thread, read by the task at any time:
-        door_calls: counts door calls and writes. A cancelled guest whose count goes up is not interrupted: it comes
-            where it can be told.
-        frame_bytes: of the last door call's frame. The port frees it after the answer, on the guest's CPU.
+        door_calls: counts the door calls in which the guest can be told that it is cancelled. One whose count goes up
+            is not interrupted.
 
     Either side, a flag that is only ever raised by one and lowered by the other:
         has_room: a parked guest waits for room for events, and there is some. Raised by the consumer's loop, or on the
@@ -104,7 +103,7 @@ class Turns:
         self.has_room = False
         self.busy_s = 0.0
         self.memory_size = 0
-        self.door_calls = self.frame_bytes = 0
+        self.door_calls = 0
         self.frames: Frames | None = None
         self.has_fuel = False
         self.since = 0.0
@@ -263,8 +262,6 @@ class Turns:
 
     def answer(self, kind: int, number: int, untrusted_body: memoryview) -> bytes:
         """Answer a door call; see :class:`~isola_anyio.guests.Conversation`."""
-        self.door_calls += 1
-        self.frame_bytes = len(untrusted_body)
         if self.state.pending:
             raise ProtocolError(f"a door call of kind {kind:#x} after the turn's end")
         if kind == _DONE:
@@ -294,7 +291,6 @@ class Turns:
 
     def write(self, fd: int, untrusted_chunks: Sequence[memoryview]) -> None:
         """Take what the guest writes to standard output or error."""
-        self.door_calls += 1
         self._all_frames().output.write(fd, untrusted_chunks)
 
     def sleep(self, seconds: float | None) -> None:
@@ -330,10 +326,8 @@ class Turns:
 
     def must_tell(self, event: Event) -> bool:
         """See :class:`~isola_anyio.run.services.ServedRun`."""
-        if self.state.stop is Stop.NONE or Action.TELL not in self.step(event):
-            return False
-        self.door_calls += 1  # what the host computed for the guest meanwhile is not held against it
-        return True
+        self.door_calls += 1
+        return self.state.stop is not Stop.NONE and Action.TELL in self.step(event)
 
     def yield_gil(self) -> None:
         """See :class:`~isola_anyio.run.services.ServedRun`."""
