@@ -41,6 +41,8 @@ fill the host's memory with calls it never waits for. One payload may always be 
 CALL_BYTES: Final = 4096
 """What a pending hostcall counts besides its payload. It takes an eighth of that; counted so, no more than 16,384 are
 pending, which the garbage collector looks through in a few milliseconds while the event loop waits."""
+WITHHELD_BYTES: Final = 8 << 20
+"""Withheld replies that are kept for a guest that is being cancelled; beyond them it hears that they were cancelled."""
 LARGE_ANSWER_BYTES: Final = PENDING_BYTES // 8
 """What an answer counts that is too large to be encoded on the event loop, until the guest's thread has done that."""
 SMALL_ANSWER_BYTES: Final = 256 << 10
@@ -279,7 +281,7 @@ class Hostcalls:
 
     def _defer(self, op: int, reply: bytes | None) -> None:
         """Deliver the reply to a door call later, as a completion; ``None``: making it was given up."""
-        if reply is None or self._answer_bytes > PENDING_BYTES:  # a guest that goes on asking does not fill the memory
+        if reply is None or self._answer_bytes > WITHHELD_BYTES:  # a guest that goes on asking does not fill the memory
             record = completion(op, Status.FAILED, _cancelled(""))
         else:
             record = completion(op, Status(reply[0]), reply[1:])

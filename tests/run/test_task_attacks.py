@@ -13,7 +13,7 @@ import pytest
 from isola_anyio.engine.threads import ThreadPool
 from isola_anyio.errors import CpuLimitError, GuestError
 from isola_anyio.guests.protocol import Status, ToGuest, ToHost
-from isola_anyio.run.hostcalls import PENDING_BYTES, Hostcalls
+from isola_anyio.run.hostcalls import WITHHELD_BYTES, Hostcalls
 from isola_anyio.run.queue import RunQueue
 from isola_anyio.run.services import Message
 from isola_anyio.run.state import Patience
@@ -157,7 +157,7 @@ async def test_withheld_answers_do_not_fill_the_hosts_memory(pool: ThreadPool) -
     run = made(machine, patience=Patience(grace_s=600, withheld_s=0.2), big=lambda _: big)
     with anyio.fail_after(20):
         await cancel_inside(run, began)
-    assert 0 < max(held) <= PENDING_BYTES + 2 * len(big)
+    assert 0 < max(held) <= WITHHELD_BYTES + 2 * len(big)
 
 
 async def test_a_cancelled_guest_hears_of_its_cancellation_before_it_hears_of_its_handlers(pool: ThreadPool) -> None:
