@@ -63,6 +63,10 @@ async def run_sync(pool: ThreadPool, work: Callable[[], T], *, stop: Callable[[]
             stop()
             await outlast(lambda: outcome.done, wait_and_remind)
         raise
-    if outcome.error is not None:
-        raise outcome.error
+    error, outcome.error = outcome.error, None
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # whose traceback has this frame: a circle otherwise
     return outcome.value

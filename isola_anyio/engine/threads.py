@@ -78,11 +78,15 @@ class Work(Protocol):
 class WorkItem:
     """Work that is one call of a function, which must not raise."""
 
-    __slots__ = ("run", "since")
+    __slots__ = ("_function", "since")
 
-    def __init__(self, run: Callable[[], None]) -> None:
-        self.run = run
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
         self.since = 0.0
+
+    def run(self) -> None:
+        """Call it, on a guest thread."""
+        self._function()
 
 
 class SlotWaiter:

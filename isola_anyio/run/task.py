@@ -71,6 +71,13 @@ class Run:
         self._runs.line.append(self)
         self._in_line = True
 
+    def leave_line(self) -> None:
+        """Give the place up: :meth:`complete` will not be called any more."""
+        self._is_over = True
+        if self._ended is not None:
+            self._ended.set()
+        self._runs.leave(self)
+
     def close(self) -> None:
         """Stop the run because its sandbox is being closed; its task raises ``SandboxClosedError``."""
         if self._begun:
@@ -163,13 +170,11 @@ class Run:
                 outcome, turns.outcome = turns.outcome, None
                 turns.owner = turns.frames = turns.events = None
         finally:
-            self._is_over = True
-            if self._ended is not None:
-                self._ended.set()
-            if len(line) == 1:
+            if len(line) == 1 and self._ended is None:
+                self._is_over = True
                 line.clear()
             else:
-                runs.leave(self)
+                self.leave_line()
         if isinstance(outcome, BaseException):
             try:
                 raise outcome

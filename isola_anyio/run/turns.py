@@ -38,6 +38,7 @@ from isola_anyio.run.state import IN_TURN, NEW_RUN, Action, Event, Interrupt, No
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from isola_anyio.codec import Dialect
     from isola_anyio.events import EventQueue
     from isola_anyio.run.queue import RunQueue
     from isola_anyio.run.services import Message
@@ -92,7 +93,7 @@ class Turns:
         self.message = message
         self.handlers = runs.handlers
         self.limits = machine.limits
-        self.dialect = machine.driver.dialect
+        self.dialect: Dialect = machine.driver.dialect
         self.context = copy_context()
         self.cancelled_class = runs.cancelled_class
         self.cpu = runs.cpu

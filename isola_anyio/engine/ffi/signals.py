@@ -59,7 +59,7 @@ class TrapHandler(NamedTuple):
     number: int
     query: Any
     seen: memoryview
-    address: bytes
+    address: memoryview
     action: Any
 
 
@@ -84,7 +84,7 @@ class _TrapHandlers:
                 if c_sigaction(number, None, action) == 0:
                     query = ctypes.create_string_buffer(_SIGACTION_BYTES)
                     seen = memoryview(query).cast("B")[:_ADDRESS_BYTES]
-                    found.append(TrapHandler(number, query, seen, action.raw[:_ADDRESS_BYTES], action))
+                    found.append(TrapHandler(number, query, seen, memoryview(action.raw[:_ADDRESS_BYTES]), action))
             self.installed = tuple(found)
 
     def guard(self) -> None:
