@@ -30,6 +30,7 @@ class Backing:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        # Of the open file and not of its path: one that was replaced is still what is mapped.
         self._state = self._look()
 
     @classmethod
@@ -71,6 +72,8 @@ class Backing:
             )
 
     def _look(self) -> tuple[int, int]:
+        # A writer that keeps size and time is not noticed; this is against accidents. Hostile writers are kept out by
+        # the directory, which is ours alone.
         found = os.fstat(self._fd)
         return found.st_size, found.st_mtime_ns
 
