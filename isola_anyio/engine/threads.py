@@ -311,11 +311,13 @@ class ThreadPool:
 
         A guest that is ``expedited()``, about to be stopped, does not queue; see also :meth:`expedite`.
         """
+        # Asked under the lock, under which `expedite` looks for it in the queue: it is found there, or was asked after.
         with self._lock:
             if expedited() or self._active < self.max_parallel:
                 self._active += 1
                 return
             self._enqueue(turn)
+        # Outside the lock: whoever grants the slot needs it.
         turn.wait()
 
     def expedite(self, turn: SlotWaiter) -> None:

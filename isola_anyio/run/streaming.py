@@ -48,6 +48,7 @@ class Streaming:
 
     def begin(self, group: TaskGroup | None) -> None:
         """Start the run's task, in ``group`` or by itself; its turn in the queue is the next from now."""
+        # Now, in the caller's own step: runs are in the order in which they were asked for, and tasks begin in any.
         self.run.enter_line()
         self._is_alone = group is None
         # On asyncio a task that is cancelled before its first step never runs a line of it. Its place in the line would
@@ -88,6 +89,7 @@ class Streaming:
                         raise
                     error = exc
         finally:
+            # After the run has left the line; whoever reads the end may ask for the next one.
             self.queue.end(error)
 
     def cancel(self) -> None:
@@ -96,6 +98,7 @@ class Streaming:
 
     def abandon(self, *, cancel: bool) -> None:
         """Nobody has the stream any more; a collector may call this on any thread."""
+        # Never here: scopes and queues belong to the loop, and this may be any thread in the middle of anything.
         self._call_soon(self._scope.cancel if cancel else self.queue.discard)
 
     def refuse_own_handlers(self) -> None:

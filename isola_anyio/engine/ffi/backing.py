@@ -1,4 +1,4 @@
-"""Tell whether a file that memory is mapped from is still what was mapped.
+"""Backing: a file that memory is mapped from, and whether it is still what was mapped.
 
 Large code and images are mapped from the cache and not read: every process then shares the same pages. But a mapped
 file is not frozen. One that is cut kills whoever touches what was cut off (``SIGBUS``), one that is written over

@@ -1,4 +1,4 @@
-"""Map a file over linear memory, copy-on-write."""
+"""Mappings: a file over linear memory, copy-on-write."""
 
 from __future__ import annotations
 

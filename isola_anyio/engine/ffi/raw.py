@@ -1,8 +1,7 @@
-"""Which C functions are called, and how their failures are read: ctypes, declared once.
+"""C functions: which are called, and how their failures are read; ctypes, declared once.
 
-``dll[name]`` makes a fresh function object each time, so wasmtime-py's own argtypes stay as they are.
-``quick_dll`` keeps
-the GIL: right for calls that take less than a microsecond and never run guest code. ``blocking_dll`` releases it.
+``dll[name]`` makes a fresh function object each time, so wasmtime-py's own argtypes stay as they are. ``quick_dll``
+keeps the GIL: right for calls that take less than a microsecond and never run guest code. ``blocking_dll`` releases it.
 """
 
 from __future__ import annotations
