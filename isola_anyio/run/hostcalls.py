@@ -1,7 +1,8 @@
 """Hostcalls: find the handler a guest calls, run it, turn its end into a completion.
 
 Plain handlers run on the guest's thread, inside the door call. Async ones are tasks of the run's task group; what
-passes between the threads is a dict of requests one way, a deque of answers the other.
+passes between the threads is a dict of requests one way, a deque of answers the other. Longer than other modules by a
+few lines, because the two ends of a hostcall are read together.
 """
 
 from __future__ import annotations
@@ -200,7 +201,6 @@ class Hostcalls:
                     limit="hostcalls",
                 )
             )
-        # Before it is looked at: a call that is refused is a call.
         self.count += 1
         name, untrusted_payload = split_hostcall(untrusted_body)
         # Two answers for one op would be one too many; the guest's own runtime never does that.
@@ -400,7 +400,6 @@ class Hostcalls:
             self._share -= 1
             body = self._encode(name, result, pause=False)
             return _Answer(op, len(body), partial(completion, op, Status.OK, body))
-        # A guess, because its true size is not known until it is encoded.
         size = SMALL_ANSWER_BYTES if small else LARGE_ANSWER_BYTES
         return _Answer(op, size, partial(self._late_completion, op, name, result))
 
