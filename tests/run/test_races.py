@@ -1,4 +1,7 @@
-"""The moments in which the event loop and the guest's thread meet: each test is one interleaving, made with events."""
+"""The moments in which the event loop and the guest's thread meet: each test is one interleaving, made with events.
+
+Longer than other modules, because each of them is found by reading down one list.
+"""
 
 from __future__ import annotations
 
