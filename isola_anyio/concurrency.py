@@ -148,4 +148,7 @@ async def outlast(done: Callable[[], bool], wait: Callable[[], Awaitable[object]
         except cancelled as exc:
             cancellation = exc
     if cancellation is not None:
-        raise cancellation
+        try:
+            raise cancellation
+        finally:
+            del cancellation

@@ -1,1 +1,1 @@
-"""Run wasm: threads, images, instances, and the one seam to wasmtime."""
+"""Engine: what runs wasm; threads, CPU time, images, instances, and the one seam to wasmtime."""

@@ -1,4 +1,4 @@
-"""Compile a module in a process of its own, because a compilation cannot be cancelled and a process can be killed.
+"""Compiler: one module, in a process of its own, because a compilation cannot be cancelled and a process can be killed.
 
 The child is this module again (:func:`main`), with a module's path, a target and a flag as its arguments.
 """

@@ -63,6 +63,7 @@ class CpuMeter:
         """What the calling thread, which has the turn, does until :meth:`resume` is the host's own."""
         running = self.running
         assert running is not None
+        # In this order, and `now` reads in the other: who finds nothing running finds what was used.
         self.used_s = read_clock(running.clock) - running.zero
         self.running = None
 
@@ -82,6 +83,8 @@ class CpuMeter:
 
     def on_collection(self, phase: str) -> None:
         """Called on the thread that has the turn, before and after a collection."""
+        # On the thread that has the turn, between any two of its bytecodes; `running` is `None` while the host's own
+        # work is not counted anyway.
         if phase == "start" and self.running is not None:
             self._collecting = True
             self.pause()
@@ -103,6 +106,7 @@ guest_thread: Final = _GuestThread()
 
 
 def _on_collection(phase: str, _info: dict[str, int], thread: _GuestThread = guest_thread) -> None:
+    # On every thread of the program, whenever it collects: no lock, and nothing that another thread writes.
     meter = thread.meter  # not by its global name, which is gone at the interpreter's end
     if meter is not None:
         meter.on_collection(phase)

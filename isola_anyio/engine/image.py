@@ -1,4 +1,4 @@
-"""Keep a warm interpreter's linear memory, and fork it copy-on-write.
+"""Images: a warm interpreter's linear memory in a file, and forks of it, copy-on-write.
 
 An image is a file as long as the memory was when it was taken. A fork maps it *private* over the memory of a fresh
 instance: untouched pages are shared by every sandbox of the template through the page cache, a written page is copied

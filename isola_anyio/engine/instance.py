@@ -87,6 +87,9 @@ class Instance:
         increment: wasmtime sets the store's next deadline from the epoch as it is then. So whoever waits for an
         interrupted guest to come back calls this again now and then, and the next increment is noticed.
         """
+        # The flag before the increment: the callback that this brings about looks at it. The wake-up after both, for a
+        # guest that waits; and the pool last, for one that has waited and queues for a slot, where it can be told
+        # nothing.
         self.store.interrupted = True
         self.store.program.engine.increment_epoch()
         self._woken.set()
@@ -118,12 +121,15 @@ class Instance:
             ffi.StoreInterrupted: the guest is being stopped.
         """
         if seconds is None or seconds > 0:
+            # A slot is the right to compute: whoever waits does not need one, and somebody else may.
             self.pool.pause()
             try:
                 self._woken.wait(_LONGEST_WAIT_S if seconds is None else min(seconds, _LONGEST_WAIT_S))
             finally:
+                # Whatever the wait ended with: a turn ends with a slot, which the pool then gives to the next.
                 self.pool.resume(self._waiter, self._is_expedited)
                 ffi.note_gil_released()
+        # Cleared, then looked: one that is set between the two makes the next wait return at once.
         self._woken.clear()
         if self.store.interrupted:
             raise ffi.StoreInterrupted

@@ -45,6 +45,7 @@ async def run_sync(pool: ThreadPool, work: Callable[[], T], *, stop: Callable[[]
             outcome.value = work()
         except BaseException as exc:  # noqa: BLE001 - carried to the caller
             outcome.error = exc
+        # The outcome before the flag, the flag before the wake-up: whoever is woken finds both.
         outcome.done = True
         news.set()
 
@@ -59,10 +60,16 @@ async def run_sync(pool: ThreadPool, work: Callable[[], T], *, stop: Callable[[]
         while not outcome.done:
             await news.wait()
     except BaseException:
+        # Withdrawn, no thread ever had it. Otherwise one has, and it must be back before the caller frees what it works
+        # on.
         if not pool.withdraw(item):
             stop()
             await outlast(lambda: outcome.done, wait_and_remind)
         raise
-    if outcome.error is not None:
-        raise outcome.error
+    error, outcome.error = outcome.error, None
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # whose traceback has this frame: a circle otherwise
     return outcome.value

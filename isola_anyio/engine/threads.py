@@ -78,11 +78,15 @@ class Work(Protocol):
 class WorkItem:
     """Work that is one call of a function, which must not raise."""
 
-    __slots__ = ("run", "since")
+    __slots__ = ("_function", "since")
 
-    def __init__(self, run: Callable[[], None]) -> None:
-        self.run = run
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
         self.since = 0.0
+
+    def run(self) -> None:
+        """Call it, on a guest thread."""
+        self._function()
 
 
 class SlotWaiter:
@@ -307,11 +311,13 @@ class ThreadPool:
 
         A guest that is ``expedited()``, about to be stopped, does not queue; see also :meth:`expedite`.
         """
+        # Asked under the lock, under which `expedite` looks for it in the queue: it is found there, or was asked after.
         with self._lock:
             if expedited() or self._active < self.max_parallel:
                 self._active += 1
                 return
             self._enqueue(turn)
+        # Outside the lock: whoever grants the slot needs it.
         turn.wait()
 
     def expedite(self, turn: SlotWaiter) -> None:

@@ -60,6 +60,7 @@ def is_fatal(exc: BaseException) -> bool:
 
 def outcome_of(exc: BaseException, stop: Stop, limits: Limits) -> BaseException:
     """Return what a run raises whose turn ended with ``exc``."""
+    # Most particular first: what stopped the guest is a better reason than what it died of.
     if isinstance(exc, ffi.StoreInterrupted):
         return stopped(stop, limits)
     if isinstance(exc, Halt):
@@ -74,6 +75,7 @@ def outcome_of(exc: BaseException, stop: Stop, limits: Limits) -> BaseException:
         return GuestError("SystemExit", f"the guest ended its process with status {exc.code}")
     if isinstance(exc, ProtocolError):
         return GuestError("ProtocolError", f"{exc}: the guest's own runtime was tampered with")
+    # Last: what is left of `Exception`s is ours to explain.
     if isinstance(exc, Exception) and is_fatal(exc):
         error = InternalError(f"a fault of isola_anyio itself, please report it: {type(exc).__name__}: {exc}")
         error.__cause__ = exc

@@ -62,6 +62,7 @@ class Frames:
         """Make a service; on the guest's thread, or on the run's task before the first turn."""
         service = kind(self._run)
         self._routes.update(service.routes)
+        # A new tuple: the task may be in the middle of the old one, and finds this service at its next look.
         self.services = (*self.services, service)
 
     def _open_route(self, kind: int) -> Callable[[int, memoryview], bytes]:
@@ -77,6 +78,7 @@ class Frames:
         try:
             for service in self.services:
                 taken.append((service, service.take_completions()))  # noqa: PERF401 - what was taken must be known
+        # The guest gets none of them in this turn; those of the service that gave up are back with it already.
         except BaseException:
             for service, records in taken:
                 service.put_back(records)
@@ -90,6 +92,8 @@ class Frames:
         delay, _ = protocol.split_park(untrusted_body)
         end = math.inf if delay is None else time.monotonic() + delay
         while True:
+            # In this order, each time round: a cancellation before completions, so that a guest that is always answered
+            # at once hears of it; and completions before the clock, so that what has come in time is delivered.
             if run.must_tell(Event.TELLABLE):
                 return _CANCELLED
             try:
@@ -99,4 +103,5 @@ class Frames:
             left = end - time.monotonic()
             if records or left <= 0:
                 return b"\0" + b"".join(records)
+            # Whatever comes from the look above to the wait leaves a flag up, and the wait returns at once.
             run.block(None if left == math.inf else left)

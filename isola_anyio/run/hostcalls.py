@@ -1,7 +1,8 @@
 """Hostcalls: find the handler a guest calls, run it, turn its end into a completion.
 
 Plain handlers run on the guest's thread, inside the door call. Async ones are tasks of the run's task group; what
-passes between the threads is a dict of requests one way, a deque of answers the other.
+passes between the threads is a dict of requests one way, a deque of answers the other. Longer than other modules by a
+few lines, because the two ends of a hostcall are read together.
 """
 
 from __future__ import annotations
@@ -151,6 +152,7 @@ class Hostcalls:
         cancellation first: the empty reply makes it park.
         """
         run = self._run
+        # Looked at without the lock: a sum that is a moment old blocks the guest a moment too long, or not this time.
         while self._pending_bytes > PENDING_BYTES and self._is_over_high_water():
             if run.must_tell(Event.DEFERRABLE):
                 return b""  # never answered, because never taken
@@ -159,8 +161,10 @@ class Hostcalls:
             reply: bytes | None = self._reply(op, untrusted_body)
         except GivenUp:
             reply = None
+        # Its handler is a task: the guest waits for the completion anyway, and hears of a cancellation there.
         if reply == b"":
             return reply
+        # Asked in any case, also after `GivenUp`: it withdraws an interrupt that this guest is not to notice any more.
         if not run.must_tell(Event.DEFERRABLE) and reply is not None:
             return reply
         self._defer(op, reply)
@@ -183,6 +187,7 @@ class Hostcalls:
             )
         self.count += 1
         name, untrusted_payload = split_hostcall(untrusted_body)
+        # Two answers for one op would be one too many; the guest's own runtime never does that.
         if op in self._open:
             raise ProtocolError(f"op {op} is under way already")
         handler = run.handlers.get(name)
@@ -222,6 +227,7 @@ class Hostcalls:
     def _serve_plain(self, handler: Handler, payload: JsonValue) -> Any:
         """Call a plain handler, or get an async one's awaitable; what it computes is not the guest's CPU."""
         run = self._run
+        # The phase before the meter: what the task sees as SERVED it does not hold against the guest.
         run.step(Event.SERVE)
         run.cpu.pause()
         try:
@@ -233,6 +239,7 @@ class Hostcalls:
     def _queue(self, op: int, name: str, work: Callable[[], Awaitable[Any]], size: int) -> None:
         """Have the run's task start a handler."""
         size += CALL_BYTES
+        # Open before the task can see the request, which may end it before this returns.
         self._open.add(op)
         with self._lock:
             self._pending_bytes += size
@@ -275,6 +282,7 @@ class Hostcalls:
         """Give back what was taken and could not be delivered."""
         with self._lock:
             self._answer_bytes += sum(map(len, records))
+        # To the front, in their order: they were first. The task may append meanwhile, which is one call into C.
         self._answers.extendleft(
             _Answer(_op_of(record), len(record), partial(bytes, record)) for record in records[::-1]
         )
@@ -323,6 +331,8 @@ class Hostcalls:
         """Start the handlers that were asked for, and cancel those nobody waits for, as many as one slice holds."""
         self._share = SHARE
         for _ in range(min(SLICE, len(self._drops))):
+            # Already running, not started, or over: the answer of one that is over crossed the DROP, and the guest
+            # ignores it.
             op = self._drops.popleft()
             scope = self._scopes.get(op)
             if scope is not None:
@@ -332,6 +342,7 @@ class Hostcalls:
         started = 0
         while self._requests and self._may_start and started < SLICE:
             op, request = self._requests.popitem(last=False)
+            # Kept before the task has begun, so that a DROP that comes first cancels it.
             self._scopes[op] = scope = anyio.CancelScope()
             group.start_soon(self._serve, request, scope, name=f"hostcall {request.name}")
             started += 1
@@ -366,6 +377,7 @@ class Hostcalls:
             self._end(request)
             with self._lock:
                 self._answer_bytes += answer.size
+            # The sum before the answer, which the guest's thread may take at once and subtract.
             answers.append(answer)
             self._run.notify()
 
@@ -394,6 +406,7 @@ class Hostcalls:
 
     def abandon(self) -> None:
         """Forget requests that were never started: the run is over."""
+        # The guest's thread is gone: nobody else has them.
         requests, self._requests = self._requests, OrderedDict()
         for request in requests.values():
             if isinstance(request.work, _Given):

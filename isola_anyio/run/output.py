@@ -57,6 +57,7 @@ class Output:
         """
         size = sum(map(len, untrusted_chunks))
         self._count(size)  # before anything is copied
+        # Copied before this returns: the memory is the guest's, and its next step may be to write there.
         if size <= TEXT_PIECE_BYTES:
             self._write_piece(fd, b"".join(untrusted_chunks))
             return
@@ -104,6 +105,7 @@ class Output:
         run.check_number(number)
         run.check_payload(untrusted_body)
         queue = run.events
+        # Before the value is decoded, for nobody will read it.
         if run.must_tell(Event.DEFERRABLE):
             return _PARK_FIRST  # and is sent CANCEL
         if queue is None or self._nobody_reads_on():
@@ -113,12 +115,14 @@ class Output:
         except GivenUp:  # it parks, and is sent CANCEL
             run.must_tell(Event.DEFERRABLE)
             return _PARK_FIRST
+        # Put although there may be no room: the guest cannot take the item back. It is at most one more than fit.
         queue.put(ResultEvent(data=value), len(untrusted_body))
         if queue.has_room:
             return _MORE
         if queue.stalled:  # it was asked to park and did not: its thread is made to wait
             self._wait_for_room()
             return _PARK_FIRST
+        # The flag, then the look: a consumer lowers it and tells, if it finds it up when it has taken one.
         queue.stalled = True
         # The consumer may have taken some before the flag was up, and then tells nobody that there is room.
         if queue.has_room:
@@ -141,6 +145,7 @@ class Output:
             return False
         if queue is None or self._nobody_reads_on():
             return True
+        # As in `on_emit`: put first, and then wait for room for the next.
         queue.put(event, size)
         if queue.has_room or self._wait_for_room():
             return True
@@ -162,6 +167,7 @@ class Output:
             queue.stalled = True
             if queue.has_room:  # as in `on_emit`
                 break
+            # Woken for any news at all; the loop looks whether it was this.
             run.block()
         queue.stalled = False
         return True

@@ -94,8 +94,10 @@ class RunQueue:
         self.handlers = handlers
         self.patience = patience
         self.line: deque[Queued] = deque()
+        # Never the same twice, so that a late frame of a guest's earlier run is found out; 0 is the host's own SETUP.
         self.numbers = itertools.count(1)
         self.news = Wakeup()
+        # One for all runs: it follows the guest from thread to thread, and a run remembers what it showed before.
         self.cpu = CpuMeter()
         self.cancelled_class = anyio.get_cancelled_exc_class()
         self.last = Totals()
@@ -109,6 +111,8 @@ class RunQueue:
             SandboxClosedError: the sandbox was closed before that.
             SandboxBrokenError: a run before it broke the sandbox.
         """
+        # No await between the look and the wait, and all on one loop: whoever leaves the line meanwhile finds the
+        # event.
         if not self.closed and self.line[0] is not run:
             run.turn = anyio.Event()
             await run.turn.wait()
@@ -130,6 +134,7 @@ class RunQueue:
     def leave(self, run: Queued) -> None:
         """Take ``run`` out of the line; the next one has its turn."""
         line = self.line
+        # Whether its turn had come or not: one that is cancelled in the moment in which it is first passes the turn on.
         if line[0] is run:
             line.popleft()
             if line and line[0].turn is not None:
@@ -139,7 +144,9 @@ class RunQueue:
 
     def close(self) -> None:
         """Stop every run; those that wait for their turn never have it."""
+        # First, so that a run that gets its turn from one of these finds the queue closed.
         self.closed = True
+        # A copy: a run may leave the line at once.
         for run in tuple(self.line):
             run.close()
 

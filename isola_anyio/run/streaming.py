@@ -4,7 +4,9 @@ from __future__ import annotations
 
 __all__ = ["Streaming"]
 
+from functools import partial
 from typing import TYPE_CHECKING
+from weakref import finalize
 
 import anyio
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from isola_anyio.run.services import Message
 
 
+class _Mark:
+    """Lives as long as a task's coroutine, whose argument it is."""
+
+
 class Streaming:
     """The run behind an event stream; implements ``events.StreamedRun``.
 
@@ -38,17 +44,34 @@ class Streaming:
         self._scope = anyio.CancelScope()
         self._call_soon = loop_caller()
         self._is_alone = False
+        self._begun = False
 
     def begin(self, group: TaskGroup | None) -> None:
         """Start the run's task, in ``group`` or by itself; its turn in the queue is the next from now."""
+        # Now, in the caller's own step: runs are in the order in which they were asked for, and tasks begin in any.
         self.run.enter_line()
         self._is_alone = group is None
+        # On asyncio a task that is cancelled before its first step never runs a line of it. Its place in the line would
+        # be taken for ever; so whoever frees the mark, the collector on any thread perhaps, has the place given up.
+        mark = _Mark()
+        finalize(mark, self._end_unbegun).atexit = False
+        work = partial(self._work, mark)
         if group is None:
-            start_ungrouped(self._work, name="isola event stream")
+            start_ungrouped(work, name="isola event stream")
         else:
-            group.start_soon(self._work, name="isola event stream")
+            group.start_soon(work, name="isola event stream")
 
-    async def _work(self) -> None:
+    def _end_unbegun(self) -> None:
+        if not self._begun:
+            self._call_soon(self._give_up)
+
+    def _give_up(self) -> None:
+        """The run's task will never begin: end the stream, and let the next run have its turn."""
+        self.run.leave_line()
+        self.queue.end(SandboxClosedError("the run was cancelled before it began"))
+
+    async def _work(self, _mark: _Mark) -> None:
+        self._begun = True
         error: BaseException | None = SandboxClosedError("the run was cancelled before it ended")
         try:
             with self._scope:
@@ -66,6 +89,7 @@ class Streaming:
                         raise
                     error = exc
         finally:
+            # After the run has left the line; whoever reads the end may ask for the next one.
             self.queue.end(error)
 
     def cancel(self) -> None:
@@ -74,6 +98,7 @@ class Streaming:
 
     def abandon(self, *, cancel: bool) -> None:
         """Nobody has the stream any more; a collector may call this on any thread."""
+        # Never here: scopes and queues belong to the loop, and this may be any thread in the middle of anything.
         self._call_soon(self._scope.cancel if cancel else self.queue.discard)
 
     def refuse_own_handlers(self) -> None:

@@ -54,6 +54,7 @@ class Streams:
             ToHost.READ: self._on_read,
             ToHost.STOP: self._on_stop,
         }
+        # On the task if there are any sources, because each pump makes a wake-up of that loop's.
         self._pumps = [StreamPump(source, run) for source in run.message.streams]
         self._started = False
         self._undelivered: list[bytes] = []  # the guest thread's
@@ -74,6 +75,7 @@ class Streams:
 
     def take_completions(self) -> list[bytes]:
         """Take a batch of each stream that the guest waits for."""
+        # What an earlier turn could not deliver goes first: it was taken first.
         taken, self._undelivered = self._undelivered, []
         try:
             for pump in self._pumps:
@@ -161,11 +163,13 @@ class StreamPump:
         answer = self._answer()
         if answer is None:
             return None
+        # Only now: while a batch was being made it could have been given up, and the guest would still wait.
         self._waiting_op = None
         return completion(op, *answer)
 
     def read(self, op: int) -> bytes:
         """Answer READ: a batch, the end, or nothing when the guest has to wait."""
+        # It asks for more, so it has got everything of the last batch.
         self._held = 0
         self._room.set()
         try:
@@ -194,6 +198,8 @@ class StreamPump:
         items = self._items
         if items:
             return self._batch()
+        # The end is looked at after the items, and the items once more after the end: the producer puts the last one
+        # first.
         if not self._ended:
             return (Status.PRODUCER_FAILED, _CANCELLED) if self._cut and self._run.state.notice else None
         if items:  # the last one was put before the end was marked
@@ -236,6 +242,7 @@ class StreamPump:
                 break
             good += 1
         body = self._encode(batch[:good], None, wrap=1)
+        # After the good ones are encoded, which may be given up: then the whole batch is put back by the caller.
         self._untake(batch[good:])
         self._held = good - 1
         return Status.ITEMS, body
@@ -269,9 +276,12 @@ class StreamPump:
             with self.scope, HeldUp(self._run.owner):
                 try:
                     async for item in self._source:
+                        # The item, then the look whether the guest waits; the guest says that it waits, then looks for
+                        # items.
                         items.append(item)
                         if self._waiting_op is not None:
                             self._run.notify()
+                        # `_held` is set before items leave the buffer, so the sum is never too small.
                         while len(items) + self._held >= capacity:
                             await self._room.wait()
                 except Exception as exc:  # noqa: BLE001 - a producer's failure is told to the guest and raised by run
@@ -280,6 +290,7 @@ class StreamPump:
             ended = True
         finally:
             try:
+                # The producer is the program's: what it holds is given back, also when the run is being cancelled.
                 with anyio.CancelScope(shield=True):
                     await self._source.aclose()
             finally:

@@ -69,11 +69,22 @@ class Run:
         self._runs.line.append(self)
         self._in_line = True
 
+    def leave_line(self) -> None:
+        """Give the place up: :meth:`complete` will not be called any more."""
+        self._is_over = True
+        if self._ended is not None:
+            self._ended.set()
+        self._runs.leave(self)
+
     def close(self) -> None:
         """Stop the run because its sandbox is being closed; its task raises ``SandboxClosedError``."""
+        # On the loop, by whoever closes the sandbox; the run's own task is somewhere in an await.
         if self._begun:
             self._act(Event.CLOSE)
+            # For a parked guest: its task waits for news, and nobody else would bring any.
             self._runs.news.set()
+        # Not first in line yet: it wakes up, and finds the queue closed. One whose task has not begun finds that by
+        # itself.
         elif self.turn is not None:
             self.turn.set()
 
@@ -100,6 +111,7 @@ class Run:
             # A task begins a while after its run has taken its place: the guest may have broken meanwhile.
             if line[0] is not self or runs.closed or machine.abandoned or machine.store.dead:
                 await runs.wait_for_turn(self)
+            # From here until this run leaves the line, the guest is this run's.
             self.turns = turns = Turns(runs, self._message, self._events, owner=self)
             self._message = DELIVERED
             self._begun = True
@@ -114,6 +126,8 @@ class Run:
                     try:
                         turns.step(Event.START)
                         self._submit()
+                        # The phase may change between any two lines, on the guest's thread. No change is missed:
+                        # whoever makes one sets the news afterwards, and the flag stays up until it is seen.
                         while turns.state.phase is not Phase.ENDED:
                             if turns.timer is None and turns.limits.max_cpu is None and not turns.state.stop:
                                 await runs.news.wait()
@@ -123,6 +137,8 @@ class Run:
                                 break
                             if turns.state.phase is Phase.PARKED:
                                 self._look_after()
+                    # A cancellation, an interrupt key, no thread: the guest must be out of its turn before anybody goes
+                    # on, and the run must not be left before that.
                     except BaseException:
                         self._act(Event.CANCEL)
                         await self._unwind()
@@ -130,6 +146,7 @@ class Run:
                     if turns.state.phase is not Phase.ENDED:
                         await self._drive_with_tasks()
             finally:
+                # The phase is ENDED: no guest thread has the run any more, and all of its fields are this task's.
                 machine.conversation = SILENCE
                 frames = turns.frames
                 if frames is not None:
@@ -161,13 +178,12 @@ class Run:
                 outcome, turns.outcome = turns.outcome, None
                 turns.owner = turns.frames = turns.events = None
         finally:
-            self._is_over = True
-            if self._ended is not None:
-                self._ended.set()
-            if len(line) == 1:
+            # Last, because the next run enters the guest as soon as this one has left.
+            if len(line) == 1 and self._ended is None:
+                self._is_over = True
                 line.clear()
             else:
-                runs.leave(self)
+                self.leave_line()
         if isinstance(outcome, BaseException):
             try:
                 raise outcome
@@ -185,14 +201,18 @@ class Run:
                 await self._converse(group)
             except BaseException:
                 self._act(Event.CANCEL)
+                # Handlers first, and without waiting for them: what they answer while they are cancelled reaches the
+                # guest.
                 group.cancel_scope.cancel()
                 await self._unwind()
                 raise
+            # The guest is done. Handlers that it never waited for are cancelled, and the run ends when they have.
             group.cancel_scope.cancel()
 
     async def _converse(self, group: TaskGroup) -> None:
         """Serve the guest until the run has ended."""
         while True:
+            # Both look at everything there is, because one wake-up may stand for many reasons.
             self._start_services(group)
             self._look_after()
             if self.turns.state.phase is Phase.ENDED:
@@ -216,6 +236,7 @@ class Run:
 
     def _act(self, event: Event) -> None:
         """Report an event of the task's, and do what follows."""
+        # Outside the lock: the pool may hand the turn to a thread at once, whose first step is to take it.
         for action in self.turns.step(event):
             if action is Action.SUBMIT:
                 self._submit()
@@ -249,9 +270,11 @@ class Run:
     def _look_after(self) -> None:
         """Give a parked guest its next turn if there is anything for it, and end one that is being stopped."""
         turns = self.turns
+        # Parked: no thread has the turn, and only this task can ask for one. So what is seen here stays so.
         if turns.state.phase is not Phase.PARKED:
             return
         if turns.state.stop:
+            # Before DUE: a cancelled guest is sent CANCEL first, and gets what it waited for after that.
             self._act(Event.LOOK)
         if (
             turns.has_room
@@ -277,6 +300,7 @@ class Run:
         if limit is None:
             await self._runs.news.wait()
             return
+        # Time running out leaves the flag as it is: news that comes at that very moment is seen the next time.
         with anyio.move_on_after(limit):
             await self._runs.news.wait()
         self.turns.remind()
@@ -290,6 +314,8 @@ class Run:
         if phase is Phase.ENDED:
             return None
         if turns.state.interrupt in (Interrupt.RAISED, Interrupt.FINAL):
+            # Whoever was interrupted comes back within microseconds as a rule, and then there is news; this is for the
+            # others.
             return self._runs.patience.reminder_s
         if turns.limits.max_cpu is not None:
             return max(_SHORTEST_LOOK_S, turns.limits.max_cpu - turns.cpu_s)
@@ -306,18 +332,26 @@ class Run:
         if turns.state.phase is Phase.ENDED:
             return
         end = time.monotonic() + patience.grace_s
+        # By the clock and not by a scope alone: asyncio's own `Task.cancel` ends `_let_unwind` early, as often as it is
+        # called, and each time what is left of the grace is begun again.
         try:
             await outlast(
                 lambda: turns.state.phase is Phase.ENDED or time.monotonic() >= end,
                 partial(self._let_unwind, end),
             )
         finally:
+            # However that ended. From here on interrupts are final, and the guest, if it is not out, is broken.
             self._act(Event.GRACE_OVER)  # nothing follows from that for a run that has ended
+            # A thread that is inside the guest cannot be left behind: the next run, or whoever frees the memory, would
+            # meet it there. It comes back at its next epoch check, or when the plain handler that has it returns.
             await outlast(lambda: turns.state.phase in (Phase.PARKED, Phase.ENDED), self._wait_for_news)
+            # A turn that was withdrawn too late was refused, and has parked: that is the end of it.
             self._act(Event.GRACE_OVER)
 
     async def _let_unwind(self, end: float) -> None:
         """Give the guest its courtesy and its grace, which is over at ``end``."""
+        # A group of its own, because the run's is cancelled: a guest may make hostcalls while it unwinds, and is
+        # answered.
         async with open_task_group() as group:
             with anyio.move_on_after(end - time.monotonic()):
                 await self._wait_until_told()
@@ -327,6 +361,7 @@ class Run:
     async def _wait_until_told(self) -> None:
         """Wait until the guest has parked, or knows of its cancellation; interrupt one that computes on."""
         turns, patience = self.turns, self._runs.patience
+        # Two budgets: the guest's own CPU, and the clock for a guest whose thread is never scheduled.
         end = time.monotonic() + patience.patience_s
         seen, cpu_then = turns.door_calls, turns.cpu.now()
         withheld = False  # the guest got no reply, and ought to park
@@ -334,6 +369,7 @@ class Run:
             state = turns.state
             if state.phase is not Phase.QUEUED and state.phase not in IN_TURN:
                 return
+            # Told, or interrupted for good.
             if state.notice is not Notice.NONE or state.interrupt is Interrupt.FINAL:
                 return
             left = patience.withheld_s if withheld else patience.courtesy_s

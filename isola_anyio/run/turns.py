@@ -38,6 +38,7 @@ from isola_anyio.run.state import IN_TURN, NEW_RUN, Action, Event, Interrupt, No
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from isola_anyio.codec import Dialect
     from isola_anyio.events import EventQueue
     from isola_anyio.run.queue import RunQueue
     from isola_anyio.run.services import Message
@@ -91,7 +92,8 @@ class Turns:
         self.message = message
         self.handlers = runs.handlers
         self.limits = machine.limits
-        self.dialect = machine.driver.dialect
+        self.dialect: Dialect = machine.driver.dialect
+        # In the task that asked for the run: handlers see its context variables, as if they had been called there.
         self.context = copy_context()
         self.cancelled_class = runs.cancelled_class
         self.cpu = runs.cpu
@@ -110,6 +112,7 @@ class Turns:
         self.cpu_before_s = runs.cpu.used_s
         self._news = runs.news
         self._lock = threading.Lock()
+        # Before the first turn: the guest cannot have waited for room that nobody told it of.
         if events is not None:
             events.on_room = self._on_room
 
@@ -123,6 +126,8 @@ class Turns:
         never the other way round.
         """
         with self._lock:
+            # The new state is there before anything acts on the instance: a guest thread that an action wakes looks at
+            # it first.
             self.state, actions = transition(self.state, event)
             for action in actions:
                 if action is Action.INTERRUPT:
@@ -159,6 +164,7 @@ class Turns:
 
     def _on_room(self) -> None:
         """The consumer has made room; called in its loop, or by whoever discards the queue."""
+        # Raised before the wake-up; the task lowers it before the turn that makes use of it. So none is lost.
         self.has_room = True
         self.notify()
 
@@ -177,15 +183,19 @@ class Turns:
 
     def run(self) -> None:
         """Run one turn; whatever happens, the run's task is told. Called by the thread pool; raises nothing."""
+        # A guest thread, which has a CPU slot, and whose stack has no WebAssembly on it.
         before = self.state  # only the task changed it, and that before it asked for this turn, or to stop it
+        # Refused, when the run was stopped while the turn was queued: the task is told, and decides what follows.
         if not self.step(Event.ENTER):
             self._news.set()
             return
         began = time.monotonic()
         thread, cpu, store = guest_thread, self.cpu, self.machine.store
+        # Begins to count: the meter first shows what it showed when the last turn ended, on whatever thread that was.
         thread.meter = cpu
         cpu.running = Running(thread.clock, read_clock(thread.clock) - cpu.used_s)
         try:
+            # Raises if the guest is being stopped: an interrupt that came while the turn was queued.
             previous = store.enter()
             try:
                 self._deliver(first=not before.delivered)
@@ -196,14 +206,18 @@ class Turns:
                 raise ProtocolError("the guest ended its turn without a word")
         except BaseException as exc:  # noqa: BLE001 - nothing may end a guest thread
             self._end_with(exc)
+        # Never `None` here: whoever pauses the meter in a turn resumes it, whatever is raised. `used_s` before
+        # `running`, because a reader on another thread takes the one when it finds the other gone.
         running = cpu.running
         cpu.used_s = read_clock(running.clock) - running.zero
         cpu.running = None
         thread.meter = None
         self.busy_s += time.monotonic() - began
+        # A guest that parks often is looked at by nobody else while it computes.
         if self.limits.max_cpu is not None and self.state.pending is Pending.PARKED:
             self.check_cpu()
         # Only now, with no WebAssembly frame left on this thread, may others enter the guest or free it.
+        # The task may already be closing the machine when this returns: nothing of it is touched after LEAVE.
         self.step(Event.LEAVE)
         self._news.set()
 
@@ -213,6 +227,7 @@ class Turns:
         if first:
             machine.conversation = self
             frame = HEAD.pack(self.message.kind, self.number) + self.message.body
+            # The turn may block for hours inside plain code; the frame is this turn's, the message nobody's.
             self.message = DELIVERED
             try:
                 if machine.fresh or machine.metered:
@@ -222,6 +237,7 @@ class Turns:
             except MemoryError as exc:
                 raise MemoryLimitError("MemoryError", str(exc)) from None
         elif self.state.notice is Notice.SENT and not self._was_sent_cancel:
+            # Before it is delivered: a second CANCEL would be raised into the guest's unwinding.
             self._was_sent_cancel = True
             try:
                 machine.port.deliver(HEAD.pack(ToGuest.CANCEL, self.number), self)
@@ -244,6 +260,7 @@ class Turns:
             port.deliver(HEAD.pack(ToGuest.RESUME, self.number) + b"".join(records), self)
         except MemoryError as exc:  # the guest has no room for them: as small failures
             failed = codec.encode({"name": "", "type": "MemoryError", "message": str(exc)})
+            # They were taken and are nowhere else now; an op that is never answered would be waited for for ever.
             small = [completion(int.from_bytes(record[:4], "little"), Status.FAILED, failed) for record in records]
             try:
                 port.deliver(HEAD.pack(ToGuest.RESUME, self.number) + b"".join(small), self)
@@ -256,14 +273,17 @@ class Turns:
         if is_fatal(exc):
             self.machine.abandoned = True
         self.outcome = outcome_of(exc, self.state.stop, self.limits)
+        # After the outcome, which the task reads once the phase is ENDED.
         self.step(Event.END)
 
     # --- the guest's thread: what the guest says (Conversation) ------------------------------------------------------
 
     def answer(self, kind: int, number: int, untrusted_body: memoryview) -> bytes:
         """Answer a door call; see :class:`~isola_anyio.guests.Conversation`."""
+        # Its last word was believed; what it says after that could only change it.
         if self.state.pending:
             raise ProtocolError(f"a door call of kind {kind:#x} after the turn's end")
+        # The usual end first: an `add` makes no other door call.
         if kind == _DONE:
             if number != self.number or len(untrusted_body) > self.limits.max_payload:
                 self.check_number(number)
@@ -272,6 +292,7 @@ class Turns:
                 self.outcome = codec.decode(untrusted_body, pause=self.yield_gil)
             except codec.CodecError as exc:
                 raise ProtocolError(f"a value that cannot be read ({exc})") from None
+            # CANCEL is not needed any more either: the guest is at its end.
             except GivenUp:
                 self.outcome = None  # the caller is cancelled, and nobody asks for the value
             self.step(Event.END)
@@ -299,6 +320,7 @@ class Turns:
             self.machine.instance.sleep(seconds)
             return
         began = time.monotonic()
+        # If it was cancelled before this, SLEEP interrupts the instance, and the sleep ends where it begins.
         self.step(Event.SLEEP)
         try:
             self.machine.instance.sleep(seconds)
@@ -318,6 +340,8 @@ class Turns:
         self.timer = None if delay is None else time.monotonic() + delay
         events = self.events
         # A queue that was marked as stalled tells when there is room; any other has some now.
+        # Not lost if the consumer makes room between the look and PARK: it calls `_on_room`, whose flag outlives the
+        # turn.
         if needs_room and (events is None or not events.stalled):
             self.has_room = True
         self.step(Event.PARK)
@@ -327,11 +351,14 @@ class Turns:
     def must_tell(self, event: Event) -> bool:
         """See :class:`~isola_anyio.run.services.ServedRun`."""
         self.door_calls += 1
+        # The look without the lock is for the thousands of calls that find nothing. A stop that comes right after it is
+        # seen the next time, or wakes the guest: `block` looks again under the lock.
         return self.state.stop is not Stop.NONE and Action.TELL in self.step(event)
 
     def yield_gil(self) -> None:
         """See :class:`~isola_anyio.run.services.ServedRun`."""
         ffi.yield_gil()
+        # Given up as soon as there is a reason; not after a final interrupt, when there is nobody to be told any more.
         state = self.state
         if state.stop is Stop.CANCELLED and state.notice is Notice.NONE and state.interrupt is not Interrupt.FINAL:
             raise GivenUp
@@ -345,6 +372,7 @@ class Turns:
             return
         began = time.monotonic()
         try:
+            # What it waits for may be waiting for the task: handlers to be started, a stream to be pumped.
             self._news.set()
             self.machine.instance.wait(seconds)
         finally:

@@ -1,7 +1,11 @@
-"""The moments in which the event loop and the guest's thread meet: each test is one interleaving, made with events."""
+"""The moments in which the event loop and the guest's thread meet: each test is one interleaving, made with events.
+
+Longer than other modules, because each of them is found by reading down one list.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import time
@@ -14,12 +18,20 @@ import pytest
 
 from isola_anyio import codec
 from isola_anyio.engine.threads import ThreadPool, Work
-from isola_anyio.errors import CpuLimitError, GuestError, IsolaError, MemoryLimitError, SandboxBrokenError
+from isola_anyio.errors import (
+    CpuLimitError,
+    GuestError,
+    IsolaError,
+    MemoryLimitError,
+    SandboxBrokenError,
+    SandboxClosedError,
+)
 from isola_anyio.events import EventQueue
 from isola_anyio.guests.protocol import ToGuest, ToHost
 from isola_anyio.run.frames import Frames
 from isola_anyio.run.services import Message
 from isola_anyio.run.state import Patience, Phase
+from isola_anyio.run.streaming import Streaming
 from isola_anyio.run.streams import StreamPump
 from isola_anyio.run.task import Run
 from isola_anyio.values import StreamSource
@@ -379,6 +391,23 @@ async def test_what_a_run_used_that_never_began_is_nothing(pool: ThreadPool) -> 
     for gate in gates:
         gate.opened.set()
     assert runs.usage == before
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_streamed_run_whose_task_is_cancelled_before_its_first_step_leaves_the_line(pool: ThreadPool) -> None:
+    machine = FakeMachine(pool, lambda guest: guest.done(6))
+    runs = runs_of(machine)
+    streaming = Streaming(runs, CALL, lambda _: None)
+    streaming.begin(None)
+    for task in asyncio.all_tasks():
+        if task.get_name() == "isola event stream":
+            task.cancel()
+    del task
+    with anyio.fail_after(5):
+        assert await Run(runs, CALL).complete() == 6
+        await streaming.join()
+    assert not runs.line
+    assert isinstance(streaming.queue.error, SandboxClosedError)
 
 
 class Body(bytes):

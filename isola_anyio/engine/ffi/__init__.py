@@ -1,4 +1,4 @@
-"""Drive wasmtime's C library: the one room that touches ctypes and wasmtime-py's private names.
+"""The seam: wasmtime's C library, in the one room that touches ctypes and wasmtime-py's private names.
 
 Everything hot goes through *prepared unchecked* calls (see ``docs/design.md``, "The seam"), everything cold through
 wasmtime-py's public classes. The rules that keep it sound, each from a fault that was reproduced:

@@ -1,4 +1,4 @@
-"""Tell whether a file that memory is mapped from is still what was mapped.
+"""Backing: a file that memory is mapped from, and whether it is still what was mapped.
 
 Large code and images are mapped from the cache and not read: every process then shares the same pages. But a mapped
 file is not frozen. One that is cut kills whoever touches what was cut off (``SIGBUS``), one that is written over
@@ -30,6 +30,7 @@ class Backing:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        # Of the open file and not of its path: one that was replaced is still what is mapped.
         self._state = self._look()
 
     @classmethod
@@ -71,6 +72,8 @@ class Backing:
             )
 
     def _look(self) -> tuple[int, int]:
+        # A writer that keeps size and time is not noticed; this is against accidents. Hostile writers are kept out by
+        # the directory, which is ours alone.
         found = os.fstat(self._fd)
         return found.st_size, found.st_mtime_ns
 

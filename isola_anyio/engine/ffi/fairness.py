@@ -23,6 +23,7 @@ _SLEEP_S: Final = 0.0001
 """Long enough for a thread to wake up and take the GIL; it then has it until it waits or was asked for it."""
 
 
+# A thread's own account; no lock, because nobody else looks at it.
 class _Thread(threading.local):
     held_s = 0.0
     released_at = 0.0
@@ -40,6 +41,7 @@ def note_gil_released() -> None:
 def yield_gil() -> None:
     """Let others have the GIL if the calling thread has not released it for long; for the middle of long work."""
     if perf_counter() - _thread.released_at > _HOLD_S:
+        # `sleep(0)` would not do: it gives the GIL up and asks for it again at once, before anybody has woken up.
         sleep(_SLEEP_S)
         note_gil_released()
 
@@ -47,6 +49,7 @@ def yield_gil() -> None:
 def host_call_took(began: float, ended: float) -> None:
     """Let others have the GIL if long host calls, of which this was one, have held it for long."""
     thread = _thread
+    # Less what came before a pause inside this very call, in which others had it.
     thread.held_s += ended - max(began, thread.released_at)
     if thread.held_s > _HOLD_S:
         sleep(_SLEEP_S)

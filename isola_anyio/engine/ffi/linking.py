@@ -38,13 +38,17 @@ class Linker:
     def _define(self, index: int, module: bytes, name: bytes, params: str, *, result: bool) -> None:
         kinds = [wasmtime.ValType.i32() if kind == "i" else wasmtime.ValType.i64() for kind in params]
         functype = wasmtime.FuncType(kinds, [wasmtime.ValType.i32()] if result else [])
+        # Kept as long as the linker, and that as long as its programs: the C side would call into freed memory.
         callback = host_callback(index, params, result=result)
         self._callbacks.append(callback)
+        # Unchecked: arguments come as raw values, without wasmtime looking at each one's type; the types are those
+        # above.
         error = c_define_unchecked(
             self._ptr,
             *(module, len(module), name, len(name)),
             ctypes.cast(functype.ptr(), c_void_p),
             ctypes.cast(callback, c_void_p),
+            # No environment and no finalizer: the callback finds its store through `store.current`.
             None,
             None,
         )
@@ -57,6 +61,7 @@ class Linker:
         Raises:
             LookupError: the module imports something this linker does not define; the text names it.
         """
+        # Names are resolved here, once for all instances.
         pre = c_void_p()
         error = c_linker_instantiate_pre(self._ptr, ctypes.cast(code.module.ptr(), c_void_p), ctypes.addressof(pre))
         if error:

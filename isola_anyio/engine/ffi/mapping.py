@@ -1,4 +1,4 @@
-"""Map a file over linear memory, copy-on-write."""
+"""Mappings: a file over linear memory, copy-on-write."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from isola_anyio.engine.ffi.raw import libc
 
+# Linux's and macOS's numbers, which are the same for these.
 _MAP_FIXED: Final = 0x10
 _MAP_PRIVATE: Final = 0x02
 _PROT_READ_WRITE: Final = 0x3
@@ -30,6 +31,8 @@ def map_private(address: int, length: int, fd: int) -> None:
     Raises:
         OSError: the kernel refused.
     """
+    # The pages are wasmtime's reservation, and stay that: it unmaps all of it with the instance, whatever is mapped
+    # there. Nobody may be inside the guest: for a moment there is neither the old memory nor the new.
     got = _mmap(address, length, _PROT_READ_WRITE, _MAP_FIXED | _MAP_PRIVATE, fd, 0)
     if got != address:
         number = ctypes.get_errno()

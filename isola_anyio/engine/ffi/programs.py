@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 def engine_fingerprint(*, metered: bool) -> str:
     """Name everything that compiled code depends on besides the module: a key for caches, 32 hex digits."""
     parts = [
+        # Whatever decides about the machine code. What is missing here would be found by running code that does not
+        # fit.
         installed_version("wasmtime"),
         sys.platform,
         platform.machine(),
@@ -72,16 +74,20 @@ class Engine:
         config.epoch_interruption = True
         config.wasm_exceptions = True
         config.consume_fuel = metered
+        # No fiber is ever made; but the engine refuses a wasm stack that is larger than those of fibers.
         set_async_stack = raw_function(quick_dll, "wasmtime_config_async_stack_size_set", None, c_void_p, c_size_t)
         set_async_stack(ctypes.cast(config.ptr(), c_void_p), ASYNC_STACK_BYTES)
         config.max_wasm_stack = MAX_WASM_STACK_BYTES
         self.metered = metered
+        # Before the engine, whose threads a fork would leave behind: a fork between the two is noticed.
         self.generation = generation()
         self._engine = wasmtime.Engine(config)
         self._ptr = ctypes.cast(self._engine.ptr(), c_void_p)
 
     def increment_epoch(self) -> None:
         """Move the epoch: every running guest of this engine looks at its own interrupt flag, once."""
+        # From any thread, a signal handler included: one atomic addition, which wakes nobody. A guest sees it at its
+        # next check, at a function's entry or a loop's end, which is within microseconds.
         c_increment_epoch(self._ptr)
 
     def compile_to(self, wasm: bytes, target: Path) -> None:
@@ -98,6 +104,8 @@ class Engine:
             UnusableCodeError: the file was made by another version, for other settings or another processor.
         """
         try:
+            # The descriptor is opened before the file is mapped, so that a change in between is noticed as one after
+            # it.
             if path.stat().st_size <= READ_BYTES:
                 return Code(wasmtime.Module.deserialize(self._engine, path.read_bytes()), None)
             backing = Backing.open(path)
@@ -116,10 +124,12 @@ class Program:
         self.engine = engine
         self.code = code
         self._keep = keep  # the linker: the C side has only the addresses of its callbacks
+        # Owned: freed by `__del__`, after the last store, each of which holds its program.
         self.pre = pre
         self._delete_pre = c_pre_delete  # at the interpreter's end the module's names may be gone
 
     def __del__(self) -> None:
+        # On any thread, the collector's too. Everything that is needed is in fields.
         if self.changed:
             self.code.module._consume()  # noqa: SLF001 - the seam; to free it would touch what was cut off
         else:

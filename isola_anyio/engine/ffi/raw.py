@@ -1,8 +1,7 @@
-"""Which C functions are called, and how their failures are read: ctypes, declared once.
+"""C functions: which are called, and how their failures are read; ctypes, declared once.
 
-``dll[name]`` makes a fresh function object each time, so wasmtime-py's own argtypes stay as they are.
-``quick_dll`` keeps
-the GIL: right for calls that take less than a microsecond and never run guest code. ``blocking_dll`` releases it.
+``dll[name]`` makes a fresh function object each time, so wasmtime-py's own argtypes stay as they are. ``quick_dll``
+keeps the GIL: right for calls that take less than a microsecond and never run guest code. ``blocking_dll`` releases it.
 """
 
 from __future__ import annotations
@@ -106,12 +105,15 @@ ASYNC_STACK_BYTES: Final = 12 << 20
 MAX_TABLE_ELEMENTS: Final = 1 << 20
 """Elements a guest's tables may hold (8 bytes of host memory each)."""
 PAGE_BYTES: Final = 65536
+# What wasmtime reserves for a 32-bit memory on 64-bit machines: growing never moves it, so one view lasts for its life.
 RESERVATION_BYTES: Final = 1 << 32
+# `sizeof(wasmtime_val_raw_t)`, a union with a 128-bit vector in it.
 VAL_BYTES: Final = 16
 MAX_PARAMS: Final = 9  # path_open, the widest of preview 1
 EXTERN_FUNC: Final = 0
 EXTERN_MEMORY: Final = 3
 TRAP_OUT_OF_FUEL: Final = 11
+# In the order of `wasmtime_trap_code_enum`.
 _TRAP_NAMES: Final = (
     "stack overflow",
     "out of bounds memory access",
@@ -127,13 +129,17 @@ _TRAP_NAMES: Final = (
     "out of fuel",
 )
 
+# PyDLL: with the GIL, so that `errno` and the buffers that calls share are nobody else's meanwhile.
 libc: Final[Any] = ctypes.PyDLL(None, use_errno=True) if os.name == "posix" else None
 quick_dll: Final = ctypes.PyDLL(str(_ffi.filename))
+# The same library a second time: whether a call gives the GIL up is a matter of the handle it is called through.
 blocking_dll: Final = ctypes.CDLL(str(_ffi.filename))
 
 
 def raw_function(dll: Any, name: str, restype: Any, *argtypes: Any) -> Any:
     """Declare one C function; without ``argtypes`` prepared arguments are passed as they are."""
+    # By item and not by attribute: an attribute is one object for everybody, and wasmtime-py has put its argtypes
+    # there.
     function = dll[name]
     function.restype = restype
     if argtypes:
@@ -143,6 +149,7 @@ def raw_function(dll: Any, name: str, restype: Any, *argtypes: Any) -> Any:
 
 c_store_new = raw_function(quick_dll, "wasmtime_store_new", c_void_p, c_void_p, c_void_p, c_void_p)
 c_store_context = raw_function(quick_dll, "wasmtime_store_context", c_void_p, c_void_p)
+# Unmapping a guest's pages takes milliseconds: without the GIL.
 c_store_delete = raw_function(blocking_dll, "wasmtime_store_delete", None, c_void_p)
 c_store_limiter = raw_function(quick_dll, "wasmtime_store_limiter", None, c_void_p, *(ctypes.c_int64,) * 5)
 c_set_epoch_callback = raw_function(
@@ -151,6 +158,7 @@ c_set_epoch_callback = raw_function(
 c_set_epoch_deadline = raw_function(quick_dll, "wasmtime_context_set_epoch_deadline", None, c_void_p, c_uint64)
 c_set_fuel = raw_function(quick_dll, "wasmtime_context_set_fuel", c_void_p, c_void_p, c_uint64)
 c_get_fuel = raw_function(quick_dll, "wasmtime_context_get_fuel", c_void_p, c_void_p, c_void_p)
+# With the GIL: a start function would keep it for as long as it runs. No pinned runtime has one.
 c_pre_instantiate = raw_function(
     quick_dll, "wasmtime_instance_pre_instantiate", c_void_p, c_void_p, c_void_p, c_void_p, c_void_p
 )
@@ -180,6 +188,7 @@ c_trap_message = raw_function(quick_dll, "wasm_trap_message", None, c_void_p, c_
 c_byte_vec_delete = raw_function(quick_dll, "wasm_byte_vec_delete", None, c_void_p)
 c_increment_epoch = raw_function(quick_dll, "wasmtime_engine_increment_epoch", None, c_void_p)
 
+# `c_size_t` for what are pointers, as a result: ctypes gives a number for it, and never `None`.
 HOST_CALLBACK: Final = ctypes.CFUNCTYPE(c_size_t, c_void_p, c_void_p, c_size_t, c_size_t)
 EPOCH_CALLBACK: Final = ctypes.CFUNCTYPE(c_size_t, c_void_p, c_void_p, c_size_t, c_void_p)
 
@@ -203,6 +212,7 @@ class StoreInterrupted(BaseException):
 def take_error(error: int) -> str:
     """Return a ``wasmtime_error_t``'s message and free it."""
     vec = _bindings.wasm_byte_vec_t()
+    # The message is copied; both it and the error are ours to free.
     c_error_message(error, ctypes.addressof(vec))
     c_error_delete(error)
     return _take_vec(vec)

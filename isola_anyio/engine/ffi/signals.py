@@ -26,6 +26,7 @@ def generation() -> int:
 
 def _after_fork_in_child() -> None:
     global _generation  # noqa: PLW0603 - a process has one generation
+    # In the child, where this thread is the only one left.
     _generation += 1
 
 
@@ -59,7 +60,7 @@ class TrapHandler(NamedTuple):
     number: int
     query: Any
     seen: memoryview
-    address: bytes
+    address: memoryview
     action: Any
 
 
@@ -73,6 +74,8 @@ class _TrapHandlers:
 
     def remember(self) -> None:
         """Record the handlers as they are now; called when the first store has been made."""
+        # Looked at before the lock, because every store that is made comes here; again under it, because two may be the
+        # first.
         if c_sigaction is None or self.installed:
             return
         with self._lock:
@@ -84,7 +87,8 @@ class _TrapHandlers:
                 if c_sigaction(number, None, action) == 0:
                     query = ctypes.create_string_buffer(_SIGACTION_BYTES)
                     seen = memoryview(query).cast("B")[:_ADDRESS_BYTES]
-                    found.append(TrapHandler(number, query, seen, action.raw[:_ADDRESS_BYTES], action))
+                    found.append(TrapHandler(number, query, seen, memoryview(action.raw[:_ADDRESS_BYTES]), action))
+            # As a whole and last: `Store.enter` goes through it on every thread, without the lock.
             self.installed = tuple(found)
 
     def guard(self) -> None:
@@ -98,6 +102,7 @@ class _TrapHandlers:
 
     def restore(self, handler: TrapHandler) -> None:
         """Put one of wasmtime's handlers back, and say so."""
+        # Threads that find the same handler replaced at the same time all put the same one back.
         with self._lock:
             c_sigaction(handler.number, handler.action, None)
         warnings.warn(

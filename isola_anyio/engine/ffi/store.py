@@ -64,11 +64,14 @@ class Host(Protocol):
     fault: BaseException | None
 
 
+# A thread-local, because a linker's callbacks are shared by all stores, and the C side does not say which one calls.
 class _Current(threading.local):
     host: Host | None = None
 
 
 current: Final = _Current()
+# By address, for all threads: a view of an address that another thread's stack had before shows what is there now. Each
+# use is one operation under the GIL, so a race makes a view too many, and no wrong one.
 _views: Final[dict[int, memoryview]] = {}
 _MAX_VIEWS: Final = 256
 
@@ -96,6 +99,7 @@ def host_callback(index: int, params: str, *, result: bool) -> Any:
     get_view = _views.get
 
     def callback(_env: int, _caller: int, values: int, _count: int) -> int:
+        # The guest's thread, inside WebAssembly; ctypes has just taken the GIL for it.
         began = perf_counter()
         host = current.host
         try:
@@ -104,11 +108,14 @@ def host_callback(index: int, params: str, *, result: bool) -> Any:
                 view = _vals(values)
             answer = host.handlers[index](*unpack(view))  # type: ignore[union-attr]
             if result:
+                # wasmtime takes the result from where the first argument was.
                 _write_i32(view, 0, answer)
             ended = perf_counter()
             if ended - began > LONG_CALL_S:
                 host_call_took(began, ended)
         except BaseException as exc:  # noqa: BLE001 - nothing may be raised through a C frame
+            # Kept before the trap is made: `Store.fail` looks for it when the call that entered the guest has come
+            # back.
             if host is not None:
                 host.fault = exc
             return int(c_trap_new(_HOST_MESSAGE, len(_HOST_MESSAGE)))
@@ -117,6 +124,8 @@ def host_callback(index: int, params: str, *, result: bool) -> Any:
     return HOST_CALLBACK(callback)
 
 
+# By number, because a C callback can carry a number and no Python object, and because a number whose store has gone is
+# found to be gone. An address would be somebody else's by then.
 stores: Final[dict[int, Store]] = {}
 _store_numbers = iter(range(1, 1 << 62))
 
@@ -127,11 +136,14 @@ _INTERRUPT_MESSAGE: Final = b"interrupted"
 def _on_epoch(_context: int, data: int, delta: int, _kind: int) -> int:
     """Answer a store whose deadline has passed: stop it if its flag is up, else let it run to the next increment."""
     try:
+        # The guest's thread, in the middle of its computation. From here to the `return` an increment is lost on this
+        # store: wasmtime counts its next deadline from the epoch it finds afterwards. See `Instance.interrupt`.
         store = stores.get(data)
         if store is None or store.interrupted:
             return int(c_error_new(_INTERRUPT_MESSAGE))
         if store.on_epoch is not None:
             store.on_epoch()
+            # It may have stood aside for seconds in `on_epoch`, and been stopped there.
             if store.interrupted:
                 return int(c_error_new(_INTERRUPT_MESSAGE))
         c_uint64.from_address(delta).value = 1
@@ -140,6 +152,7 @@ def _on_epoch(_context: int, data: int, delta: int, _kind: int) -> int:
     return 0
 
 
+# One for all stores, kept for as long as the module: the C side has its address only.
 _epoch_callback: Final = EPOCH_CALLBACK(_on_epoch)
 _epoch_callback_address: Final = ctypes.cast(_epoch_callback, c_void_p)
 
@@ -157,6 +170,7 @@ class Export:
         params, _, results = signature.partition(">")
         count = max(len(params), len(results), 1)
         self._store = store
+        # One array for each: a store is entered by one thread at a time, and no export is called from inside itself.
         self._values = (c_ubyte * (VAL_BYTES * count))()
         self._view = memoryview(self._values).cast("B")
         self._pack = struct.Struct("<" + "".join("I12x" if kind == "i" else "Q8x" for kind in params)).pack_into
@@ -182,6 +196,7 @@ class Export:
             BaseException: whatever a host function raised while the guest ran; the store is dead.
         """
         self._pack(self._view, 0, *args)
+        # No GIL from here until the guest comes back, or calls the host.
         error = self._call()
         if error is not None or self._trap.value is not None:
             self._store.fail(error, self._trap)
@@ -211,6 +226,7 @@ class Store:
         self.dead = False
         self._applied_limit: int | None = None
         self._number = next(_store_numbers)
+        # Before anything is made of it: to run code that was written over is what cannot be undone.
         if program.code.backing is not None:
             program.code.backing.check("compiled code")
         self._ptr: int | None = c_store_new(program.engine._ptr, None, None)  # noqa: SLF001 - same module
@@ -218,8 +234,10 @@ class Store:
         try:
             self._memory_limit = max_memory
             self._apply_memory_limit()
+            # Before the callback is set: one that finds no store takes its guest for one that is being stopped.
             stores[self._number] = self
             c_set_epoch_callback(self._ptr, _epoch_callback_address, self._number, None)
+            # The next increment, whatever the epoch is now.
             c_set_epoch_deadline(self.context, 1)
             if program.engine.metered:
                 self.set_fuel((1 << 63) - 1)
@@ -231,10 +249,12 @@ class Store:
             raise
         self.memory_base: int = c_memory_data(self.context, ctypes.byref(self._memory))
         self.buffer = memoryview((c_ubyte * RESERVATION_BYTES).from_address(self.memory_base)).cast("B")
+        # wasmtime installs its handlers with the first instance of a process. By now it has.
         trap_handlers.remember()
 
     def _instantiate(self) -> None:
         trap = c_void_p()
+        # A start function may call the host, which has to find this store.
         previous, current.host = current.host, self
         try:
             error = c_pre_instantiate(self.program.pre, self.context, ctypes.byref(self._instance), ctypes.byref(trap))
@@ -254,6 +274,7 @@ class Store:
     def export(self, name: str, signature: str) -> Export:
         """Prepare calls of an exported function; ``signature`` must be what :meth:`Program.exports` said."""
         func = _bindings.wasmtime_func()
+        # A copy: the union that `_find` filled is gone when it returns.
         ctypes.memmove(ctypes.byref(func), ctypes.byref(self._find(name, EXTERN_FUNC).func), ctypes.sizeof(func))
         return Export(self, func, signature)
 
@@ -291,6 +312,7 @@ class Store:
     def _apply_memory_limit(self) -> None:
         limit = self._memory_limit
         if limit != self._applied_limit and self._ptr:
+            # Of tables as many as there are (their elements are limited); one instance, one memory.
             c_store_limiter(self._ptr, limit, MAX_TABLE_ELEMENTS, 1, -1, 1)
             self._applied_limit = limit
 
@@ -321,6 +343,8 @@ class Store:
                 trap_handlers.restore(handler)
         if self._memory_limit != self._applied_limit:
             self._apply_memory_limit()
+        # Last, for what is done above may take a while; and before this is the running store, so that nothing is to be
+        # left.
         if self.interrupted:
             raise StoreInterrupted
         previous, current.host = current.host, self
@@ -333,6 +357,7 @@ class Store:
 
     def fail(self, error: int | None, trap: c_void_p) -> None:
         """Raise what stopped the guest; frees the C objects. The store is dead from here on."""
+        # First: whatever comes, nobody may enter it again.
         self.dead = True
         code, message = -1, "unknown error"
         if trap.value is not None:
@@ -340,9 +365,12 @@ class Store:
             trap.value = None
         if error is not None:
             message = take_error(error)
+        # A host function's exception is the reason, and the trap only how it left the guest. Taken out, because its
+        # traceback leads to frames that have this store.
         fault, self.fault = self.fault, None
         if fault is not None:
             raise fault
+        # Before fuel and traps: a guest that is being stopped may die of anything on its way out.
         if self.interrupted:
             raise StoreInterrupted
         if code == TRAP_OUT_OF_FUEL:
@@ -354,6 +382,7 @@ class Store:
         ptr, self._ptr = self._ptr, None
         if ptr is None:
             return
+        # Before it is freed, so that an epoch callback on no thread can find what is about to go.
         stores.pop(self._number, None)
         self.dead = True
         self.handlers = ()
