@@ -22,13 +22,6 @@ settings.register_profile("deep", max_examples=5_000, deadline=None, suppress_he
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the mark of tests that ``nox -s timing`` runs with strict bounds."""
-    config.addinivalue_line(
-        "markers", "timing: holds a promise about time; `nox -s timing` runs these with strict bounds"
-    )
-
-
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run each async test once on each backend; ``tests/loops.py`` says which tests need only one."""

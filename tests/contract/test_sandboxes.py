@@ -292,11 +292,15 @@ async def test_the_payload_limit_holds_both_ways_and_breaks_nothing(template: Sa
 
 async def test_hostcalls_in_flight_are_bounded(template: SandboxTemplate, runtime: str) -> None:
     flying = most = 0
+    full = anyio.Event()
 
     async def fly(payload: Any) -> Any:
         nonlocal flying, most
         flying += 1
         most = max(most, flying)
+        if flying == 3:
+            full.set()
+        await full.wait()  # the first ones: until as many fly as may
         await anyio.wait_all_tasks_blocked()
         flying -= 1
         return payload

@@ -74,10 +74,11 @@ def traitor() -> Iterator[SandboxTemplate]:
     known["js"] = TraitorDriver()
     context = SandboxContext()
     try:
-        yield anyio.run(context.build_template, "js")
+        template = anyio.run(context.build_template, "js")
     finally:
-        known["js"] = honest
-        context.close()
+        known["js"] = honest  # before anybody else's template is built
+    yield template
+    context.close()
 
 
 @pytest.mark.parametrize("frame", FRAMES)
