@@ -254,7 +254,12 @@ class Sandbox(AsyncResource):
             LimitError: a limit stopped it.
             SandboxClosedError, SandboxBrokenError, SandboxBusyError: it cannot run.
         """
-        return await self._complete(self._call_message(name, args, kwargs))
+        message = self._call_message(name, args, kwargs)
+        await anyio.lowlevel.checkpoint_if_cancelled()  # from here as `_complete`, in line: the most frequent call
+        assert self._runs is not None
+        run = Run(self._runs, message)
+        del message
+        return await run.complete()
 
     async def load_script(self, code: str, *, filename: str = "<script>") -> None:
         """Run top-level code, which may use ``await``; the names it defines persist.

@@ -26,6 +26,7 @@ ALONE: Final = {
     "test_layout.py": "this convention",
     "test_security_page.py": "a page against the code",
     "test_surface.py": "what is public of the whole package",
+    "test_walk.py": "the way of a call through the whole package",
     "codec/test_copies.py": "how often a value's bytes are copied on their whole way",
     "codec/test_hostile.py": "damaged frames to every decoder",
     "codec/test_js_codec.py": "the JavaScript guest's codec against the host's",

@@ -22,6 +22,7 @@ __all__ = [
     "NEW_RUN",
     "PATIENCE",
     "RULES",
+    "STARTED",
     "Action",
     "Event",
     "Interrupt",
@@ -486,3 +487,7 @@ def transition(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
     if event in LATE:
         return state, ()
     raise ValueError(f"{event.name} cannot happen in {state}")
+
+
+STARTED: Final = transition(NEW_RUN, Event.START)[0]
+"""The state of a run whose task has just asked for its first turn; nobody else has seen it by then."""

@@ -26,7 +26,7 @@ from isola_anyio.errors import GuestError, IsolaError
 from isola_anyio.guests.silence import SILENCE
 from isola_anyio.run.frames import Frames
 from isola_anyio.run.services import DELIVERED
-from isola_anyio.run.state import IN_TURN, Action, Event, Interrupt, Notice, Phase, Stop
+from isola_anyio.run.state import IN_TURN, STARTED, Action, Event, Interrupt, Notice, Phase, Stop
 from isola_anyio.run.streams import Streams
 from isola_anyio.run.turns import Turns
 
@@ -122,57 +122,10 @@ class Run:
                     turns.frames.open(Streams)
                     await self._drive_with_tasks()
                 else:
-                    # Without a task group, for as long as nothing needs one.
-                    try:
-                        turns.step(Event.START)
-                        self._submit()
-                        # The phase may change between any two lines, on the guest's thread. No change is missed:
-                        # whoever makes one sets the news afterwards, and the flag stays up until it is seen.
-                        while turns.state.phase is not Phase.ENDED:
-                            if turns.timer is None and turns.limits.max_cpu is None and not turns.state.stop:
-                                await runs.news.wait()
-                            else:
-                                await self._wait_for_news()
-                            if turns.frames is not None and self._has_work(turns.frames):
-                                break
-                            if turns.state.phase is Phase.PARKED:
-                                self._look_after()
-                    # A cancellation, an interrupt key, no thread: the guest must be out of its turn before anybody goes
-                    # on, and the run must not be left before that.
-                    except BaseException:
-                        self._act(Event.CANCEL)
-                        await self._unwind()
-                        raise
-                    if turns.state.phase is not Phase.ENDED:
-                        await self._drive_with_tasks()
+                    await self._drive_alone()
             finally:
                 # The phase is ENDED: no guest thread has the run any more, and all of its fields are this task's.
-                machine.conversation = SILENCE
-                frames = turns.frames
-                if frames is not None:
-                    self._end_services(frames)
-                if turns.state.delivered:  # a run that no guest has heard of used nothing
-                    last, total = runs.last, runs.total
-                    last.wall_s = time.monotonic() - began
-                    last.waiting_s = max(0.0, last.wall_s - turns.busy_s)
-                    last.cpu_s = turns.cpu.used_s - turns.cpu_before_s
-                    last.peak_memory = turns.memory_size
-                    last.hostcalls = last.output_bytes = 0
-                    if frames is not None:
-                        for service in frames.services:
-                            last.hostcalls += service.count
-                        last.output_bytes = frames.output.size_bytes
-                    if machine.metered:
-                        last.fuel = machine.fuel_used() if turns.has_fuel else 0
-                        total.fuel = (total.fuel or 0) + (last.fuel or 0)
-                    last.runs = 1
-                    total.runs += 1
-                    total.cpu_s += last.cpu_s
-                    total.wall_s += last.wall_s
-                    total.waiting_s += last.waiting_s
-                    total.hostcalls += last.hostcalls
-                    total.output_bytes += last.output_bytes
-                    total.peak_memory = max(total.peak_memory, last.peak_memory)
+                self._end(time.monotonic() - began)
                 # Whoever still has the run, or its event stream, keeps nothing alive that belonged to it; and without
                 # these circles there is nothing of a run that only the collector could free.
                 outcome, turns.outcome = turns.outcome, None
@@ -190,6 +143,36 @@ class Run:
             finally:
                 del outcome
         return outcome
+
+    async def _drive_alone(self) -> None:
+        """Drive the run without a task group, for as long as nothing needs one."""
+        turns, news = self.turns, self._runs.news
+        try:
+            turns.state = STARTED  # START, without the lock: no guest thread has seen the run yet
+            try:
+                self._runs.machine.pool.put(turns)
+            except BaseException:
+                self._take_back()
+                raise
+            # The phase may change between any two lines, on the guest's thread. No change is missed: whoever makes one
+            # sets the news afterwards, and the flag stays up until it is seen.
+            while turns.state.phase is not Phase.ENDED:
+                if turns.timer is None and turns.limits.max_cpu is None and not turns.state.stop:
+                    await news.wait()
+                else:
+                    await self._wait_for_news()
+                if turns.frames is not None and self._has_work(turns.frames):
+                    break
+                if turns.state.phase is Phase.PARKED:
+                    self._look_after()
+        # A cancellation, an interrupt key, no thread: the guest must be out of its turn before anybody goes on, and the
+        # run must not be left before that.
+        except BaseException:
+            self._act(Event.CANCEL)
+            await self._unwind()
+            raise
+        if turns.state.phase is not Phase.ENDED:
+            await self._drive_with_tasks()
 
     async def _drive_with_tasks(self) -> None:
         """Drive the run with a task group for what its services start."""
@@ -219,8 +202,36 @@ class Run:
                 return
             await self._wait_for_news()
 
+    def _end(self, wall_s: float) -> None:
+        """The run has ended: end its services, and add up what it used."""
+        runs, turns, machine = self._runs, self.turns, self._runs.machine
+        machine.conversation = SILENCE
+        frames = turns.frames
+        if frames is not None:
+            self._end_services(frames)
+        if not turns.state.delivered:  # a run that no guest has heard of used nothing
+            return
+        last, total = runs.last, runs.total
+        last.wall_s = wall_s
+        last.waiting_s = max(0.0, wall_s - turns.busy_s)
+        last.cpu_s = turns.cpu.used_s - turns.cpu_before_s
+        last.peak_memory = turns.memory_size
+        last.hostcalls = 0 if frames is None else sum(service.count for service in frames.services)
+        last.output_bytes = 0 if frames is None else frames.output.size_bytes
+        if machine.metered:
+            last.fuel = machine.fuel_used() if turns.has_fuel else 0
+            total.fuel = (total.fuel or 0) + (last.fuel or 0)
+        last.runs = 1
+        total.runs += 1
+        total.cpu_s += last.cpu_s
+        total.wall_s += last.wall_s
+        total.waiting_s += last.waiting_s
+        total.hostcalls += last.hostcalls
+        total.output_bytes += last.output_bytes
+        total.peak_memory = max(total.peak_memory, last.peak_memory)
+
     def _end_services(self, frames: Frames) -> None:
-        """The run has ended: show what is left to be shown, drop what was never started."""
+        """Show what is left to be shown, drop what was never started."""
         frames.output.flush()
         for service in frames.services:
             service.abandon()
@@ -262,10 +273,16 @@ class Run:
             # Without a thread it could not unwind, and would be lost: tried again, until the grace is over.
             turns.timer = time.monotonic() + self._runs.patience.reminder_s
         except BaseException:
-            # An interrupt key, before the pool had the work or after. A turn that begins all the same is refused.
-            pool.withdraw(turns)
-            self._act(Event.WITHDRAWN)
+            self._take_back()
             raise
+
+    def _take_back(self) -> None:
+        """Take back a turn for which there is no thread, or that an interrupt key came between.
+
+        The pool may have had it by then or not. A turn that begins all the same is refused.
+        """
+        self._runs.machine.pool.withdraw(self.turns)
+        self._act(Event.WITHDRAWN)
 
     def _look_after(self) -> None:
         """Give a parked guest its next turn if there is anything for it, and end one that is being stopped."""

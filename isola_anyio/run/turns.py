@@ -189,8 +189,15 @@ class Turns:
         if not self.step(Event.ENTER):
             self._news.set()
             return
+        machine = self.machine
+        first_frame = b""
+        if not before.delivered:
+            machine.conversation = self
+            first_frame = HEAD.pack(self.message.kind, self.number) + self.message.body
+            # The turn may block for hours inside plain code; the frame is this turn's, the message nobody's.
+            self.message = DELIVERED
         began = time.monotonic()
-        thread, cpu, store = guest_thread, self.cpu, self.machine.store
+        thread, cpu, store = guest_thread, self.cpu, machine.store
         # Begins to count: the meter first shows what it showed when the last turn ended, on whatever thread that was.
         thread.meter = cpu
         cpu.running = Running(thread.clock, read_clock(thread.clock) - cpu.used_s)
@@ -198,7 +205,16 @@ class Turns:
             # Raises if the guest is being stopped: an interrupt that came while the turn was queued.
             previous = store.enter()
             try:
-                self._deliver(first=not before.delivered)
+                if not first_frame:
+                    self._deliver_more()
+                else:
+                    try:
+                        if machine.fresh or machine.metered:
+                            machine.prepare()
+                            self.has_fuel = machine.metered
+                        machine.port.deliver(first_frame, self)
+                    except MemoryError as exc:
+                        raise MemoryLimitError("MemoryError", str(exc)) from None
             finally:
                 store.leave(previous)
                 self.memory_size = store.memory_size()
@@ -221,22 +237,10 @@ class Turns:
         self.step(Event.LEAVE)
         self._news.set()
 
-    def _deliver(self, *, first: bool) -> None:
-        """Make the turn's message and deliver it."""
+    def _deliver_more(self) -> None:
+        """Deliver CANCEL, or the completions that have come: any message but the first."""
         machine = self.machine
-        if first:
-            machine.conversation = self
-            frame = HEAD.pack(self.message.kind, self.number) + self.message.body
-            # The turn may block for hours inside plain code; the frame is this turn's, the message nobody's.
-            self.message = DELIVERED
-            try:
-                if machine.fresh or machine.metered:
-                    machine.prepare()
-                    self.has_fuel = machine.metered
-                machine.port.deliver(frame, self)
-            except MemoryError as exc:
-                raise MemoryLimitError("MemoryError", str(exc)) from None
-        elif self.state.notice is Notice.SENT and not self._was_sent_cancel:
+        if self.state.notice is Notice.SENT and not self._was_sent_cancel:
             # Before it is delivered: a second CANCEL would be raised into the guest's unwinding.
             self._was_sent_cancel = True
             try:
