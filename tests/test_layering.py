@@ -28,7 +28,7 @@ ROOMS: Final = [
 RANK: Final = {room: rank for rank, room in enumerate(["__main__", *ROOMS])}
 PURE: Final = (
     *("errors", "limits", "options", "codec", "guests.protocol", "runtimes.choice", "runtimes.pins"),
-    *("wasi.abi", "wasi.volumes.paths"),
+    *("run.state", "wasi.abi", "wasi.volumes.paths"),
 )
 """Rooms and modules that can be tested without an event loop and without an engine."""
 
@@ -96,7 +96,7 @@ def test_the_list_of_rooms_is_complete() -> None:
 
 def test_imports_go_down_only() -> None:
     wrong: list[str] = []
-    for arrow in REAL_ARROWS:
+    for arrow in ARROWS:  # what only type checkers see is an arrow, too
         source, target = room_of(arrow.source), room_of(arrow.target)
         if source is not None and target is not None and source != target and RANK[source] >= RANK[target]:
             wrong.append(str(arrow))
@@ -110,7 +110,7 @@ def test_no_room_goes_out_of_the_front_door_and_in_again() -> None:
 
 def test_no_module_is_part_of_a_cycle() -> None:
     below: dict[str, set[str]] = {name: set() for name in HOST_FILES}
-    for arrow in REAL_ARROWS:
+    for arrow in ARROWS:
         if arrow.target in HOST_FILES and arrow.target != arrow.source:
             below[arrow.source].add(arrow.target)
     done: set[str] = set()
