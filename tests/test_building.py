@@ -283,6 +283,7 @@ async def test_a_module_that_is_no_runtime_is_refused_with_what_it_lacks(
         await build(warm, runtime_path=module)
 
 
+@pytest.mark.slow
 async def test_a_closed_context_builds_nothing(warm: Path) -> None:
     context = SandboxContext(cache_dir=warm)
     await context.aclose()

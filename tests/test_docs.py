@@ -107,6 +107,7 @@ def runs_of(blocks: list[Block]) -> Iterator[list[Block]]:
 WITH_CODE: Final = [page for page in PAGES if blocks_of(page)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_python_block_runs(

@@ -193,6 +193,7 @@ async def test_a_stream_left_alone_stops_the_guest_with_bounded_memory(template:
             assert await sandbox.run("value") == 5
 
 
+@pytest.mark.slow
 async def test_cancelling_receive_loses_no_event(template: SandboxTemplate) -> None:
     async with template.create() as sandbox:
         await sandbox.load_script(CODE)
@@ -327,6 +328,7 @@ async def test_a_loop_cancelled_while_it_waits_stops_the_guest(template: Sandbox
             await stream.receive()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["break", "cancelled in the body"])
 async def test_a_stream_that_nobody_has_any_more_is_cancelled(template: SandboxTemplate, how: str) -> None:
     async with template.create() as sandbox:
@@ -344,6 +346,7 @@ async def test_a_stream_that_nobody_has_any_more_is_cancelled(template: SandboxT
             assert await sandbox.run("value") == 5
 
 
+@pytest.mark.slow
 async def test_a_stream_dropped_unread_goes_on_to_its_end(template: SandboxTemplate) -> None:
     async with template.create() as sandbox:
         await sandbox.load_script(CODE + "\ndone = []\ndef many(n):\n    yield from range(n)\n    done.append(n)")

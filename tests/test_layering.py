@@ -165,6 +165,7 @@ def test_ctypes_stays_in_the_seam() -> None:
     assert {user for user in users if not in_seam(user)} <= {SYSTEM_CALLS}
 
 
+@pytest.mark.slow
 def test_private_names_of_wasmtime_stay_in_the_seam() -> None:
     leaks: list[str] = []
     for name, path in HOST_FILES.items():

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FLOOD = "from sandbox import logging\ndef flood():\n    while True: print('x' * 100)\n"
 
 
+@pytest.mark.slow
 async def test_usage_is_kept_on_success_failure_and_cancellation(template: SandboxTemplate) -> None:
     ready = Signal()
 

@@ -294,6 +294,7 @@ def attack():
         template.close()
 
 
+@pytest.mark.slow
 async def test_a_sandboxes_mount_covers_its_templates_at_the_same_path(host: Path) -> None:
     (host / "mine").mkdir()
     script = "import os\ndef attack():\n    return sorted(os.listdir('/data')), os.listdir('/tmp')\n"

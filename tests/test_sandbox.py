@@ -219,6 +219,7 @@ async def test_return_break_and_continue_leave_the_with(template: SandboxTemplat
     assert sandbox.closed
 
 
+@pytest.mark.slow
 async def test_a_forgotten_close_is_a_resource_warning(template: SandboxTemplate) -> None:
     sandbox = await template.instantiate()
     await sandbox.start()

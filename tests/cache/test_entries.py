@@ -234,6 +234,7 @@ def test_temporaries_in_use_are_not_swept_and_others_are(cache: Cache) -> None:
     assert list((cache.root / "images").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_readers_and_writers_in_many_threads_never_see_half_an_entry(cache: Cache) -> None:
     contents = [bytes([number]) * 10_000 for number in range(4)]
     bad: list[object] = []

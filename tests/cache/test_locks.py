@@ -19,6 +19,7 @@ from tests.timing import SLACK
 from tests.waiting import cancel_when
 
 
+@pytest.mark.slow
 async def test_one_builds_at_a_time_and_the_next_one_follows(cache: Cache) -> None:
     inside = 0
     turns = 0
@@ -76,6 +77,7 @@ async def test_a_cancelled_call_never_takes_the_turn(cache: Cache) -> None:
     assert scope.cancelled_caught
 
 
+@pytest.mark.slow
 async def test_a_turn_held_by_another_process_is_waited_for_and_freed_by_its_death(cache: Cache) -> None:
     script = """
 import sys, anyio

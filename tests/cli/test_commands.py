@@ -91,6 +91,7 @@ def test_a_file_that_fails_does_not_call_the_function(guest_file: Any, capsys: p
     assert "called" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_timeout_stops_the_guest_with_its_own_status(
     guest_file: Any, capsys: pytest.CaptureFixture[str], backend: str
@@ -160,6 +161,7 @@ def test_fetch_names_the_runtimes_there_are(capsys: pytest.CaptureFixture[str]) 
     assert "'python' or 'js', not 'perl'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_demo_shows_every_part_with_both_guests(capsys: pytest.CaptureFixture[str], backend: str) -> None:
     assert main(["demo", "--backend", backend]) == 0
@@ -199,6 +201,7 @@ def test_progress_is_a_changing_line_on_a_terminal_only(monkeypatch: pytest.Monk
         assert stream.getvalue() == expected
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_it_quietly(guest_file: Any) -> None:
     file = guest_file("much.py", "def much():\n    while True: yield 'x' * 1000")
     command = [sys.executable, "-m", "isola_anyio", "run", file, "--function", "much"]
@@ -213,6 +216,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(guest_file: Any) -> None:
     assert "Traceback" not in noise
 
 
+@pytest.mark.slow
 def test_a_guest_may_write_what_the_terminal_cannot_show(guest_file: Any) -> None:
     file = guest_file("odd.py", "print('\\u2603 \\ud800')")
     command = [sys.executable, "-m", "isola_anyio", "run", file]

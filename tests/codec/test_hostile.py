@@ -83,6 +83,7 @@ def test_mutated_values_give_a_value_or_a_codec_error(value: Any, data: st.DataO
     decode_measured(bytes(wire))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "item",
     [b"[]", b"{}", b"[0]", b'{"":0}', b'{"a":{}}', b"1e9", b"257", b'"ab"', b'"\\u0101"', b"null", b'"\xc4\x81"'],
@@ -186,6 +187,7 @@ def test_more_segments_than_the_text_can_name_are_refused_before_they_are_looked
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reference", "flags"), [(b'{"$":"b%d"}', 0), (b'{"$":"t%d:u1:0"}', 0), (b'{"$s%d":0}', 1)])
 def test_a_frame_of_segments_takes_a_small_multiple_of_its_bytes(reference: bytes, flags: int) -> None:
     count = 40_000

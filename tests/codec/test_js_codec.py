@@ -103,6 +103,7 @@ def test_an_object_that_shows_nothing_of_what_it_is_cannot_cross(expression: str
     assert error[1].startswith(f"$.a[0]: {label} is not a value that can cross; ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("value", "expression"),
     [

@@ -74,6 +74,7 @@ def assert_either_way_is_the_same(value: Any, dialect: codec.Dialect) -> None:
     assert fast == outcome(lambda: encode_any(value, "$", MAX_DEPTH, None, js=dialect == "js"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", ["python", "js"])
 @given(value=UNCROSSABLE)
 def test_encoding_is_the_same_by_either_way(value: Any, dialect: codec.Dialect) -> None:

@@ -112,6 +112,7 @@ def test_an_edge_of_the_domain_crosses_to_the_javascript_guest_and_back(value: A
     assert equal_exact(back, expected_round_trip(value, "js"))
 
 
+@pytest.mark.slow
 @given(value=json_values())
 def test_any_value_crosses_to_the_python_guest_and_back(value: Any, guest: ModuleType) -> None:
     expected = expected_round_trip(value, "python")
@@ -120,6 +121,7 @@ def test_any_value_crosses_to_the_python_guest_and_back(value: Any, guest: Modul
     assert equal_exact(codec.decode(guest.encode(there)), expected)
 
 
+@pytest.mark.slow
 @given(value=json_values())
 def test_any_value_crosses_to_the_javascript_guest_and_back(value: Any, js: JsCodec) -> None:
     back = codec.decode(js.there_and_back(codec.encode(value, dialect="js")))

@@ -34,6 +34,7 @@ class Shade(enum.Enum):
     DARK = 1
 
 
+@pytest.mark.slow
 @given(case=uncrossable())
 def test_the_path_leads_to_the_fault(case: Uncrossable, guest: ModuleType) -> None:
     for dialect in DIALECTS:

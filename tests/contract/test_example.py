@@ -45,6 +45,7 @@ def spin_forever():
 '''
 
 
+@pytest.mark.slow
 async def test_the_contracts_first_example_runs_as_it_stands(anyio_backend_name: str) -> None:
     async def run_it() -> None:
         names: dict[str, Any] = {"FAIL_AFTER": trio.fail_after if anyio_backend_name == "trio" else anyio.fail_after}

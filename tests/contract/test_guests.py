@@ -171,6 +171,7 @@ function fail(p: Point): void {
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PYTHON)
 async def test_python_has(python: SandboxTemplate, name: str) -> None:
     body, value = PYTHON[name]

@@ -263,6 +263,7 @@ async def test_the_memory_limit_is_the_guests_error_and_breaks_nothing(template:
         assert await sandbox.run("one") == 1
 
 
+@pytest.mark.slow
 async def test_cpu_and_output_limits_break_the_sandbox_and_are_named(template: SandboxTemplate, runtime: str) -> None:
     async with template.create(max_cpu=0.1) as sandbox:
         await loaded(sandbox, runtime)
@@ -290,6 +291,7 @@ async def test_the_payload_limit_holds_both_ways_and_breaks_nothing(template: Sa
         assert await sandbox.run("big", 9_000) == "x" * 9_000
 
 
+@pytest.mark.slow
 async def test_hostcalls_in_flight_are_bounded(template: SandboxTemplate, runtime: str) -> None:
     flying = most = 0
     full = anyio.Event()
@@ -346,6 +348,7 @@ async def test_usage_is_of_the_last_run_and_in_total(template: SandboxTemplate, 
         assert sandbox.usage.total.hostcalls == 1
 
 
+@pytest.mark.slow
 async def test_env_and_mounts_go_from_template_to_sandbox(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -368,6 +371,7 @@ async def test_env_and_mounts_go_from_template_to_sandbox(tmp_path: Path) -> Non
     template.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("runtime", "prelude", "type_name"),
     [
@@ -427,6 +431,7 @@ async def test_fifty_sandboxes_run_at_once(template: SandboxTemplate, runtime: s
     assert sorted(answers) == list(range(50))
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 async def test_waiting_guests_do_not_count_as_parallel() -> None:
     async with SandboxContext(max_parallel=1) as context:

@@ -168,6 +168,7 @@ async def test_arrays_keep_their_type_and_items(sandbox: Sandbox, code: str) -> 
     assert back.tolist() == items.tolist()
 
 
+@pytest.mark.slow
 @ONE_LOOP
 @pytest.mark.parametrize("dtype", ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "c8", "c16"])
 async def test_numpy_arrays_keep_dtype_shape_and_items_whatever_their_strides(
@@ -233,6 +234,7 @@ async def test_names_may_be_anything_and_only_once(sandbox: Sandbox) -> None:
         await sandbox.run("echo", [Arg(1)])
 
 
+@pytest.mark.slow
 async def test_streams_arrive_from_all_that_can_be_iterated(sandbox: Sandbox) -> None:
     async def counted(n: int) -> AsyncIterator[int]:
         for number in range(n):

@@ -6,6 +6,8 @@ import gc
 import threading
 import time
 
+import pytest
+
 from isola_anyio.engine.cpu import CpuMeter, Running, guest_thread, read_clock
 
 
@@ -69,6 +71,7 @@ def test_what_a_handler_computes_is_not_the_guests_even_while_it_computes() -> N
     assert meter.now() < 0.01
 
 
+@pytest.mark.slow
 def test_a_collection_of_the_hosts_objects_is_not_the_guests() -> None:
     heap: list[list[int]] = [[] for _ in range(2_000_000)]
     meter = CpuMeter()

@@ -252,6 +252,7 @@ PROVOKE = """
     """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "install",
     [
@@ -274,6 +275,7 @@ def test_traps_stay_traps_when_somebody_replaced_the_signal_handlers(
     assert "put back" in done.stdout
 
 
+@pytest.mark.slow
 def test_signal_guard_is_silent_when_nobody_replaced_anything() -> None:
     done = run_child(PROVOKE.format(install="", name="unreachable", signature=">", args=()))
     assert done.returncode == 0, done.stderr
@@ -290,6 +292,7 @@ def test_a_missing_private_name_fails_at_import_with_the_list() -> None:
     assert "wasmtime_func" in done.stderr.rpartition("ImportError")[2]
 
 
+@pytest.mark.slow
 def test_fork_in_the_parent_makes_engines_of_the_child_another_generation() -> None:
     done = run_child("""
         import os

@@ -29,6 +29,7 @@ async def test_what_the_work_returns_is_returned(pool: ThreadPool) -> None:
     assert await run_sync(pool, threading.get_ident, stop=never) != threading.get_ident()
 
 
+@pytest.mark.slow
 async def test_what_the_work_raises_is_raised_and_leaves_nothing_for_the_collector(pool: ThreadPool) -> None:
     class Failure(Exception):
         pass

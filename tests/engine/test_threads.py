@@ -158,6 +158,7 @@ def test_slots_are_never_lost_or_made(pool: ThreadPool) -> None:
     pool.retire()
 
 
+@pytest.mark.slow
 def test_retiring_lets_threads_end_and_still_serves_what_comes() -> None:
     pool = ThreadPool(max_parallel=2)
     work = Work(pool)

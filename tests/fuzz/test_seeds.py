@@ -154,6 +154,7 @@ def test_seeds_find_nothing(name: str) -> None:
         TARGETS[name](data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_mutated_seeds_find_nothing(name: str) -> None:
     rng = random.Random(20_261_123)
@@ -176,6 +177,7 @@ def leb(number: int) -> bytes:
     return bytes((0x80 | number & 127, 0x80 | number >> 7 & 127, 0x80 | number >> 14 & 127, number >> 21))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data"),
     [

@@ -92,6 +92,7 @@ def attack(seed, rounds):
     assert sum(outcomes.values()) >= 100
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 async def test_a_cpu_budget_stops_a_spinner_and_spares_a_sleeper(template: SandboxTemplate) -> None:
     async with template.create(max_cpu=0.2) as sandbox:

@@ -114,6 +114,7 @@ async def test_a_run_may_make_max_total_hostcalls_and_no_more(template: SandboxT
             await sandbox.run("call", "nobody")
 
 
+@pytest.mark.slow
 async def test_what_a_plain_handler_computes_is_not_the_guests_cpu(template: SandboxTemplate) -> None:
     def burn(payload: int) -> int:
         end = time.thread_time() + 0.3
@@ -401,6 +402,7 @@ async def test_a_plain_handler_runs_on_the_guests_thread_without_the_event_loop(
         assert await sandbox.run("call", "where") is False
 
 
+@pytest.mark.slow
 async def test_thousands_of_waiting_hostcalls_are_served(template: SandboxTemplate) -> None:
     async def echo(payload: int) -> int:
         return payload

@@ -47,6 +47,7 @@ async def test_a_large_result_is_not_encoded_on_the_event_loop(template: Sandbox
     assert threading.get_ident() not in large.threads
 
 
+@pytest.mark.slow
 async def test_what_happens_to_a_result_after_the_handler_returned_it_does_not_matter(
     template: SandboxTemplate,
 ) -> None:
@@ -235,6 +236,7 @@ async def test_answers_that_came_are_not_lost_when_making_another_is_cancelled(
         assert await sandbox.run("told") == [1]
 
 
+@pytest.mark.slow
 async def test_a_plain_handlers_answer_reaches_a_guest_that_was_cancelled_meanwhile(
     template: SandboxTemplate,
 ) -> None:

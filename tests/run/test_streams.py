@@ -71,6 +71,7 @@ async def test_a_stream_arrives_whole_and_in_order(template: SandboxTemplate) ->
             assert await sandbox.run(how, StreamArg.from_iterable(values)) == values
 
 
+@pytest.mark.slow
 async def test_several_and_named_streams_reach_their_parameters(template: SandboxTemplate) -> None:
     async with template.create() as sandbox:
         await sandbox.load_script(CODE)
@@ -128,6 +129,7 @@ async function take(stream) {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("runtime", "how"), [("python", "take"), ("python", "take_plainly"), ("js", "take")])
 @pytest.mark.parametrize("capacity", [1, 2, 3, 5, 1024])
 async def test_a_producer_is_no_further_ahead_of_the_guests_loop_than_its_capacity(

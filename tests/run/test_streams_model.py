@@ -110,6 +110,7 @@ def reading(request: pytest.FixtureRequest) -> Iterator[SandboxTemplate]:
     context.close()
 
 
+@pytest.mark.slow
 @given(
     count=st.integers(0, 12),
     end=st.sampled_from(["end", "fail", "hang"]),

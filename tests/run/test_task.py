@@ -315,6 +315,7 @@ async def test_a_run_behind_one_that_broke_the_guest_is_refused(pool: ThreadPool
     assert len(raised) == 1
 
 
+@pytest.mark.slow
 async def test_cancelled_at_any_moment_in_any_turn_nothing_is_left(pool: ThreadPool) -> None:
     """A storm: scripts and moments at random, from a seed; after each the queue, the pool and the flags are clean."""
     draw = random.Random(20261130)

@@ -92,6 +92,7 @@ async def test_a_guest_that_computes_on_after_its_last_word_uses_no_more_than_it
     assert machine.broken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["unknown hostcalls", "drops", "plain hostcalls", "partial results"])
 async def test_a_guest_that_makes_door_calls_instead_of_unwinding_is_stopped_soon(pool: ThreadPool, what: str) -> None:
     began = threading.Event()
@@ -115,6 +116,7 @@ async def test_a_guest_that_makes_door_calls_instead_of_unwinding_is_stopped_soo
     assert machine.broken
 
 
+@pytest.mark.slow
 async def test_a_guest_that_asks_and_drops_until_it_is_full_is_stopped(pool: ThreadPool) -> None:
     began = threading.Event()
     ops = iter(range(1, 1 << 31))
@@ -138,6 +140,7 @@ async def test_a_guest_that_asks_and_drops_until_it_is_full_is_stopped(pool: Thr
         assert machine.broken
 
 
+@pytest.mark.slow
 async def test_withheld_answers_do_not_fill_the_hosts_memory(pool: ThreadPool) -> None:
     began = threading.Event()
     ops = iter(range(1, 1 << 31))

@@ -124,6 +124,7 @@ WAYS: dict[str, list[Way]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*WAITING, *COMPUTING])
 async def test_a_run_cancelled_anywhere_in_any_way_is_over_at_once(
     template: SandboxTemplate, anyio_backend_name: str, name: str
@@ -165,6 +166,7 @@ async def test_plain_codes_own_sleep_is_waiting_and_no_computing(template: Sandb
         assert sandbox.usage.waiting_s > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 @pytest.mark.parametrize("names", [COMPUTING, WAITING], ids=["computing", "waiting"])
 async def test_cancellations_take_little_time(template: SandboxTemplate, names: tuple[str, ...]) -> None:
@@ -236,6 +238,7 @@ async def test_a_run_cancelled_before_it_begins_runs_nothing(template: SandboxTe
         assert await sandbox.run("bump") == 1
 
 
+@pytest.mark.slow
 async def test_cancelled_at_any_moment_of_a_short_run_the_sandbox_is_whole_or_broken(
     template: SandboxTemplate,
 ) -> None:

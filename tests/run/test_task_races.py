@@ -93,6 +93,7 @@ async def test_a_reminder_does_not_reach_the_next_run(pool: ThreadPool) -> None:
     assert not machine.store.interrupted
 
 
+@pytest.mark.slow
 async def test_a_reminder_does_not_hit_a_guest_that_was_told_meanwhile(pool: ThreadPool) -> None:
     gate = Gate(opened=True)
 
@@ -186,6 +187,7 @@ async def test_a_streamed_run_whose_task_begins_after_the_guest_broke_is_refused
     assert not runs.line
 
 
+@pytest.mark.slow
 async def test_cancelled_while_a_batch_is_encoded_a_reading_guest_unwinds(
     pool: ThreadPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,6 +436,7 @@ async def test_a_message_is_let_go_when_the_guest_has_it(pool: ThreadPool) -> No
     await cancelled(run, when)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["value", "guest error", "interrupted", "protocol error"])
 async def test_a_run_that_is_over_leaves_nothing_for_the_collector(pool: ThreadPool, how: str) -> None:
     gate = Gate(opened=True)

@@ -78,6 +78,7 @@ async def seconds_to_cancel(work: Any, started: anyio.Event) -> float:
     return time.perf_counter() - began
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cancelled", "closed"])
 async def test_a_guest_that_misses_its_interrupt_is_stopped_all_the_same(
     template: SandboxTemplate, blind: Blind, how: str

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from isola_anyio import SandboxTemplate
 
 
+@pytest.mark.slow
 async def test_a_guest_may_take_its_time_to_unwind_within_the_grace(template: SandboxTemplate) -> None:
     place = Place(template, "slow_to_unwind")
     async with place.create() as sandbox:
@@ -51,6 +52,7 @@ async def test_a_guest_may_clean_up_with_a_hostcall(template: SandboxTemplate) -
         assert await sandbox.run("look") == ["cleaned"]
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 @pytest.mark.parametrize("name", ["swallows", "swallows_plain", "swallows_prints"])
 async def test_a_guest_that_ignores_its_cancellation_is_stopped_after_the_grace(
@@ -75,6 +77,7 @@ async def test_a_guest_that_finishes_all_the_same_is_cancelled_for_the_host(temp
         assert not sandbox.broken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["call", "call_plain"])
 async def test_cancelled_in_a_plain_handler_the_guest_unwinds_when_that_returns(
     template: SandboxTemplate, how: str

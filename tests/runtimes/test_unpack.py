@@ -132,6 +132,7 @@ def test_garbage_and_cut_archives_are_refused(cache: Cache, tmp_path: Path) -> N
         refused(cache, tmp_path, wheel, "cannot be read|holds 0 files|SHA-256")
 
 
+@pytest.mark.slow
 def test_no_damage_to_an_archive_gives_anything_but_the_pinned_bytes_or_a_refusal(cache: Cache, tmp_path: Path) -> None:
     whole = archive_of(*both())
     directory = whole.rindex(LIBRARY[-8:]) if LIBRARY[-8:] in whole else len(whole) - 400

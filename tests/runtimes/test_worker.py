@@ -59,6 +59,7 @@ async def test_work_that_never_began_is_not_waited_for() -> None:
     assert time.monotonic() - begun < 0.5 * SLACK
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 async def test_work_that_cannot_stop_is_given_up_after_the_grace() -> None:
     release = threading.Event()

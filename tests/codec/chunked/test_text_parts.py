@@ -42,6 +42,7 @@ LONG: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LONG)
 def test_a_long_value_comes_back_whole(name: str, guest: ModuleType) -> None:
     value = LONG[name]

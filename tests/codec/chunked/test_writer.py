@@ -58,6 +58,7 @@ SEGMENTS = {("python", "surrogate pairs"), ("python", "halves at the cut")}
 """What crosses beside a short text, as it is."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 @pytest.mark.parametrize("dialect", ["python", "js"])
 def test_pieces_make_the_same_bytes(name: str, dialect: codec.Dialect) -> None:
@@ -71,6 +72,7 @@ def test_pieces_make_the_same_bytes(name: str, dialect: codec.Dialect) -> None:
     assert max(times, default=0) < PIECE_S * SLACK
 
 
+@pytest.mark.slow
 @given(value=json_values(max_leaves=60), small=st.integers(0, 8), items=st.integers(1, 5), chars=st.integers(1, 4))
 @pytest.mark.parametrize("dialect", ["python", "js"])
 def test_pieces_of_any_size_make_the_same_bytes(
@@ -100,6 +102,7 @@ def too_deep() -> Any:
     return value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("value", "words"),
     [
@@ -163,6 +166,7 @@ def test_small_is_what_takes_no_time(value: Any, small: bool) -> None:
     assert codec.is_small(value) is small
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [2_000, 14_000])
 def test_long_ints_weigh_what_writing_them_takes(bits: int) -> None:
     few, many = [1 << bits], [1 << bits] * 4000

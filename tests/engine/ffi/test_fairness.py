@@ -18,6 +18,7 @@ CALLS = """(module
   (func (export "ask") (loop $again (drop (call $give (i32.const 0))) (br $again))))"""
 
 
+@pytest.mark.slow
 def test_who_waits_for_the_lock_gets_it_between_long_host_calls(tmp_path: Path) -> None:
     """Without the sleeps the other thread came round some ten times in a second."""
     store = ffi.Store(make_program(tmp_path, CALLS), max_memory=1 << 20)

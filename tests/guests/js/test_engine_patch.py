@@ -21,6 +21,7 @@ def module() -> bytes:
     return Path(str(distribution("quickjs-rs").locate_file("quickjs_rs/_guest.wasm"))).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_pinned_build_is_changed_and_still_a_module(module: bytes, tmp_path: Path) -> None:
     changed = JsDriver().patch_module(module, DIGEST)
     assert changed != module

@@ -34,6 +34,7 @@ async def test_fuel_runs_out(context: SandboxContext) -> None:
     template.close()
 
 
+@pytest.mark.slow
 async def test_a_timer_costs_the_same_however_many_there_are(context: SandboxContext) -> None:
     template = await context.build_template("js", metered=True)
     async with template.create() as sandbox:
@@ -52,6 +53,7 @@ async def test_a_timer_costs_the_same_however_many_there_are(context: SandboxCon
     template.close()
 
 
+@pytest.mark.slow
 async def test_cpu_runs_out_and_waiting_does_not_count(template: SandboxTemplate) -> None:
     async with template.create(max_cpu=0.1) as sandbox:
         await sandbox.load_script(
@@ -77,6 +79,7 @@ async def test_a_template_is_built_quickly_with_an_empty_cache(tmp_path: Path) -
     assert time.monotonic() - began < 15  # 1 s on an idle machine of two cores
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 async def test_a_sandbox_that_has_run_costs_little_memory(template: SandboxTemplate) -> None:
     sandboxes: list[Sandbox] = []

@@ -261,6 +261,7 @@ def test_what_a_sandbox_held_is_free_when_it_is_closed(make_guest: Callable[...,
     assert base.read_file("tmp/d/f") == b"x"
 
 
+@pytest.mark.slow
 def test_a_deep_tree_is_frozen_without_recursion(make_guest: Callable[..., Guest]) -> None:
     g = make_guest(limits=FileLimits(max_tree_depth=10_000))
 

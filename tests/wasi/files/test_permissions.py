@@ -98,6 +98,7 @@ def tree(shared: Path) -> Path:
     return shared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["direct", "overlay"])
 @pytest.mark.parametrize("file_perms", ACCESSES)
 @pytest.mark.parametrize("dir_perms", ACCESSES)

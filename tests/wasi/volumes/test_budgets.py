@@ -364,6 +364,7 @@ def test_what_the_host_reads_is_held_once(make_guest: Make) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_the_paths_a_guest_asks_for_are_remembered_in_bounded_memory(make_guest: Make) -> None:
     g = make_guest()
     lexical = g.files.namespace.table.lexical

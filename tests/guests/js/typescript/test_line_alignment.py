@@ -87,6 +87,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_takes_no_longer_and_no_more_memory_than_other_text(name: str) -> None:
     head, unit, tail = HOSTILE[name]
@@ -102,6 +103,7 @@ def test_hostile_text_takes_no_longer_and_no_more_memory_than_other_text(name: s
     assert peak < 100 * len(part)
 
 
+@pytest.mark.slow
 def test_others_get_their_turn_and_may_stop_it() -> None:
     pauses = 0
 

@@ -100,6 +100,7 @@ async def test_it_is_compiled_once_for_templates_contexts_and_processes(
     assert compilations.begun == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "foreign"])
 async def test_damaged_code_of_it_is_compiled_again(
     built: SandboxTemplate, tmp_path: Path, compilations: Compilations, damage: str
@@ -119,6 +120,7 @@ async def test_damaged_code_of_it_is_compiled_again(
     assert compilations.begun == 2
 
 
+@pytest.mark.slow
 async def test_a_run_that_waits_for_it_can_be_cancelled(
     built: SandboxTemplate, compilations: Compilations, ready: Ready
 ) -> None:

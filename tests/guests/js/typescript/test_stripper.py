@@ -65,6 +65,7 @@ async def test_a_run_whose_lines_are_being_aligned_can_be_cancelled(
     assert stopped == [ffi.StoreInterrupted]
 
 
+@pytest.mark.slow
 async def test_the_work_of_it_is_the_guests(template: SandboxTemplate) -> None:
     async with template.create(max_cpu=0.3) as sandbox:
         with pytest.raises(CpuLimitError):

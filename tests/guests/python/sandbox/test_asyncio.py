@@ -251,6 +251,7 @@ def value(): return 5
         assert await sandbox.run("value") == 5
 
 
+@pytest.mark.slow
 async def test_leftovers_that_ignore_cancellation_delay_one_run_only(template: SandboxTemplate) -> None:
     async with template.create() as sandbox:
         await sandbox.load_script("""
@@ -374,6 +375,7 @@ async def test_what_is_meant_for_a_thread_runs_at_once_as_if_it_were_in_one(
     assert await run(template, THREADS, name, hostcalls={"echo": echo}) == result
 
 
+@pytest.mark.slow
 async def test_a_generator_that_does_not_end_delays_its_own_run_only(template: SandboxTemplate) -> None:
     async with template.create() as sandbox:
         await sandbox.load_script("""

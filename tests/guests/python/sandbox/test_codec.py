@@ -40,6 +40,7 @@ def long(): return np.longdouble(1)
             assert caught.value.type == "TypeError"
 
 
+@pytest.mark.slow
 async def test_results_that_cannot_cross_are_type_errors_of_the_guest_and_break_nothing(
     template: SandboxTemplate,
 ) -> None:

@@ -114,6 +114,7 @@ def fine(): return "fine"
         assert await sandbox.run("fine") == "fine"
 
 
+@pytest.mark.slow
 async def test_exceptions_with_hostile_methods_are_still_reported(template: SandboxTemplate) -> None:
     async with template.create() as sandbox:
         await sandbox.load_script("""
@@ -301,6 +302,7 @@ async def test_source_nested_too_deeply_for_the_parser_is_no_memory_limit(templa
             await sandbox.run("big")
 
 
+@pytest.mark.slow
 async def test_a_stream_left_while_the_guest_describes_its_failure_leaves_the_sandbox_whole(
     template: SandboxTemplate,
 ) -> None:

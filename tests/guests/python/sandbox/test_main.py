@@ -81,6 +81,7 @@ async def test_plain_functions_take_positional_and_named_arguments(template: San
         assert await sandbox.run("thing", 4) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "args", "items", "final"),
     [
@@ -118,6 +119,7 @@ async def test_every_kind_of_function_streams_its_items_and_ends_with_its_value(
         assert await sandbox.run(name, *args) == final
 
 
+@pytest.mark.slow
 async def test_thousands_of_items_arrive_in_order_through_a_bounded_channel(template: SandboxTemplate) -> None:
     async with template.create() as sandbox:
         await sandbox.load_script(FUNCTIONS)

@@ -110,6 +110,7 @@ def test_replacing_the_mounted_directory_changes_nothing(data: Guest, shared: Pa
     assert errno_of_failure(data.open, "data/secret.txt") is Errno.NOENT
 
 
+@pytest.mark.slow
 def test_swapping_a_directory_for_a_link_never_shows_the_outside(data: Guest, shared: Path) -> None:
     inside, link, way = shared / "inside", shared / "link", shared / "way"
     inside.mkdir()
@@ -147,6 +148,7 @@ def test_swapping_a_directory_for_a_link_never_shows_the_outside(data: Guest, sh
     assert len(outcomes) > 1, "the race was never on"
 
 
+@pytest.mark.slow
 def test_swapping_a_file_for_a_fifo_never_makes_the_guest_wait(data: Guest, shared: Path) -> None:
     (shared / "file").write_text("file")
     os.mkfifo(shared / "fifo")

@@ -128,6 +128,7 @@ async def test_who_waits_again_whenever_it_is_rejected_is_left_behind(template: 
             assert await sandbox.run("told") == 4  # left: once; cancelled: then and at the end; by a script: once
 
 
+@pytest.mark.slow
 async def test_a_handler_of_the_rejection_that_spins_is_stopped(template: SandboxTemplate, ready: Ready) -> None:
     async with template.create(hostcalls={"ready": ready}) as sandbox:
         await sandbox.load_script(
@@ -137,6 +138,7 @@ async def test_a_handler_of_the_rejection_that_spins_is_stopped(template: Sandbo
         assert sandbox.broken
 
 
+@pytest.mark.slow
 async def test_promises_that_nobody_can_settle_take_no_memory(template: SandboxTemplate, ready: Ready) -> None:
     async with template.create(max_memory=8 << 20, hostcalls={"ready": ready}) as sandbox:
         await sandbox.load_script(
@@ -210,6 +212,7 @@ async def test_finally_may_still_call_the_host(template: SandboxTemplate, ready:
         assert not sandbox.broken
 
 
+@pytest.mark.slow
 async def test_a_finally_that_does_not_end_is_ended_after_the_grace(template: SandboxTemplate, ready: Ready) -> None:
     async with template.create(hostcalls={"never": never, "ready": ready}) as sandbox:
         await sandbox.load_script(
@@ -264,6 +267,7 @@ SPINS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SPINS)
 async def test_what_spins_is_stopped(template: SandboxTemplate, kind: str, ready: Ready) -> None:
     code = SPINS[kind] if "ready" in SPINS[kind] else f"hostcall('ready'); {SPINS[kind]}"

@@ -124,6 +124,7 @@ async def test_hostile_errors_are_described_all_the_same(template: SandboxTempla
         assert len(error.message) < 20_000
 
 
+@pytest.mark.slow
 async def test_running_out_of_memory_is_an_error_of_the_guests(template: SandboxTemplate) -> None:
     async with template.create() as sandbox:
         await sandbox.load_script(
@@ -142,6 +143,7 @@ async def test_running_out_of_memory_is_an_error_of_the_guests(template: Sandbox
         assert not sandbox.broken
 
 
+@pytest.mark.slow
 async def test_an_argument_that_finds_no_room_is_a_memory_error(template: SandboxTemplate) -> None:
     for value in ("x" * (20 << 20), "x" * (2 << 20), b"x" * (20 << 20), b"x" * (2 << 20), list(range(500_000))):
 
@@ -164,6 +166,7 @@ async def test_an_argument_that_finds_no_room_is_a_memory_error(template: Sandbo
             assert await sandbox.run("size", "abc") == 3
 
 
+@pytest.mark.slow
 async def test_a_result_that_finds_no_room_is_a_memory_error(template: SandboxTemplate) -> None:
     async with template.create(max_memory=8 << 20, hostcalls={"echo": lambda x: x}) as sandbox:
         await sandbox.load_script(

@@ -177,6 +177,7 @@ async def test_a_consumer_that_stops_reading_stops_the_guest(template: SandboxTe
         assert 3 <= steps.taken < 5000
 
 
+@pytest.mark.slow
 async def test_closing_a_stream_runs_the_generators_finally(template: SandboxTemplate) -> None:
     steps = Steps()
     async with template.create(hostcalls={"step": steps}) as sandbox:
@@ -274,6 +275,7 @@ async def test_a_value_over_max_payload_is_refused_and_the_sandbox_lives(templat
         assert await sandbox.run("ok") == 1
 
 
+@pytest.mark.slow
 async def test_a_megabyte_crosses_both_ways(template: SandboxTemplate) -> None:
     async with template.create() as sandbox:
         await sandbox.load_script("const echo = x => x")

@@ -156,6 +156,7 @@ async function check(source) { return await eval('(async () => (' + source + '))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("area", "claim"), [(area, claim) for area, claims in CLAIMS.items() for claim in claims])
 async def test_the_globals_do_as_the_platform_says(template: SandboxTemplate, area: str, claim: str) -> None:
     async with template.create() as sandbox:

@@ -56,6 +56,7 @@ def load(name: str) -> Any:
     pytest.skip(f"{name} is not here; name its directory in ISOLA_TEST_DATA")
 
 
+@pytest.mark.slow
 async def test_every_case_of_urltestdata_parses_as_the_standard_says(template: SandboxTemplate) -> None:
     cases: list[Any] = [case for case in load("urltestdata.json") if isinstance(case, dict)]
     assert len(cases) > 800
