@@ -380,8 +380,7 @@ class Run:
         turns, patience = self.turns, self._runs.patience
         # Two budgets: the guest's own CPU, and the clock for a guest whose thread is never scheduled.
         end = time.monotonic() + patience.patience_s
-        seen, cpu_then = turns.door_calls, turns.cpu.now()
-        withheld = False  # the guest got no reply, and ought to park
+        withheld_at_cpu_s: float | None = None  # the guest got no reply, and ought to park
         while True:
             state = turns.state
             if state.phase is not Phase.QUEUED and state.phase not in IN_TURN:
@@ -389,16 +388,16 @@ class Run:
             # Told, or interrupted for good.
             if state.notice is not Notice.NONE or state.interrupt is Interrupt.FINAL:
                 return
-            left = patience.withheld_s if withheld else patience.courtesy_s
+            left = patience.courtesy_s
             if state.phase is Phase.COMPUTING:
-                cpu_now = turns.cpu.now()
-                # It comes where it can be told, and the courtesy begins anew; but not for a guest that was, so to
-                # speak, shown the way out, and goes on making door calls.
-                if not withheld and (turns.door_calls != seen or state.interrupt is Interrupt.SPENT):
-                    seen, cpu_then = turns.door_calls, cpu_now
-                    withheld = state.interrupt is Interrupt.SPENT
-                    continue
-                left -= cpu_now - cpu_then
+                cpu_now_s = turns.cpu.now()
+                if state.interrupt is not Interrupt.SPENT:
+                    left -= cpu_now_s - turns.tellable_at_cpu_s
+                else:
+                    # It was, so to speak, shown the way out: further door calls do not begin its courtesy anew.
+                    if withheld_at_cpu_s is None:
+                        withheld_at_cpu_s = cpu_now_s
+                    left = patience.withheld_s - (cpu_now_s - withheld_at_cpu_s)
                 if left <= 0 or time.monotonic() >= end:
                     self._act(Event.PATIENCE_OVER)
                     left = patience.reminder_s

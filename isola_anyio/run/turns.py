@@ -74,8 +74,8 @@ class Turns:
         has_fuel: a metered guest was given this run's fuel, and what is left of it is this run's.
 
     The guest's thread, read by the task at any time:
-        door_calls: counts the door calls in which the guest can be told that it is cancelled. One whose count goes up
-            is not interrupted.
+        tellable_at_cpu_s: what the guest's CPU showed when its turn began, or when it last made a door call in which it
+            can be told that it is cancelled. One that does so often is not interrupted.
 
     Either side, a flag that is only ever raised by one and lowered by the other:
         has_room: a parked guest waits for room for events, and there is some. Raised by the consumer's loop, or on the
@@ -105,7 +105,7 @@ class Turns:
         self.has_room = False
         self.busy_s = 0.0
         self.memory_size = 0
-        self.door_calls = 0
+        self.tellable_at_cpu_s = 0.0
         self.frames: Frames | None = None
         self.has_fuel = False
         self.since = 0.0
@@ -200,6 +200,7 @@ class Turns:
         thread, cpu, store = guest_thread, self.cpu, machine.store
         # Begins to count: the meter first shows what it showed when the last turn ended, on whatever thread that was.
         thread.meter = cpu
+        self.tellable_at_cpu_s = cpu.used_s
         cpu.running = Running(thread.clock, read_clock(thread.clock) - cpu.used_s)
         try:
             # Raises if the guest is being stopped: an interrupt that came while the turn was queued.
@@ -354,7 +355,9 @@ class Turns:
 
     def must_tell(self, event: Event) -> bool:
         """See :class:`~isola_anyio.run.services.ServedRun`."""
-        self.door_calls += 1
+        running = self.cpu.running
+        if running is not None:
+            self.tellable_at_cpu_s = read_clock(running.clock) - running.zero
         # The look without the lock is for the thousands of calls that find nothing. A stop that comes right after it is
         # seen the next time, or wakes the guest: `block` looks again under the lock.
         return self.state.stop is not Stop.NONE and Action.TELL in self.step(event)

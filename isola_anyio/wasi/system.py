@@ -8,7 +8,8 @@ from __future__ import annotations
 
 __all__ = ["GuestExit", "System"]
 
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
 
 from isola_anyio.wasi.answering import CallContext
 from isola_anyio.wasi.calls_fd import FdCalls
@@ -27,6 +28,18 @@ if TYPE_CHECKING:
     from isola_anyio.wasi.linear_memory import GuestMemory
     from isola_anyio.wasi.stdio import Stdio
     from isola_anyio.wasi.volumes.budgets import FileLimits
+
+
+_GROUPS: Final = {
+    "fds": FdCalls,
+    "paths": PathCalls,
+    "process": ProcessCalls,
+    "sockets": SocketCalls,
+    "time": TimeCalls,
+}
+_all_handlers: Final[Callable[[System], tuple[Callable[..., int], ...]]] = attrgetter(
+    *(next(f"{group}.{name}" for group, calls in _GROUPS.items() if hasattr(calls, name)) for name in SIGNATURES)
+)
 
 
 class System:
@@ -83,8 +96,11 @@ class System:
 
     def functions(self) -> dict[str, Callable[..., int]]:
         """Return every function by name, each taking the guest's integers and returning an errno."""
-        groups = (self.fds, self.paths, self.process, self.sockets, self.time)
-        return {name: next(getattr(group, name) for group in groups if hasattr(group, name)) for name in SIGNATURES}
+        return dict(zip(SIGNATURES, self.handlers(), strict=True))
+
+    def handlers(self) -> tuple[Callable[..., int], ...]:
+        """Return every function, in the order of ``SIGNATURES``; one call into C, because each fork wants it."""
+        return _all_handlers(self)
 
     # The guests' drivers call these themselves, as the guest would.
 

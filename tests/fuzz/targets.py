@@ -266,7 +266,7 @@ class FrameGuest:
             fresh=False,
             metered=False,
         )
-        calls = SimpleNamespace(functions=lambda: dict.fromkeys(SIGNATURES))
+        calls = SimpleNamespace(handlers=lambda: [None] * len(SIGNATURES))
         self.door = PythonPort(self.instance, calls, max_frame=limits.max_payload + (1 << 16))  # type: ignore[arg-type]
         self.build = BuildConversation(self.instance.sleep)
         self.turns: Turns | None = None

@@ -27,7 +27,6 @@ from isola_anyio.guests.js.sources import Sources
 from isola_anyio.guests.protocol import HEAD, PARK, ProtocolError, Status, ToGuest, ToHost
 from isola_anyio.guests.silence import SILENCE
 from isola_anyio.wasi.errno import WasiError
-from isola_anyio.wasi.signatures import SIGNATURES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,9 +88,8 @@ class JsPort:
         self._ended = False
         self._in_door = False
         self._parked: float | None = None
-        calls = system.functions()
         imports = (self._door, self._interrupt, self._sources.normalize, self._sources.module)
-        instance.set_handlers([*(calls[name] for name in SIGNATURES), *imports])
+        instance.set_handlers([*system.handlers(), *imports])
 
     def boot(self, modules: Mapping[str, str], layout: Layout | None, conversation: Conversation) -> None:
         """Load the SDK into a fresh engine; see ``boot.py``."""

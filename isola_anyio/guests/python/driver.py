@@ -142,8 +142,7 @@ class PythonPort:
         self._memory = instance.memory
         self._conversation: Conversation = SILENCE
         self._max_frame = max_frame
-        calls = system.functions()
-        instance.set_handlers([*(calls[name] for name in SIGNATURES), self._door])
+        instance.set_handlers([*system.handlers(), self._door])
         self._alloc = instance.store.export("host_alloc", "i>i")
         self._replying = False
         self._turn = instance.store.export("turn", "ii>i")
