@@ -162,8 +162,10 @@ class PythonPort:
                 self._memory.write(pointer + 1, frame)
         except WasiError:
             raise ProtocolError("the guest's allocator gives memory that the guest does not have") from None
-        status = self._turn(pointer, length)
-        self._conversation = SILENCE  # which keeps nothing of the run alive
+        try:
+            status = self._turn(pointer, length)
+        finally:
+            self._conversation = SILENCE  # which keeps nothing of the run alive
         if status:
             raise ProtocolError(f"the guest's message port ended a turn with status {status}")
 
