@@ -1,0 +1,5 @@
+"""Attacks through files."""
+
+from tests.hostile.files.paths import ATTACKS
+
+__all__ = ["ATTACKS"]

@@ -1,0 +1,5 @@
+"""Attacks through memory."""
+
+from tests.hostile.memory.allocations import ATTACKS
+
+__all__ = ["ATTACKS"]
