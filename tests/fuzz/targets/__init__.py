@@ -1,5 +1,8 @@
-"""The targets."""
+"""Targets: everything that reads a guest's bytes, as functions of bytes."""
 
-from tests.fuzz.targets.frames import CALLS, NAMES, TARGETS
+from __future__ import annotations
 
-__all__ = ["CALLS", "NAMES", "TARGETS"]
+from tests.fuzz.harness import Target
+from tests.fuzz.targets import decode, frames, wasi, wasm
+
+TARGETS: dict[str, Target] = {"frames": frames.frames, "wasi": wasi.wasi, "decode": decode.decode, "wasm": wasm.wasm}

@@ -1,5 +1,14 @@
-"""Attacks through files."""
+"""Files: out of the mounts, over the budgets, into what blocks."""
 
-from tests.hostile.files.paths import ATTACKS
+from __future__ import annotations
 
-__all__ = ["ATTACKS"]
+from tests.hostile.files import budgets, libraries, loops, modules, mounts, paths
+
+ATTACKS = [
+    *paths.ATTACKS,
+    *mounts.ATTACKS,
+    *budgets.ATTACKS,
+    *libraries.ATTACKS,
+    *loops.ATTACKS,
+    *modules.ATTACKS,
+]

@@ -1,5 +1,12 @@
-"""Attacks through memory."""
+"""Memory: more than there is, deeper than any stack, and outside of what is one's own."""
 
-from tests.hostile.memory.allocations import ATTACKS
+from __future__ import annotations
 
-__all__ = ["ATTACKS"]
+from tests.hostile.memory import allocations, corruption, javascript, stacks
+
+ATTACKS = [
+    *allocations.ATTACKS,
+    *stacks.ATTACKS,
+    *corruption.ATTACKS,
+    *javascript.ATTACKS,
+]
