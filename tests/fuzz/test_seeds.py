@@ -7,7 +7,9 @@ import random
 import pytest
 
 from isola_anyio.codec.frame import pack
-from tests.fuzz.targets import CALLS, NAMES, TARGETS
+from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets.frames import NAMES
+from tests.fuzz.targets.wasi import CALLS
 
 MUTATIONS = 200
 

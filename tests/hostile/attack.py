@@ -125,7 +125,8 @@ def gives(expected: Any) -> Expectation:
     """The call returns this."""
 
     def check(outcome: Outcome) -> None:
-        assert outcome.error is None and not outcome.cancelled, str(outcome)
+        assert outcome.error is None, str(outcome)
+        assert not outcome.cancelled, str(outcome)
         assert outcome.value == expected
 
     return check
@@ -135,7 +136,8 @@ def holds(predicate: Callable[[Any], Any], *, usable: bool = False) -> Expectati
     """The call returns something that fulfils the predicate."""
 
     def check(outcome: Outcome) -> None:
-        assert outcome.error is None and not outcome.cancelled, str(outcome)
+        assert outcome.error is None, str(outcome)
+        assert not outcome.cancelled, str(outcome)
         assert predicate(outcome.value), str(outcome)
         assert outcome.usable or not usable
 

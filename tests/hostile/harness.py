@@ -20,6 +20,7 @@ import anyio
 from isola_anyio import GuestError, IsolaError, MountConfig, Sandbox, SandboxTemplate
 from tests.hostile.attack import CONTRACT, MIB, Attack, LateError, Outcome, is_of_the_contract
 from tests.timing import SLACK
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -31,7 +32,6 @@ ATTEMPTS = 3
 """Times an attack is run before what it says about time counts."""
 AFTERWARDS_S = 5.0
 TICK_S = 0.005
-POLL_S = 0.001
 ROOT = str(Path(__file__).parents[2])
 
 GUEST = {
@@ -56,7 +56,7 @@ async def fail(payload: Any) -> Any:
 
 
 async def never(payload: Any) -> Any:
-    await anyio.sleep(1e6)
+    await anyio.sleep_forever()
 
 
 async def unspeakable(payload: Any) -> Any:
@@ -238,8 +238,7 @@ async def _attempt(attack: Attack, template: SandboxTemplate, world: World, neig
 async def _nothing_is_left(template: SandboxTemplate, fds: set[str], tasks: int) -> None:
     """Check that no more is there than before: no work, no task, no descriptor."""
     with suppress(TimeoutError), anyio.fail_after(1):  # a thread tells the loop before it takes its next work
-        while template._context._pool.busy:
-            await anyio.sleep(POLL_S)
+        await until(lambda: not template._context._pool.busy)
     assert template._context._pool.busy == 0, "a guest thread is still busy"
     assert len(anyio.get_running_tasks()) <= tasks, "a task is left"
     if not open_fds() <= fds:

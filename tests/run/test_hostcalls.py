@@ -16,6 +16,8 @@ from isola_anyio import GuestError, LimitError, SandboxBusyError, SandboxClosedE
 from tests.run.support import CODE
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from isola_anyio import Sandbox, SandboxTemplate
 
 
@@ -31,12 +33,15 @@ async def test_async_and_plain_handlers_answer_async_and_plain_guests(template: 
     async def bound(prefix: str, payload: Any) -> Any:
         return prefix + payload
 
+    def awaitable(payload: Any) -> Awaitable[Any]:
+        return later(payload)
+
     handlers: dict[str, Any] = {
         "later": later,
         "now": lambda payload: {"now": payload},
         "object": Object(),
         "partial": functools.partial(bound, "p-"),
-        "awaitable": lambda payload: later(payload),
+        "awaitable": awaitable,
     }
     async with template.create(hostcalls=handlers) as sandbox:
         await sandbox.load_script(CODE)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import cast
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from isola_anyio.engine.threads import ThreadPool, Work, WorkItem
@@ -170,7 +171,7 @@ async def test_a_waiting_guest_is_told_and_unwinds(pool: ThreadPool, where: str)
         await gate.arrive()
         expected = Phase.PARKED if where == "parked" else Phase.BLOCKED
         while run.turns.state.phase is not expected:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
 
     await cancelled(run, when)
     assert not machine.broken
@@ -321,7 +322,7 @@ async def test_cancelled_at_any_moment_in_any_turn_nothing_is_left(pool: ThreadP
     draw = random.Random(20261130)
 
     async def later(_payload: object) -> int:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         return 1
 
     for number in range(150):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from isola_anyio.engine.threads import ThreadPool
@@ -48,7 +49,7 @@ async def cancel_inside(run: Run, began: threading.Event, settled: Callable[[], 
         group.start_soon(run.complete)
         await anyio.to_thread.run_sync(began.wait, 10)
         while not settled():
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         group.cancel_scope.cancel()
 
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from isola_anyio import codec
@@ -140,7 +141,7 @@ async def test_cancelled_and_closed_while_the_host_looks_for_completions_a_waiti
 
     async def close_after_cancel() -> None:
         while not run.turns.state.stop:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         runs.close()
         looks.opened.set()
 
@@ -300,7 +301,7 @@ async def test_no_thread_for_a_moment_when_a_guest_is_to_unwind_it_unwinds_later
     async def when() -> None:
         await gate.arrive()
         while run.turns.state.phase is not Phase.PARKED:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
 
     pool.put = refuse_some  # type: ignore[method-assign]
     with anyio.fail_after(5):
@@ -430,7 +431,7 @@ async def test_a_message_is_let_go_when_the_guest_has_it(pool: ThreadPool) -> No
 
     async def when() -> None:
         while not machine.turns or run.turns.state.phase is not Phase.PARKED:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         assert gone.is_set()
 
     await cancelled(run, when)

@@ -129,7 +129,7 @@ class Guest:
             stdio=self.stdio,
             clock=self.clock,
             random=self._random,
-            sleep=lambda seconds: self.clock.sleep(seconds),
+            sleep=lambda seconds: self.clock.sleep(seconds),  # noqa: PLW0108 - a test may replace the clock's
             limits=self.limits,
             args=args,
             environ=environ or {},

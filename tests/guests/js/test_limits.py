@@ -6,6 +6,7 @@ import gc
 import re
 import sys
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -82,19 +83,15 @@ async def test_a_template_is_built_quickly_with_an_empty_cache(tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 async def test_a_sandbox_that_has_run_costs_little_memory(template: SandboxTemplate) -> None:
-    sandboxes: list[Sandbox] = []
-    try:
+    async with AsyncExitStack() as sandboxes:
         for _ in range(20):  # what the process allocates once
-            sandboxes.append(await used(template))
+            sandboxes.push_async_callback((await used(template)).aclose)
         gc.collect()
         before = private_kb()
         for _ in range(200):
-            sandboxes.append(await used(template))
+            sandboxes.push_async_callback((await used(template)).aclose)
         gc.collect()
         assert (private_kb() - before) / 200 < MAX_PRIVATE_KB
-    finally:
-        for sandbox in sandboxes:
-            await sandbox.aclose()
 
 
 async def used(template: SandboxTemplate) -> Sandbox:

@@ -50,9 +50,8 @@ def test_a_path_is_confined_to_the_directory(tmp_path: Path) -> None:
     dir_fd = os.open(tmp_path / "d", os.O_PATH)
     try:
         for path in (b"..", b"out", b"/", b"../d"):
-            with pytest.raises(OSError) as caught:
+            with pytest.raises(OSError, match=rf"^\[Errno {errno.EXDEV}\]"):
                 openat2.openat2(dir_fd, path, os.O_PATH, 0, openat2.RESOLVE_BENEATH)
-            assert caught.value.errno == errno.EXDEV
     finally:
         os.close(dir_fd)
 
