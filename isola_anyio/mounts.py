@@ -38,6 +38,7 @@ DEFAULT_MEMORY_BYTES: Final = 64 << 20
 """Default for the bytes of a memory mount; a guess."""
 
 _CODE_SUFFIXES: Final = (".py", *EXTENSION_SUFFIXES, *BYTECODE_SUFFIXES)
+_BYTECODE_DIRECTORY: Final = "__pycache__"  # compared without regard to case, as some file systems do
 
 
 @dataclass(frozen=True)
@@ -216,10 +217,12 @@ def _refuse_sensitive(host: str, sensitive: Iterable[str]) -> None:
     """Raise for a directory from which Python on the host would import what the guest writes, or that is ``sensitive``.
 
     That is a directory of ``sys.path`` or one above it, anything below where packages are installed, and a directory
-    below one of ``sys.path`` that has code in it. One without code, such as ``data`` beside a script, is allowed.
+    below one of ``sys.path`` that has code in it. One without code, such as ``data`` beside a script, is allowed. A
+    place for bytecode is code whatever is in it: Python looks there for that of a module beside it.
     """
     real = os.path.realpath(host)
     installed = {os.path.realpath(directory) for directory in sysconfig.get_paths().values()}
+    sensitive = (*sensitive, *filter(None, [sys.pycache_prefix]))
     for entry in (*sys.path, *sensitive):
         code = os.path.realpath(entry or os.getcwd())  # noqa: PTH109 - strings throughout
         is_all_code = code in installed or entry in sensitive
@@ -235,13 +238,19 @@ def _is_within(path: str, directory: str) -> bool:
 
 
 def _has_code(path: str) -> bool:
+    if _BYTECODE_DIRECTORY in path.casefold().split(os.sep):
+        return True
     try:
         with os.scandir(path) as entries:
-            return any(entry.name.endswith(_CODE_SUFFIXES) for entry in entries)
+            return any(_is_code(entry.name) for entry in entries)
     except NotADirectoryError:
         return path.endswith(_CODE_SUFFIXES)
     except OSError:  # it cannot be mounted either, and the error of opening it says why
         return False
+
+
+def _is_code(name: str) -> bool:
+    return name.endswith(_CODE_SUFFIXES) or name.casefold() == _BYTECODE_DIRECTORY
 
 
 def bind(config: MountConfig, *, sensitive: Iterable[str] = ()) -> BoundMount:

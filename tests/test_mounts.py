@@ -184,6 +184,46 @@ def test_data_beside_a_script_is_no_code_and_a_package_beside_it_is(
             bind(MountConfig(place, "/x", "read-write", "read-write"))
 
 
+@pytest.mark.parametrize("content", [None, "module.cpython-311.pyc", "notes.txt", "nested/deeper/notes.txt"])
+def test_a_place_for_bytecode_beside_a_module_is_refused_whatever_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "module.py").write_text("")
+    cache = tmp_path / "package" / "__pycache__"
+    cache.mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    if content is not None:
+        (cache / content).parent.mkdir(parents=True, exist_ok=True)
+        (cache / content).write_text("")
+    inside = [path for path in cache.rglob("*") if path.is_dir() or content is not None]
+    for place in (cache, cache.parent, *inside):
+        for perms in (("write", "read"), ("read", "write"), ("read-write", "read-write")):
+            with pytest.raises(InvalidArgumentError, match="allow_sensitive=True"):
+                bind(MountConfig(place, "/x", *perms))
+    close(
+        bind(MountConfig(cache, "/x")),
+        bind(MountConfig(cache, "/x", "read-write", "read-write", mode="overlay")),
+        bind(MountConfig(cache, "/x", "read-write", "read-write", allow_sensitive=True)),
+        bind(MountConfig(tmp_path / "data", "/x", "read-write", "read-write")),
+    )
+
+
+def test_a_place_for_bytecode_that_python_does_not_import_from_is_a_directory_like_others(tmp_path: Path) -> None:
+    (tmp_path / "__pycache__").mkdir()
+    close(bind(MountConfig(tmp_path / "__pycache__", "/x", "read-write", "read-write")))
+
+
+def test_where_python_was_told_to_keep_all_bytecode_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prefix/deep").mkdir(parents=True)
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "prefix"))
+    for place in (tmp_path, tmp_path / "prefix", tmp_path / "prefix/deep"):
+        with pytest.raises(InvalidArgumentError, match="allow_sensitive=True"):
+            bind(MountConfig(place, "/x", "read-write"))
+
+
 def test_directories_named_sensitive_are_refused_too(host: Path) -> None:
     (host / "cache/images").mkdir(parents=True)
     for path in (host, host / "cache", host / "cache/images"):
