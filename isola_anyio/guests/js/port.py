@@ -13,6 +13,7 @@ from __future__ import annotations
 __all__ = ["IMPORTS", "JsPort"]
 
 import json
+import math
 import struct
 from typing import TYPE_CHECKING, Final
 
@@ -52,10 +53,14 @@ _FIELD: Final = b"\x1f"
 _COMPLETION: Final = struct.Struct("<IBI")
 _HEAD_BYTES: Final = 16
 """Room for a kind, a number of 32 bits and a blank."""
+_NUMBER_BYTES: Final = 32
+"""Of a number in a door call; JavaScript writes no number with more characters, and reading digits holds the GIL."""
 _TOLD: Final = 2
 """LOG's reply that delivers a cancellation to a guest that is computing; to JavaScript it is undefined."""
 _MAX_NAME_BYTES: Final = 0xFFFF
 _MAX_RANDOM_BYTES: Final = 65536
+_MAX_DOMAIN_BYTES: Final = 8192
+"""Of a domain that is asked about; the answer for one of so many characters is that it is none."""
 _NO_MEMORY: Final = codec.encode(
     {"type": "InternalError", "message": "out of memory", "traceback": "", "limit": "memory"}
 )
@@ -256,7 +261,7 @@ class JsPort:
         if kind == _ROOM:
             return js.new_bool(int(self._has_room(body)))
         if kind == ToHost.IDNA:
-            ascii_form = domain_to_ascii(body.decode("utf-8", "replace"))
+            ascii_form = domain_to_ascii(body[:_MAX_DOMAIN_BYTES].decode("utf-8", "replace"))
             return js.new_undefined() if ascii_form is None else js.string(ascii_form.encode())
         if kind in (ToHost.DONE, ToHost.FAIL):
             self._ended = True
@@ -279,9 +284,12 @@ class JsPort:
         """Return whether there is room to read a frame of that length: without room, its copy ends the instance."""
         if self._instance.store.memory_size() <= self._instance.max_memory // 2:
             return True
+        wanted = _count(length)
+        if wanted is None or wanted > self._max_frame:
+            return False
         try:
-            self._js.make_sure(2 * int(length[:_HEAD_BYTES]))
-        except (MemoryError, ValueError):
+            self._js.make_sure(2 * wanted)
+        except MemoryError:
             return False
         return True
 
@@ -291,16 +299,18 @@ class JsPort:
     def _park(self, number: int, body: bytes) -> int:
         delay, _, flags = body.partition(b" ")
         try:
-            seconds = float(delay)
+            seconds = float(delay) if len(delay) <= _NUMBER_BYTES else math.nan
         except ValueError:
-            raise ProtocolError("a turn that ends with no time") from None
+            seconds = math.nan
+        if math.isnan(seconds):
+            raise ProtocolError("a turn that ends with no time")
         self._parked = seconds
         self._conversation.answer(ToHost.PARK, number, memoryview(PARK.pack(seconds, flags == b"1")))
         return self._js.new_undefined()
 
     def _random(self, body: bytes) -> bytes:
         """Return bytes from ``random_get``, which a sandbox's seed makes repeatable."""
-        length = int(body) if body.isdigit() and len(body) < _HEAD_BYTES else 0
+        length = _count(body) or 0
         if length > _MAX_RANDOM_BYTES:
             raise ProtocolError(f"{length} random bytes at once")
         pointer = self._js.allocate(max(1, length))
@@ -317,6 +327,11 @@ class JsPort:
         if kind in (ToHost.EMIT, ToHost.LOG):
             return js.new_bool(reply[0]) if reply[0] < _TOLD else js.new_undefined()
         return js.uint8array(reply) if reply[1:2] == b"\xfe" else js.string(reply)
+
+
+def _count(text: bytes) -> int | None:
+    """Return a number of digits; ``None`` for what is none, or too long for one."""
+    return int(text) if len(text) <= _NUMBER_BYTES and text.isdigit() else None
 
 
 def _no_room(kind: int, text: str) -> bytes:
@@ -338,5 +353,6 @@ def _body(kind: int, text: bytes, extra: bytes | None) -> bytes:
     if kind == ToHost.LOG:
         return bytes((text[0] - 0x30 if text else 1,)) + text[1:]
     if kind == ToHost.READ:
-        return (int(text) if text.isdigit() else 0xFFFF_FFFF).to_bytes(4, "little")
+        op = _count(text)
+        return (0xFFFF_FFFF if op is None else op).to_bytes(4, "little")
     return text if extra is None else extra

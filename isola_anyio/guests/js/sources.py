@@ -25,6 +25,8 @@ _SCOPE: Final = "\n;globalThis[Symbol.for('isola.scope')]?.((n)=>{try{return eva
 """Appended to a module, so that its names can be looked up after it has run; see ``names.js``."""
 _MAX_SPECIFIER_BYTES: Final = 4096
 """PATH_MAX of Linux: a longer specifier names no file and is not read."""
+_MAX_NAME_BYTES: Final = 4 * _MAX_SPECIFIER_BYTES
+"""A module's name is the folder of one specifier and another specifier; a longer one is none that was given here."""
 
 
 class Sources:
@@ -81,7 +83,7 @@ class Sources:
     def _begin_stripped(self, code: str, name: str, failure: JsError, *, as_module: bool) -> JsError | None:
         """Begin with the source stripped of types: ``None``, or the error of the attempt that came further."""
         js = self._js
-        line = line_of(js, failure.handle)
+        line = line_of(js, failure.handle, code)
         try:
             stripped = self._loader.strip(code, name)
         except UnreadTypeScriptError as exc:
@@ -99,7 +101,7 @@ class Sources:
         if stripped == code:
             return failure
         second = self._begin(stripped, name, as_module=as_module)
-        if second is not None and is_syntax_error(js, second.handle) and line_of(js, second.handle) <= line:
+        if second is not None and is_syntax_error(js, second.handle) and line_of(js, second.handle, code) <= line:
             second, failure = failure, second
         js.free_value(failure.handle)
         return second
@@ -146,7 +148,7 @@ class Sources:
 
     def _syntax_error(self, message: str, name: str, line: int) -> JsError:
         self._sdk.name_script(name)
-        return JsError(make_syntax_error(self._js, message, line))
+        return JsError(make_syntax_error(self._js, message, name, line))
 
     def _refuse(self, error: SourceError) -> None:
         js = self._js
@@ -177,6 +179,8 @@ class Sources:
 
     def module(self, name: int, length: int, out_length: int) -> int:
         """Answer ``host_module_load``: a module's source; 0 for none."""
+        if length > _MAX_NAME_BYTES:
+            return 0
         try:
             wanted = self._js.memory.read(name, length).decode("utf-8", "surrogateescape")
         except WasiError:

@@ -29,21 +29,26 @@ def message_of(js: Js, error: int) -> str:
     return _text_of(js, error, "message").decode("utf-8", "replace")
 
 
-def line_of(js: Js, error: int) -> int:
-    """Return the line on which an error was thrown, by the first line of its stack; 0 when that has none."""
+def line_of(js: Js, error: int, code: str) -> int:
+    """Return the line of ``code`` on which an error was thrown, by the first line of its stack; 0 when that has none.
+
+    The stack may be the guest's own text (``Error.prepareStackTrace``): a line that ``code`` does not have is its last.
+    """
     found = _POSITION.search(_text_of(js, error, "stack").partition(b"\n")[0])
-    return int(found[1]) if found else 0
+    return min(int(found[1]), code.count("\n") + code.count("\r") + 1) if found else 0
 
 
-def make_syntax_error(js: Js, message: str, line: int) -> int:
-    """Make a ``SyntaxError`` on a line of the script that was named last: a handle.
+def make_syntax_error(js: Js, message: str, name: str, line: int) -> int:
+    """Make a ``SyntaxError`` on a line of the source of that name: a handle.
 
-    The engine alone can give an error a stack, so it compiles a script that has a fault on that line.
+    The engine makes the error, with a fault on the first line of a text of its own, and the host sets what it says. To
+    put the fault on the line instead would take as many newlines.
     """
     try:
-        promise = js.evaluate(b"\n" * (line - 1) + b")")
+        promise = js.evaluate(b")")
     except JsError as exc:
         js.set_text(exc.handle, "message", message)
+        js.set_text(exc.handle, "stack", f"    at {name}:{line}:1\n")
         return exc.handle
     js.free_value(promise)
     raise InternalError("QuickJS took what is no JavaScript")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -90,6 +92,39 @@ async def test_a_frame_that_makes_no_sense_ends_the_run(traitor: SandboxTemplate
         if not sandbox.broken:
             with contextlib.suppress(GuestError):
                 await sandbox.run("fine")
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "'\\x181 ' + '9'.repeat(2e6)",
+        "'\\x151 ' + '1'.repeat(2e6) + ' 1'",
+        "'\\x151 NaN 1'",
+        "'\\x1a0 ' + '0'.repeat(2e6)",
+        "'\\x1f0 ' + '9'.repeat(2e6)",
+        "'\\x1b0 \\u00e4' + 'a'.repeat(2e6)",
+    ],
+)
+async def test_a_number_of_a_guests_is_no_work_however_many_digits_it_has(
+    traitor: SandboxTemplate, frame: str, unlimited_digits: None
+) -> None:
+    """A program may have lifted Python's limit of digits; two million of them are then minutes of work."""
+    async with traitor.create() as sandbox:
+        await sandbox.load_script(f"const f = () => {{ door({frame}); return 'went on' }}")
+        began = time.process_time()
+        try:
+            assert await sandbox.run("f") == "went on"
+        except GuestError as exc:
+            assert exc.type == "ProtocolError"
+        assert time.process_time() - began < 2.0
+
+
+@pytest.fixture
+def unlimited_digits() -> Iterator[None]:
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    yield
+    sys.set_int_max_str_digits(before)
 
 
 async def test_a_door_call_without_arguments_or_with_other_things_ends_the_run(traitor: SandboxTemplate) -> None:

@@ -343,6 +343,20 @@ async def test_a_file_that_was_imported_before_is_loaded_anew(template: SandboxT
         assert await sandbox.run("f") == 2
 
 
+async def test_a_fault_in_typescript_is_told_with_its_line_whatever_the_guest_makes_of_stacks(
+    template: SandboxTemplate,
+) -> None:
+    """The engine asks the guest what a stack is (``Error.prepareStackTrace``), and may be told that it is a number."""
+    for made in ("1e9", "'at <x> (y:900000000:1)'", "{}", "Object.freeze(error)"):
+        async with template.create() as sandbox:
+            await sandbox.load_script(f"Error.prepareStackTrace = (error, frames) => {made}")
+            with pytest.raises(GuestError) as caught:
+                await sandbox.load_script("let a: number = 1;\n\nlet b: = 2;", filename="a.ts")
+            assert caught.value.type == "SyntaxError"
+            if made != "Object.freeze(error)":  # it keeps what the engine wrote into it
+                assert caught.value.traceback == "    at a.ts:3:1"
+
+
 async def test_a_specifier_longer_than_any_path_is_not_looked_at(
     template: SandboxTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,8 @@ _MAX_MEMORY_BYTES: Final = 256 << 20
 _MAX_STRIPPED_BYTES: Final = 16 << 20
 """A guess: deeply nested source is printed with an indentation as deep."""
 _MAX_MESSAGE_BYTES: Final = 4096
+_MAX_RANDOM_BYTES: Final = 4096
+"""The module draws keys of hash tables, 16 bytes at a time."""
 # Flags and statuses of the module's own interface.
 _SOURCE_TS: Final = 1 << 0
 _SOURCE_TSX: Final = 1 << 1
@@ -136,7 +138,10 @@ class _Conversation:
         return pointer
 
     def _random(self, pointer: int, length: int) -> int:
-        self._memory.slice(pointer, length)[:] = secrets.token_bytes(length & 0xFFFF_FFFF)
+        view = self._memory.slice(pointer, length)  # first: a length that the memory does not have is refused
+        if len(view) > _MAX_RANDOM_BYTES:
+            raise WasiError(Errno.INVAL)
+        view[:] = secrets.token_bytes(len(view))
         return Errno.SUCCESS
 
     def _no_variables(self, _pointers: int, _buffer: int) -> int:
