@@ -30,6 +30,8 @@ __all__ = [
 
 from typing import Final
 
+from isola_anyio.printable import printable, printable_line
+
 CLIP_CHARS: Final = 120
 """How much of a value's ``repr`` an error message quotes; a guess that keeps a message on two lines."""
 
@@ -68,6 +70,9 @@ class DigestMismatchError(RuntimeUnavailableError):
 class GuestError(IsolaError):
     """Guest code raised, or ended in a way that is the guest's own doing.
 
+    Its texts are the guest's, who may write anything: control characters except newline and tab, bidirectional
+    overrides and lone surrogates are shown as escapes, so that they can be logged, printed and encoded.
+
     Attributes:
         type: the guest's class name, such as ``"ValueError"`` or ``"TypeError"``.
         message: the guest exception's text.
@@ -75,6 +80,8 @@ class GuestError(IsolaError):
     """
 
     def __init__(self, type: str, message: str, traceback: str = "") -> None:
+        # Here, and not where they are made, so that none is forgotten.
+        type, message, traceback = printable_line(type), printable(message), printable(traceback)
         super().__init__(type, message, traceback)
         self.type = type
         self.message = message

@@ -27,7 +27,7 @@ ROOMS: Final = [
 """What the comment in the front door lists: a line is its rooms, then two spaces or more, then what they are for."""
 RANK: Final = {room: rank for rank, room in enumerate(["__main__", *ROOMS])}
 PURE: Final = (
-    *("errors", "limits", "options", "codec", "guests.protocol", "runtimes.choice", "runtimes.pins"),
+    *("errors", "printable", "limits", "options", "codec", "guests.protocol", "runtimes.choice", "runtimes.pins"),
     *("run.state", "wasi.abi", "wasi.volumes.paths"),
 )
 """Rooms and modules that can be tested without an event loop and without an engine."""

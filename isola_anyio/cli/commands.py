@@ -1,6 +1,7 @@
 """Commands: what each command of ``isola-anyio`` does, and its exit status.
 
-A guest's output goes to stdout and stderr as it comes; progress and errors of this program go to stderr.
+A guest's output goes to stdout and stderr as it comes, with its control characters escaped where that is a terminal;
+progress and errors of this program go to stderr.
 Exit status: 0 fine, 1 it failed, 2 wrong usage, 124 ``--timeout`` passed, 130 interrupted.
 """
 
@@ -26,6 +27,7 @@ from isola_anyio.cli.doctor import doctor
 from isola_anyio.errors import IsolaError
 from isola_anyio.events import EndEvent, ErrorEvent, LogEvent, ResultEvent, StderrEvent, StdoutEvent
 from isola_anyio.guests.kinds import drivers
+from isola_anyio.printable import printable_json, printable_on_terminal
 from isola_anyio.template import SandboxContext, build_template
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ RUNTIME_BY_SUFFIX: Final = {".py": "python", ".js": "js", ".mjs": "js", ".ts": "
 FAILED: Final = 1
 TIMED_OUT: Final = 124  # as timeout(1)
 INTERRUPTED: Final = 130  # as a shell reports SIGINT
+_SHOWN_INT_BITS: Final = 2048
+"""A longer int is shown in hex where one was too long: Python's lowest limit, 640 digits, is higher than this."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -211,13 +215,27 @@ def _usage(message: str) -> int:
     return 2
 
 
-def _write(stream: Any, text: str) -> None:
-    stream.write(text)
+def _write(stream: Any, untrusted_text: str) -> None:
+    """Write what a guest says: to a file or a pipe as it is; a terminal would obey its control characters."""
+    stream.write(printable_on_terminal(untrusted_text) if stream.isatty() else untrusted_text)
     stream.flush()
 
 
 def _as_json(value: JsonValue) -> str:
-    return json.dumps(value, ensure_ascii=False, default=_plain)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=_plain)
+    except ValueError:  # an int of more digits than Python converts, because that takes quadratic time
+        text = json.dumps(_without_huge_ints(value), ensure_ascii=False, default=_plain)
+    return printable_json(text)
+
+
+def _without_huge_ints(value: JsonValue) -> JsonValue:
+    """Return the value with such ints as what can be written in linear time: text in hex."""
+    if isinstance(value, dict):
+        return {key: _without_huge_ints(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_huge_ints(item) for item in value]
+    return hex(value) if type(value) is int and value.bit_length() > _SHOWN_INT_BITS else value
 
 
 def _plain(value: object) -> object:

@@ -21,6 +21,7 @@ from isola_anyio.errors import (
     SandboxClosedError,
 )
 from isola_anyio.guests.protocol import ProtocolError
+from isola_anyio.printable import printable
 from isola_anyio.run.state import Stop
 from isola_anyio.wasi.system import GuestExit
 
@@ -77,7 +78,8 @@ def outcome_of(exc: BaseException, stop: Stop, limits: Limits) -> BaseException:
         return GuestError("ProtocolError", f"{exc}: the guest's own runtime was tampered with")
     # Last: what is left of `Exception`s is ours to explain.
     if isinstance(exc, Exception) and is_fatal(exc):
-        error = InternalError(f"a fault of isola_anyio itself, please report it: {type(exc).__name__}: {exc}")
+        text = printable(str(exc))
+        error = InternalError(f"a fault of isola_anyio itself, please report it: {type(exc).__name__}: {text}")
         error.__cause__ = exc
         return error
     return exc  # ours already; or, no Exception, a plain handler's, meant for the program and not for its guest
@@ -94,7 +96,7 @@ def described(untrusted_fields: JsonValue, limits: Limits) -> BaseException:
     type_name, text, traceback = (_short(untrusted_fields.get(key)) for key in ("type", "message", "traceback"))
     limit = untrusted_fields.get("limit")
     if limit == "payload":
-        return PayloadLimitError(f"{text} (max_payload={limits.max_payload}); raise it, or send less")
+        return PayloadLimitError(f"{printable(text)} (max_payload={limits.max_payload}); raise it, or send less")
     if limit == "memory":
         return MemoryLimitError(type_name, text or f"max_memory={limits.max_memory} is used up", traceback)
     return GuestError(type_name, text, traceback)

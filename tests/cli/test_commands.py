@@ -77,6 +77,41 @@ def test_run_shows_what_json_cannot_say(guest_file: Any, capsys: pytest.CaptureF
     assert capsys.readouterr().out == '["01ff", [1.0, 2.0], "ü"]\n'
 
 
+def test_run_shows_an_int_that_python_does_not_convert_in_hex(
+    guest_file: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "def made(): return [1, {'a': 1 << 40000, 'b': -(1 << 40000)}]"
+    assert main(["run", guest_file("made.py", code), "--function", "made"]) == 0
+    digits = "0x1" + "0" * 10000
+    assert json.loads(capsys.readouterr().out) == [1, {"a": digits, "b": "-" + digits}]
+
+
+CONTROLS: Final = r"""
+import sys
+def f():
+    print("title \x1b]0;owned\x07 C1 \x9b2J override \u202e", end="\r\n")
+    print("\x1b[31mred", file=sys.stderr)
+    return "\x1b \x9b \ud800"
+"""
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_terminal_does_not_obey_a_guest_and_a_file_gets_what_it_wrote(
+    guest_file: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    assert main(["run", guest_file("controls.py", CONTROLS), "--function", "f"]) == 0
+    shown = capsys.readouterr()
+    result = '"\\u001b \\u009b \\ud800"\n'
+    if is_terminal:
+        assert shown.out == f"title \\x1b]0;owned\\x07 C1 \\x9b2J override \\u202e\r\n{result}"
+        assert "\\x1b[31mred\n" in shown.err
+    else:
+        assert shown.out == f"title \x1b]0;owned\x07 C1 \x9b2J override \u202e\r\n{result}"
+        assert "\x1b[31mred\n" in shown.err
+
+
 def test_a_failing_guest_is_status_1_with_its_traceback(guest_file: Any, capsys: pytest.CaptureFixture[str]) -> None:
     file = guest_file("fail.py", "def fail():\n    raise ValueError('no such luck')")
     assert main(["run", file, "--function", "fail"]) == 1
