@@ -144,6 +144,7 @@ class GuestMachine:
         """Give the fork its own environment, randomness and limits."""
         seed = secrets.token_bytes(32) if self._seed is None else self._seed
         options = {"env": self._env, "seed": seed.hex(), "max_payload": self.limits.max_payload}
+        self.port.reseed(seed)
         message = protocol.message(ToGuest.SETUP, 0, codec.encode(options, dialect=self.driver.dialect))
         self.deliver(message, self.conversation)
 

@@ -55,6 +55,13 @@ class Port(Protocol):
         """
         ...
 
+    def reseed(self, seed: bytes) -> None:
+        """Give a fresh fork's generators that no message reaches, in linear memory, states that follow from ``seed``.
+
+        On the guest's thread, before the message that tells the guest of the same seed.
+        """
+        ...
+
 
 class Driver(Protocol):
     """One kind of guest."""

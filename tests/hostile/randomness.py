@@ -44,6 +44,14 @@ ATTACKS = [
     twins("names of temporary files", "tempfile.mkstemp()[1]", imports="import tempfile"),
     twins("shuffles", "random.sample(range(10**6), 20)", imports="import random"),
     twins(
+        "sqlite's own generator",
+        "sqlite3.connect(':memory:').execute('select randomblob(16)').fetchone()[0]",
+        imports="import sqlite3",
+    ),
+    twins("the C library's own generator", "PIL.Image.effect_noise((8, 8), 50).tobytes()", imports="import PIL.Image"),
+    # The runtime's own snapshot was made with the hash key 0, and every dict in it rests on that: docs/security.md.
+    twins("the hash of a str, which is no secret", "[hash('abc'), hash(b'abc')]", same=True),
+    twins(
         "a seed's numbers",
         "[random.random(), os.urandom(8), str(np.random.random())]",
         imports="import random, os, numpy as np",

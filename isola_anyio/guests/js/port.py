@@ -120,6 +120,9 @@ class JsPort:
         finally:
             self._conversation = previous  # silence, which keeps nothing of the run alive; or the rehearsing build's
 
+    def reseed(self, seed: bytes) -> None:
+        """Do nothing: no guest reaches the engine's own generator, and the SDK's is seeded by a message."""
+
     def _take_turn(self, frame: bytes) -> None:
         self._sdk.recall()
         kind, number = HEAD.unpack_from(frame)

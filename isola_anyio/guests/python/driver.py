@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from isola_anyio.errors import InternalError
 from isola_anyio.guests.protocol import HEAD, ProtocolError
+from isola_anyio.guests.python import native_generators
 from isola_anyio.guests.silence import SILENCE
 from isola_anyio.wasi.errno import WasiError
 from isola_anyio.wasi.signatures import SIGNATURES
@@ -45,6 +46,7 @@ _MODULES: Final = (
     "serde",
     "_pep723",
     "_stdio",
+    "_randomness",
     "_run",
     "_rehearsal",
     "_main",
@@ -87,7 +89,7 @@ _boot(%r)
 
 
 class PythonDriver:
-    """The driver of the Python guest."""
+    """The driver of the Python guest. ``layout`` is the runtime's own, ``None`` for a build that is not known."""
 
     name = "python"
     dialect: Dialect = "python"
@@ -98,7 +100,8 @@ class PythonDriver:
     )
     needed_exports = {"memory": "memory", "turn": "ii>i", "host_alloc": "i>i"}  # noqa: RUF012 - the protocol's shape
 
-    def __init__(self) -> None:
+    def __init__(self, layout: native_generators.Layout | None = None) -> None:
+        self._layout = layout
         self._package = _read_package()
         digest = hashlib.sha256(_BOOT.encode())
         for name, source in self._package.items():
@@ -108,8 +111,9 @@ class PythonDriver:
     patch_version = ""
 
     def with_extras(self, bundle: RuntimeBundle, cache: Cache) -> PythonDriver:  # noqa: ARG002 - the interface
-        """Return this driver: CPython uses no other file of its distribution."""
-        return self
+        """Return a driver that knows where this build has its native generators."""
+        layout = native_generators.LAYOUTS.get(bundle.sha256)
+        return self if layout is None else PythonDriver(layout)
 
     def patch_module(self, module: bytes, sha256: str) -> bytes:  # noqa: ARG002 - the interface
         """Return the module unchanged: CPython is not patched."""
@@ -117,7 +121,7 @@ class PythonDriver:
 
     def attach(self, instance: Instance, system: System, *, max_frame: int) -> PythonPort:
         """Connect an instance; see :class:`~isola_anyio.guests.Driver`."""
-        return PythonPort(instance, system, max_frame=max_frame)
+        return PythonPort(instance, system, max_frame=max_frame, layout=self._layout)
 
     def library_archive(self, lib_dir: Path) -> Path:
         """Return the path of the standard library's archive."""
@@ -138,7 +142,15 @@ class PythonDriver:
 class PythonPort:
     """The message port of one Python instance. Its fields are the guest thread's, which has the turn."""
 
-    def __init__(self, instance: Instance, system: System, *, max_frame: int) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        system: System,
+        *,
+        max_frame: int,
+        layout: native_generators.Layout | None = None,
+    ) -> None:
+        self._layout = layout
         self._memory = instance.memory
         self._conversation: Conversation = SILENCE
         self._max_frame = max_frame
@@ -168,6 +180,11 @@ class PythonPort:
             self._conversation = SILENCE  # which keeps nothing of the run alive
         if status:
             raise ProtocolError(f"the guest's message port ended a turn with status {status}")
+
+    def reseed(self, seed: bytes) -> None:
+        """Seed the generators of C libraries; see :class:`~isola_anyio.guests.Port`."""
+        if self._layout is not None:
+            native_generators.reseed(self._memory, self._layout, seed)
 
     def boot(self, source: bytes, conversation: Conversation) -> int:
         """Run one turn with source text, which the reactor compiles, and return its status, 0 for fine."""

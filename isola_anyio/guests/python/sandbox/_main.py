@@ -8,11 +8,9 @@ import asyncio
 import gc
 import linecache
 import os
-import random
-import sys
 import types
 
-from . import _codec, _failures, _loop, _port, _rehearsal, _run, _stdio
+from . import _codec, _failures, _loop, _port, _randomness, _rehearsal, _run, _stdio
 
 _decode = _codec.decode
 _describe = _failures.describe
@@ -33,16 +31,13 @@ def setup(options):
     """Right after the fork: environment, randomness, limits."""
     for name, value in options["env"].items():
         os.environ[name] = value
-    seed = options["seed"]
-    random.seed(int(seed, 16))
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed([int(seed[at : at + 8], 16) for at in range(0, 64, 8)])
+    _randomness.reseed(options["seed"])
     _port.max_payload = options["max_payload"]
 
 
 def freeze():
     """Right before the image is taken: nothing pending, nothing open, nothing to collect soon."""
+    _randomness.freeze()
     _rehearsal.rehearse(dispatch, setup)
     _forget_ordinary_turns()
     loop.clear()
