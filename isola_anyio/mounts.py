@@ -14,6 +14,7 @@ import sys
 import sysconfig
 from dataclasses import dataclass, field
 from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final, Literal, final, get_args
 
 from isola_anyio.errors import InvalidArgumentError, clip
@@ -238,7 +239,7 @@ def _is_within(path: str, directory: str) -> bool:
 
 
 def _has_code(path: str) -> bool:
-    if _BYTECODE_DIRECTORY in path.casefold().split(os.sep):
+    if any(part.casefold() == _BYTECODE_DIRECTORY for part in PurePath(path).parts):
         return True
     try:
         with os.scandir(path) as entries:

@@ -198,9 +198,13 @@ def test_a_place_for_bytecode_beside_a_module_is_refused_whatever_is_in_it(
         (cache / content).write_text("")
     inside = [path for path in cache.rglob("*") if path.is_dir() or content is not None]
     for place in (cache, cache.parent, *inside):
-        for perms in (("write", "read"), ("read", "write"), ("read-write", "read-write")):
+        for config in (
+            MountConfig(place, "/x", dir_perms="write"),
+            MountConfig(place, "/x", file_perms="write"),
+            MountConfig(place, "/x", "read-write", "read-write"),
+        ):
             with pytest.raises(InvalidArgumentError, match="allow_sensitive=True"):
-                bind(MountConfig(place, "/x", *perms))
+                bind(config)
     close(
         bind(MountConfig(cache, "/x")),
         bind(MountConfig(cache, "/x", "read-write", "read-write", mode="overlay")),
@@ -214,9 +218,7 @@ def test_a_place_for_bytecode_that_python_does_not_import_from_is_a_directory_li
     close(bind(MountConfig(tmp_path / "__pycache__", "/x", "read-write", "read-write")))
 
 
-def test_where_python_was_told_to_keep_all_bytecode_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_python_was_told_to_keep_all_bytecode_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "prefix/deep").mkdir(parents=True)
     monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "prefix"))
     for place in (tmp_path, tmp_path / "prefix", tmp_path / "prefix/deep"):
