@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from isola_anyio.engine.cpu import CpuMeter
-from isola_anyio.engine.threads import Wakeup
+from isola_anyio.engine.wakeup import Wakeup
 from isola_anyio.errors import SandboxBrokenError, SandboxClosedError
 from isola_anyio.limits import Usage
 

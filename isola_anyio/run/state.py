@@ -51,6 +51,8 @@ class Patience:
 
     Attributes:
         grace_s: for unwinding, from when the guest was told.
+        queued_s: for being told, when nothing of the guest is on a thread or its thread queues for a slot: a crowd that
+            is cancelled at once unwinds a few at a time. One that was not told by then is given up.
         courtesy_s: CPU that a computing guest may use without a door call before it is interrupted: so much that one
             that mostly waits, or talks often, stays usable, and well below the 5 ms in which a spinning guest has to
             be stopped. It is the guest's own CPU time: a guest whose thread waits for a core is not to blame.
@@ -63,6 +65,7 @@ class Patience:
     """
 
     grace_s: float = 1.0
+    queued_s: float = 5.0
     courtesy_s: float = 0.002
     withheld_s: float = 0.05
     patience_s: float = 1.0
