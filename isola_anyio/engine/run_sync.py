@@ -53,7 +53,6 @@ async def run_sync(
             outcome.value = work()
         except BaseException as exc:  # noqa: BLE001 - carried to the caller
             outcome.error = exc
-        end()
 
     def refuse(error: IsolaError) -> None:
         outcome.error = error
@@ -70,7 +69,7 @@ async def run_sync(
         if not outcome.done:
             stop()
 
-    item = pool.submit(perform, refuse, rank=rank)
+    item = pool.submit(perform, done=end, refused=refuse, rank=rank)
     try:
         while not outcome.done:
             await news.wait()

@@ -65,6 +65,12 @@ class Work(Protocol):
     def run(self) -> None:
         """Do it, on a guest thread; must not raise."""
 
+    def report(self) -> None:
+        """Say that it is done, on the same thread, which has given its slot back by then; must not raise.
+
+        So whoever hears of it, and brings the next work at once, finds the slot and the thread free.
+        """
+
     def refuse(self, error: IsolaError) -> None:
         """No thread can be had for it: it will not be done. Called by one of the pool's threads; must not raise."""
 

@@ -62,20 +62,32 @@ class WorkItem:
 
     Args:
         function: called on a guest thread.
-        refused: called instead when no thread can be had.
+        done: called when the function has returned and the slot was given back.
+        refused: called instead of both when no thread can be had.
     """
 
-    __slots__ = ("_function", "_refused", "since")
+    __slots__ = ("_done", "_function", "_refused", "since")
     long = False
 
-    def __init__(self, function: Callable[[], None], refused: Callable[[IsolaError], None] | None = None) -> None:
+    def __init__(
+        self,
+        function: Callable[[], None],
+        done: Callable[[], None] | None = None,
+        refused: Callable[[IsolaError], None] | None = None,
+    ) -> None:
         self._function = function
+        self._done = done
         self._refused = refused
         self.since = 0.0
 
     def run(self) -> None:
         """Call it, on a guest thread."""
         self._function()
+
+    def report(self) -> None:
+        """Say that it was called."""
+        if self._done is not None:
+            self._done()
 
     def refuse(self, error: IsolaError) -> None:
         """Say that it will not be called."""
@@ -110,8 +122,9 @@ class _Thread:
                 return
             while work is not None:
                 work.run()
-                work = pool._next(self)  # noqa: SLF001 - same module
-                # `work` was rebound before the thread parks, so what the last one referred to can die.
+                done, work = work, pool._next(self)  # noqa: SLF001 - same module
+                done.report()
+                del done  # what the last one referred to can die before the thread parks, or works on
             if self.ending:
                 return
 
@@ -144,12 +157,13 @@ class ThreadPool:
     def submit(
         self,
         run: Callable[[], None],
-        refused: Callable[[IsolaError], None] | None = None,
         *,
+        done: Callable[[], None] | None = None,
+        refused: Callable[[IsolaError], None] | None = None,
         rank: Rank = Rank.FRESH,
     ) -> WorkItem:
-        """:meth:`put` a function's call; ``refused`` is called instead if no thread can be had."""
-        item = WorkItem(run, refused)
+        """:meth:`put` a function's call; see :class:`WorkItem` for the others."""
+        item = WorkItem(run, done, refused)
         self.put(item, rank)
         return item
 
@@ -161,7 +175,9 @@ class ThreadPool:
         """
         with self._lock:
             slots, idle = self._slots, self._idle
-            if idle and not slots.waiting and slots.active < slots.limit(rank):
+            # The usual case in line: nobody waits, so that a wanted run may have any free slot of the usual ones.
+            most = slots.max_parallel if rank is Rank.FRESH else slots.limit(rank)
+            if idle and not slots.waiting and slots.active < most:
                 slots.active += 1
                 idle.pop().inbox.put(work)
                 return

@@ -210,12 +210,11 @@ class Turns:
     # --- the guest's thread: a turn ----------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Run one turn; whatever happens, the run's task is told. Called by the thread pool; raises nothing."""
+        """Run one turn; whatever happens, :meth:`report` follows. Called by the thread pool; raises nothing."""
         # A guest thread, which has a CPU slot, and whose stack has no WebAssembly on it.
         before = self.state  # only the task changed it, and that before it asked for this turn, or to stop it
         # Refused, when the run was stopped while the turn was queued: the task is told, and decides what follows.
         if not self.step(Event.ENTER):
-            self._news.set()
             return
         machine = self.machine
         first_frame = b""
@@ -264,6 +263,9 @@ class Turns:
         # Only now, with no WebAssembly frame left on this thread, may others enter the guest or free it.
         # The task may already be closing the machine when this returns: nothing of it is touched after LEAVE.
         self.step(Event.LEAVE)
+
+    def report(self) -> None:
+        """Make the task look: the turn has ended. Called by the thread pool."""
         self._news.set()
 
     def _deliver_more(self) -> None:

@@ -30,7 +30,7 @@ class Work:
         self.began, self.may_end, self.ended = threading.Event(), threading.Event(), threading.Event()
         self.refused: SimpleQueue[IsolaError] = SimpleQueue()
         self.pool = pool
-        self.item: WorkItem = pool.submit(self._run, self.refused.put, rank=rank)
+        self.item: WorkItem = pool.submit(self._run, refused=self.refused.put, rank=rank)
 
     def _run(self) -> None:
         self.began.set()

@@ -69,7 +69,7 @@ async def test_cancelled_when_a_thread_has_it_and_has_not_begun_the_guest_is_nev
             gate()
             work.run()
 
-        put(WorkItem(late), rank)
+        put(WorkItem(late, work.report), rank)
 
     pool.put = put_late  # type: ignore[method-assign]
     run = Run(runs_of(machine), CALL)
