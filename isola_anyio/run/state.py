@@ -227,9 +227,11 @@ class Action(IntEnum):
     INTERRUPT = auto()
     """L: interrupt the instance. Under the lock, because after LEAVE it would hit the next run."""
     CLEAR = auto()
-    """L: withdraw an interrupt, and any expediting."""
+    """L: withdraw an interrupt, and the guest's precedence."""
     EXPEDITE = auto()
-    """L: wake the guest, which from here on does not wait for a CPU slot."""
+    """L: wake the guest, which from here on goes before guests that are wanted when it waits for a CPU slot."""
+    LET_UNWIND = auto()
+    """L: it does that without being woken: its thread, if it has one, does not wait."""
     BREAK = auto()
     """L: the guest is not trusted again."""
     STOPPED = auto()
@@ -364,7 +366,7 @@ RULES: Final = (
     _rule(
         Event.LOOK,
         Phase.PARKED,
-        Action.EXPEDITE,
+        Action.LET_UNWIND,
         Action.SUBMIT,
         when=_CANCELLED | {"notice": _NOT_SENT},
         phase=Phase.QUEUED,
@@ -405,6 +407,7 @@ RULES: Final = (
         Event.TELLABLE,
         Phase.COMPUTING,
         Action.CLEAR,
+        Action.LET_UNWIND,
         Action.TELL,
         when=_UNTOLD | {"interrupt": Interrupt.RAISED},
         notice=Notice.IN_REPLY,
@@ -413,6 +416,7 @@ RULES: Final = (
     _rule(
         Event.TELLABLE,
         Phase.COMPUTING,
+        Action.LET_UNWIND,
         Action.TELL,
         when=_UNTOLD | {"interrupt": (Interrupt.NONE, Interrupt.SPENT)},
         notice=Notice.IN_REPLY,
@@ -421,6 +425,7 @@ RULES: Final = (
         Event.DEFERRABLE,
         Phase.COMPUTING,
         Action.CLEAR,
+        Action.LET_UNWIND,
         Action.TELL,
         when=_UNTOLD | {"interrupt": Interrupt.RAISED},
         interrupt=Interrupt.SPENT,
@@ -428,6 +433,7 @@ RULES: Final = (
     _rule(
         Event.DEFERRABLE,
         Phase.COMPUTING,
+        Action.LET_UNWIND,
         Action.TELL,
         when=_UNTOLD | {"interrupt": (Interrupt.NONE, Interrupt.SPENT)},
         interrupt=Interrupt.SPENT,

@@ -16,12 +16,14 @@ from __future__ import annotations
 __all__ = ["Run"]
 
 import time
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
-from isola_anyio.concurrency import open_task_group, outlast
+from isola_anyio.codec.chunked.garbage import no_full_collections
+from isola_anyio.concurrency import open_task_group, outlast, pace
 from isola_anyio.engine.slots import Rank
 from isola_anyio.errors import GuestError, IsolaError
 from isola_anyio.guests.silence import SILENCE
@@ -50,7 +52,7 @@ class Run:
 
     Attributes:
         turns: the guest thread's side; made when the run has its turn in the queue.
-        turn: see :class:`~isola_anyio.run.queue.Queued`.
+        turn, is_over: see :class:`~isola_anyio.run.queue.Queued`.
     """
 
     turns: Turns
@@ -62,7 +64,7 @@ class Run:
         self._begun = False  # `turns` is there
         self.turn: anyio.Event | None = None
         self._ended: anyio.Event | None = None
-        self._is_over = False
+        self.is_over = False
         self._in_line = False
 
     # --- its place in the queue -------------------------------------------------------------------------------------
@@ -74,7 +76,8 @@ class Run:
 
     def leave_line(self) -> None:
         """Give the place up: :meth:`complete` will not be called any more."""
-        self._is_over = True
+        self.is_over = True
+        self._message = DELIVERED  # the line may keep the run for a while
         if self._ended is not None:
             self._ended.set()
         self._runs.leave(self)
@@ -93,7 +96,7 @@ class Run:
 
     async def join(self) -> None:
         """Wait until nothing of the run is left in the queue."""
-        if not self._is_over:
+        if not self.is_over:
             if self._ended is None:
                 self._ended = anyio.Event()
             await self._ended.wait()
@@ -136,7 +139,7 @@ class Run:
         finally:
             # Last, because the next run enters the guest as soon as this one has left.
             if len(line) == 1 and self._ended is None:
-                self._is_over = True
+                self.is_over = True
                 line.clear()
             else:
                 self.leave_line()
@@ -189,10 +192,7 @@ class Run:
                 await self._converse(group)
             except BaseException:
                 self._act(Event.CANCEL)
-                # Handlers first, and without waiting for them: what they answer while they are cancelled reaches the
-                # guest.
-                group.cancel_scope.cancel()
-                await self._unwind()
+                await self._unwind(group.cancel_scope)
                 raise
             # The guest is done. Handlers that it never waited for are cancelled, and the run ends when they have.
             group.cancel_scope.cancel()
@@ -345,11 +345,14 @@ class Run:
 
     # --- being cancelled --------------------------------------------------------------------------------------------
 
-    async def _unwind(self) -> None:
+    async def _unwind(self, handlers: anyio.CancelScope | None = None) -> None:
         """Bring a cancelled run to its end: let the guest unwind within the grace, stop it for good after that.
 
         Shielded, and bounded by the time until the guest is told, its grace, and the time an interrupted guest thread
         takes to come back.
+
+        Args:
+            handlers: the scope of the run's handlers, if there are any, to be cancelled too.
         """
         turns = self.turns
         if turns.state.phase is Phase.ENDED:
@@ -360,7 +363,7 @@ class Run:
         try:
             await outlast(
                 lambda: turns.state.phase is Phase.ENDED or self._grace_left(began) <= 0,
-                partial(self._let_unwind, began),
+                partial(self._let_unwind, began, handlers),
             )
         finally:
             # However that ended. From here on interrupts are final, and the guest, if it is not out, is broken.
@@ -381,8 +384,19 @@ class Run:
             limit = patience.queued_s
         return since + limit - time.monotonic()
 
-    async def _let_unwind(self, began: float) -> None:
+    async def _let_unwind(self, began: float, handlers: anyio.CancelScope | None) -> None:
         """Give the guest its courtesy and its grace."""
+        with ExitStack() as stack:
+            if await pace():
+                # Of a crowd: a full collection goes through all that the crowd holds, a tenth of a second or more, and
+                # finds it still in use.
+                stack.enter_context(no_full_collections())
+            # Handlers first, and without waiting for them: what they answer while they are cancelled reaches the guest.
+            if handlers is not None:
+                handlers.cancel()
+            await self._tell_and_converse(began)
+
+    async def _tell_and_converse(self, began: float) -> None:
         # A group of its own, because the run's is cancelled: a guest may make hostcalls while it unwinds, and is
         # answered.
         async with open_task_group() as group:

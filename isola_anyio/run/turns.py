@@ -144,9 +144,10 @@ class Turns:
                     self.machine.instance.clear_interrupt()
                 elif action is Action.EXPEDITE:
                     self.machine.instance.expedite()
-                elif action is Action.TELL:
-                    self.told_at = time.monotonic()
+                elif action is Action.LET_UNWIND:
                     self.machine.instance.let_unwind()
+                    if self.state.notice is Notice.IN_REPLY:
+                        self.told_at = time.monotonic()
                 elif action is Action.BREAK:
                     self.machine.abandoned = True
                 elif action is Action.STOPPED:
