@@ -32,9 +32,7 @@ class _Outcome(Generic[T]):
     done = False
 
 
-async def run_sync(
-    pool: ThreadPool, work: Callable[[], T], *, stop: Callable[[], None], rank: Rank = Rank.FRESH
-) -> T:
+async def run_sync(pool: ThreadPool, work: Callable[[], T], *, stop: Callable[[], None], rank: Rank = Rank.FRESH) -> T:
     """Call ``work`` on a guest thread and return its result.
 
     When cancelled, work that has not begun is withdrawn; otherwise ``stop`` is called, again and again, which must make

@@ -60,7 +60,9 @@ class Work(Protocol):
     since: float
 
     @property
-    def long(self) -> bool: ...
+    def long(self) -> bool:
+        """See above."""
+        ...
 
     def run(self) -> None:
         """Do it, on a guest thread; must not raise."""
@@ -206,10 +208,8 @@ class SlotQueue:
         return found
 
     def _order(self) -> tuple[Rank, ...]:
-        if self._fresh_granted >= _LONG_ONCE_IN - 1:
-            wanted = (Rank.LONG, Rank.FRESH)
-        else:
-            wanted = (Rank.FRESH, Rank.LONG)
+        is_turn_of_long = self._fresh_granted >= _LONG_ONCE_IN - 1
+        wanted = (Rank.LONG, Rank.FRESH) if is_turn_of_long else (Rank.FRESH, Rank.LONG)
         if self._is_wanted_next:
             return (Rank.FINAL, *wanted, Rank.UNWINDING)
         return (Rank.FINAL, Rank.UNWINDING, *wanted)

@@ -289,7 +289,7 @@ class ThreadPool:
 
     # --- the manager -------------------------------------------------------------------------------------------------
 
-    def _ring(self) -> None:
+    def _ring(self) -> IsolaError | None:
         """Make the manager look, and start one if there is none; under the lock.
 
         Returns:

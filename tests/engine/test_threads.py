@@ -223,7 +223,8 @@ class NoThreads:
     def __enter__(self) -> Self:
         def start(thread: threading.Thread) -> None:
             if not thread.name.startswith("isola-guest"):
-                return self._start(thread)
+                self._start(thread)
+                return
             if self.allowed <= 0:
                 self.refused += 1
                 raise self._why("can't start new thread")
