@@ -146,9 +146,9 @@ class RunQueue:
                 self._gone -= 1
             if line and line[0].turn is not None:
                 line[0].turn.set()
-            return
-        # It stays where it is until the line gets there, or half of the line is of its kind.
-        self._gone += 1
+        else:
+            self._gone += 1
+        # Those that are gone stay where they are until the line gets there, or is half of their kind.
         if 2 * self._gone > len(line):
             waiting = [queued for queued in line if not queued.is_over]
             line.clear()
