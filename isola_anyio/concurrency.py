@@ -12,17 +12,20 @@ __all__ = [
     "is_held_up_by_caller",
     "open_task_group",
     "outlast",
+    "pace",
     "single_exception",
     "start_ungrouped",
 ]
 
 import math
+from collections import deque
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 import sniffio
+from anyio.lowlevel import RunVar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -152,3 +155,55 @@ async def outlast(done: Callable[[], bool], wait: Callable[[], Awaitable[object]
             raise cancellation
         finally:
             del cancellation
+
+
+_BATCH: Final = 16
+"""Tasks that :func:`pace` lets through in one step of the event loop: a few milliseconds of their work."""
+
+
+class _Batch:
+    """Tasks that go on together; the first of them lets the next batch go."""
+
+    __slots__ = ("count", "event")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.event = anyio.Event()
+
+
+_batches: Final[RunVar[deque[_Batch]]] = RunVar("isola_anyio_batches")
+"""Of each event loop: the batches that have yet to go, and the one that is about to."""
+
+
+async def pace() -> bool:
+    """Let a bounded number of tasks go on in one step of the event loop, in the order in which they come here.
+
+    For what a crowd of tasks begins at one moment, because all are cancelled at once: without it the loop would stand
+    still until each of them has made its first step. A task that comes alone waits for one checkpoint. Cancelled, it
+    goes on at once: the caller shields it.
+
+    Returns:
+        whether the task had to wait for others: it is one of a crowd.
+    """
+    batches = _batches.get(None)
+    if batches is None:
+        _batches.set(batches := deque())
+    is_first = not batches
+    if is_first or batches[-1].count >= _BATCH:
+        batches.append(_Batch())
+    batch = batches[-1]
+    batch.count += 1
+    is_leader = batch.count == 1
+    try:
+        if is_first:
+            await anyio.lowlevel.checkpoint()  # what comes in this step of the loop belongs to this batch or the next
+        else:
+            await batch.event.wait()
+    finally:
+        # The leader of a batch is never ahead of it: its own cancellation lets the whole batch go.
+        if is_leader:
+            batch.event.set()
+            batches.remove(batch)
+            if batches:
+                batches[0].event.set()
+    return not is_first

@@ -30,7 +30,7 @@ import anyio
 from anyio.abc import ObjectReceiveStream
 
 from isola_anyio.construction import made_by
-from isola_anyio.engine.threads import Wakeup
+from isola_anyio.engine.wakeup import Wakeup
 from isola_anyio.errors import GuestError, SandboxBusyError, StreamClosedError
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from isola_anyio.concurrency import (
 )
 from isola_anyio.construction import made_by
 from isola_anyio.engine.run_sync import run_sync
-from isola_anyio.engine.threads import current_loop, loop_finder
+from isola_anyio.engine.slots import Rank
+from isola_anyio.engine.wakeup import current_loop, loop_finder
 from isola_anyio.errors import (
     InvalidArgumentError,
     IsolaError,
@@ -194,7 +195,7 @@ class Sandbox(AsyncResource):
             if machine.memory_size > _LARGE_GUEST_BYTES:
                 # No thread to be had is no reason for not closing: it is freed here then.
                 with anyio.CancelScope(shield=True), suppress(IsolaError):
-                    await run_sync(machine.pool, machine.close, stop=lambda: None, urgent=True)
+                    await run_sync(machine.pool, machine.close, stop=lambda: None, rank=Rank.FINAL)
         finally:
             machine.close()
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio.engine import ffi
-from isola_anyio.engine.threads import SlotWaiter
+from isola_anyio.engine.slots import Rank, SlotWaiter
 from isola_anyio.wasi.linear_memory import GuestMemory
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class Instance:
 
     Attributes:
         memory: linear memory, checked.
+        waiter: the guest's place in the queue for a slot; its ``urgency`` is written by whoever stops the guest, under
+            the run's lock.
         store: the seam's store, for the driver that prepares exports and installs host functions.
     """
 
@@ -49,9 +51,8 @@ class Instance:
         # Set by any thread, cleared by the guest's thread after it has waited: a set between the two is not lost,
         # because whoever sets it has put what it is about somewhere first, and the guest's thread looks afterwards.
         self._woken = threading.Event()
-        self._expedited = False  # written by whoever stops the guest, under the run's lock
-        self._waiter = SlotWaiter()
-        self.store.on_epoch = partial(pool.preempt, self._waiter, self._is_expedited)
+        self.waiter = SlotWaiter()
+        self.store.on_epoch = partial(pool.preempt, self.waiter)
 
     @property
     def dead(self) -> bool:
@@ -91,17 +92,15 @@ class Instance:
         # guest that waits; and the pool last, for one that has waited and queues for a slot, where it can be told
         # nothing.
         self.store.interrupted = True
+        self.waiter.urgency = Rank.FINAL
         self.store.program.engine.increment_epoch()
         self._woken.set()
-        self.pool.expedite(self._waiter)
-
-    def _is_expedited(self) -> bool:
-        return self._expedited or self.store.interrupted
+        self.pool.expedite(self.waiter)
 
     def clear_interrupt(self) -> None:
         """Take back an interrupt that the guest has not noticed, and any expediting."""
         self.store.interrupted = False
-        self._expedited = False
+        self.waiter.urgency = Rank.FRESH
         self._woken.clear()
 
     def wake(self) -> None:
@@ -109,10 +108,15 @@ class Instance:
         self._woken.set()
 
     def expedite(self) -> None:
-        """Wake the guest to unwind: from here on it does not wait for a slot. From any thread."""
-        self._expedited = True
+        """Wake the guest to unwind: from here on it goes before guests that are wanted. From any thread."""
+        self.let_unwind()
         self._woken.set()
-        self.pool.expedite(self._waiter)
+        self.pool.expedite(self.waiter)
+
+    def let_unwind(self) -> None:
+        """From here on the guest, which knows that it is cancelled, goes before guests that are wanted."""
+        if self.waiter.urgency is not Rank.FINAL:
+            self.waiter.urgency = Rank.UNWINDING
 
     def wait(self, seconds: float | None) -> None:
         """Block the guest thread until :meth:`wake`, or for ``seconds``; the slot is free meanwhile.
@@ -127,7 +131,7 @@ class Instance:
                 self._woken.wait(_LONGEST_WAIT_S if seconds is None else min(seconds, _LONGEST_WAIT_S))
             finally:
                 # Whatever the wait ended with: a turn ends with a slot, which the pool then gives to the next.
-                self.pool.resume(self._waiter, self._is_expedited)
+                self.pool.resume(self.waiter)
                 ffi.note_gil_released()
         # Cleared, then looked: one that is set between the two makes the next wait return at once.
         self._woken.clear()

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 import anyio
 
 from isola_anyio.concurrency import outlast
-from isola_anyio.engine.threads import Wakeup
+from isola_anyio.engine.slots import Rank
+from isola_anyio.engine.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from isola_anyio.engine.threads import ThreadPool
+    from isola_anyio.errors import IsolaError
 
 T = TypeVar("T")
 
@@ -30,11 +32,15 @@ class _Outcome(Generic[T]):
     done = False
 
 
-async def run_sync(pool: ThreadPool, work: Callable[[], T], *, stop: Callable[[], None], urgent: bool = False) -> T:
+async def run_sync(pool: ThreadPool, work: Callable[[], T], *, stop: Callable[[], None], rank: Rank = Rank.FRESH) -> T:
     """Call ``work`` on a guest thread and return its result.
 
     When cancelled, work that has not begun is withdrawn; otherwise ``stop`` is called, again and again, which must make
     the work end soon, and its end is awaited before the cancellation goes on.
+
+    Raises:
+        IsolaError: no thread can be had; ``work`` was not called.
+        BaseException: what ``work`` raised.
     """
     await anyio.lowlevel.checkpoint_if_cancelled()
     outcome: _Outcome[T] = _Outcome()
@@ -45,6 +51,12 @@ async def run_sync(pool: ThreadPool, work: Callable[[], T], *, stop: Callable[[]
             outcome.value = work()
         except BaseException as exc:  # noqa: BLE001 - carried to the caller
             outcome.error = exc
+
+    def refuse(error: IsolaError) -> None:
+        outcome.error = error
+        end()
+
+    def end() -> None:
         # The outcome before the flag, the flag before the wake-up: whoever is woken finds both.
         outcome.done = True
         news.set()
@@ -55,7 +67,7 @@ async def run_sync(pool: ThreadPool, work: Callable[[], T], *, stop: Callable[[]
         if not outcome.done:
             stop()
 
-    item = pool.submit(perform, urgent=urgent)
+    item = pool.submit(perform, done=end, refused=refuse, rank=rank)
     try:
         while not outcome.done:
             await news.wait()

@@ -1,141 +1,112 @@
-"""Threads: a bounded pool of guest threads with stacks large enough for guests, and the way back into the event loop.
+"""Threads: a bounded pool of guest threads with stacks large enough for guests.
 
-The one module that hands work between an event loop and threads. A *slot* is the right to compute; a
-:class:`ThreadPool` has ``max_parallel`` of them. Whoever wants one (:class:`Work`, a guest that comes back from
-waiting) gets it first come first served; work may be withdrawn while it waits. A guest that blocks keeps its thread
-and gives its slot back while it waits, so there are as many threads as slots and blocked guests; idle threads end after
-a while.
+The one module that hands work to threads. A *slot* is the right to compute (``slots.py`` has the order in which slots
+change hands). Whoever wants one (:class:`~isola_anyio.engine.slots.Work`, a guest that comes back from waiting) queues
+for it; work may be withdrawn while it waits. A guest that blocks keeps its thread and gives its slot back while it
+waits, so there are as many threads as slots and blocked guests; idle threads end after a while.
 
-A guest that computes for ever would keep its slot for ever. So when somebody has waited for a slot for
-``PATIENCE_S``, the epoch is incremented and computing guests are preempted: each yields its slot to the next in line
-and queues again, ``SLICE_S`` at a time, until nobody waits.
+A guest that computes for ever would keep its slot for ever. So when somebody has waited for a slot for ``PATIENCE_S``,
+the epoch is incremented and computing guests are preempted: each yields its slot to the next in line and queues again,
+``SLICE_S`` at a time, until nobody waits. A preempted guest keeps its thread too.
 
-Invariants, under ``_lock``: ``_active`` is the number of slots taken; work is in ``_queue`` or has a thread, never
-both; ``_queue`` is empty whenever a slot is free and a thread can be had. Under the lock nothing of anybody else's is
-called that takes a lock.
+Threads are started by a thread, the *manager*, which also watches the queue: never by an event loop, which would stand
+still for as long as a thread takes to begin, nor under the lock. (The manager itself is started without waiting for it,
+by whoever finds that there is none.) The operating system may refuse a thread, for a moment or for good. The manager
+tries again for ``THREAD_PATIENCE_S``; work for which a slot is free and no thread can be had is refused after that.
+Guests that only want to go on have their threads, which come free, and pass such work.
 
-The operating system may refuse a thread, for a moment or for good. Whoever brings work is told; work that was queued
-already stays first in line, and has the next thread that comes free, or that can be started: the ticker tries again.
-
-Longer than other modules, because slots and threads change hands under one lock.
-
-The way back is a :class:`Wakeup`: a level, not a queue. Data is put somewhere first, then :meth:`Wakeup.set` is called;
-any number of sets before the task looks is one wake-up, and costs one crossing.
+Invariants, under ``_lock``: ``_slots.active`` is the number of slots taken; work is in the queue or has a thread, never
+both; a thread is in ``_idle`` or has work. Nobody waits who could have a slot, unless it is a thread that is missing,
+and then the manager knows. Under the lock nothing of anybody else's is called that takes a lock.
 """
 
 from __future__ import annotations
 
-__all__ = ["SlotWaiter", "ThreadPool", "Wakeup", "Work", "WorkItem", "current_loop", "loop_caller", "loop_finder"]
+__all__ = ["ThreadPool", "WorkItem"]
 
 import os
 import threading
 import time
-from collections import deque
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-import anyio
-import sniffio
-
+from isola_anyio.engine.guest_thread import GuestThread
+from isola_anyio.engine.slots import Rank, SlotQueue, SlotWaiter
 from isola_anyio.errors import IsolaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from isola_anyio.engine.guest_thread import Start
+    from isola_anyio.engine.slots import Work
+
 STACK_BYTES: Final = 20 << 20
 """A guest's own 8 MiB of wasm stack, what native code under it needs, and room for Python's frames on top."""
+_MANAGER_STACK_BYTES: Final = 1 << 20
 IDLE_S: Final = 10.0
 """How long a thread without work stays; long enough to bridge the gaps of a busy program, a guess otherwise."""
-EXTRA_SLOTS: Final = 2
+SLOTS_BEYOND_CORES: Final = 2
 """Slots beyond the number of cores: guests also wait for the GIL."""
-PATIENCE_S: Final = 2.0
+PATIENCE_S: Final = 0.2
 """How long somebody waits for a slot before computing guests must take turns; most runs are long over by then."""
 SLICE_S: Final = 0.05
 """How long a guest computes before it gives its slot away, once they take turns."""
-MAX_PREEMPTED: Final = 64
-"""Guests that may stand aside in the middle of a computation at once; each holds a thread and its stack."""
-
-_NO_THREAD: Final = (RuntimeError, MemoryError)
-"""What ``Thread.start`` raises where the system refuses a thread."""
-
-_stack_size_lock: Final = threading.Lock()
-
-
-class Work(Protocol):
-    """What a guest thread can be given.
-
-    Attributes:
-        since: when it began to wait for a slot, by ``time.monotonic``; written by the pool.
-    """
-
-    since: float
-
-    def run(self) -> None:
-        """Do it, on a guest thread; must not raise."""
+THREAD_PATIENCE_S: Final = 1.0
+"""For how long the operating system is asked for a thread again and again before work is refused."""
+_RETRY_S: Final = 0.02
 
 
 class WorkItem:
-    """Work that is one call of a function, which must not raise."""
+    """Work that is one call of a function, which must not raise.
 
-    __slots__ = ("_function", "since")
+    Args:
+        function: called on a guest thread.
+        done: called when the function has returned and the slot was given back.
+        refused: called instead of both when no thread can be had.
+    """
 
-    def __init__(self, function: Callable[[], None]) -> None:
+    __slots__ = ("_done", "_function", "_refused", "since")
+    long = False
+
+    def __init__(
+        self,
+        function: Callable[[], None],
+        done: Callable[[], None] | None = None,
+        refused: Callable[[IsolaError], None] | None = None,
+    ) -> None:
         self._function = function
+        self._done = done
+        self._refused = refused
         self.since = 0.0
 
     def run(self) -> None:
         """Call it, on a guest thread."""
         self._function()
 
+    def report(self) -> None:
+        """Say that it was called."""
+        if self._done is not None:
+            self._done()
 
-class SlotWaiter:
-    """A guest thread's place in the queue for a slot; one a guest, used again and again.
-
-    The lock is held except for the moment between :meth:`grant` and the end of :meth:`wait`: acquiring it a second time
-    is what blocks the thread, and whoever grants the slot releases it from another thread. A plain lock, because a
-    condition or a semaphore costs several times as much, and there is one waiter.
-    """
-
-    __slots__ = ("_granted", "since")
-
-    def __init__(self) -> None:
-        self._granted = threading.Lock()
-        self._granted.acquire()
-        self.since = 0.0
-
-    def wait(self) -> None:
-        """Block until the slot is there."""
-        self._granted.acquire()
-
-    def grant(self) -> None:
-        """Let the thread compute."""
-        self._granted.release()
+    def refuse(self, error: IsolaError) -> None:
+        """Say that it will not be called."""
+        if self._refused is not None:
+            self._refused(error)
 
 
 class _Thread:
-    """One guest thread and its inbox.
+    """One guest thread and its inbox; made by the manager, which waits until it runs.
 
     Raises:
-        RuntimeError, MemoryError: the system refuses another thread.
+        IsolaError: the system refuses another thread.
     """
 
     def __init__(self, pool: ThreadPool, number: int) -> None:
         self._pool = pool
         self.inbox: SimpleQueue[Work | None] = SimpleQueue()
         self.ending = False
-        thread = threading.Thread(target=self._work, name=f"isola-guest-{number}", daemon=True)
-        # The size of the next thread's stack is the interpreter's, one for all: nobody else may start one meanwhile.
-        with _stack_size_lock:
-            before = threading.stack_size(STACK_BYTES)
-            try:
-                thread.start()
-            except BaseException:
-                # After an interrupt key, while `start` waited for it, the thread lives. Nobody will know it: it ends.
-                self.inbox.put(None)
-                raise
-            finally:
-                threading.stack_size(before)
+        GuestThread(self._work, name=f"isola-guest-{number}", stack_bytes=STACK_BYTES).start()
 
     def _work(self) -> None:
         pool = self._pool
@@ -151,8 +122,9 @@ class _Thread:
                 return
             while work is not None:
                 work.run()
-                work = pool._next(self)  # noqa: SLF001 - same module
-                # `work` was rebound before the thread parks, so what the last one referred to can die.
+                done, work = work, pool._next(self)  # noqa: SLF001 - same module
+                done.report()
+                del done  # what the last one referred to can die before the thread parks, or works on
             if self.ending:
                 return
 
@@ -165,129 +137,99 @@ class ThreadPool:
     """
 
     def __init__(self, max_parallel: int | None = None) -> None:
-        self.max_parallel: Final = max_parallel or (os.cpu_count() or 1) + EXTRA_SLOTS
+        self.max_parallel: Final = max_parallel or (os.cpu_count() or 1) + SLOTS_BEYOND_CORES
         self.retired = False
         self.increment_epoch: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
-        self._queue: deque[Work | SlotWaiter] = deque()
+        # All below: under the lock.
+        self._slots: Final = SlotQueue(self.max_parallel)
         self._idle: list[_Thread] = []
-        self._active = 0
         self._started = 0
-        self._preempted = 0
-        self._ticking = False
         self._slice = PATIENCE_S
+        # The manager: its start, until that has gone well; whether there is one, whether it watches the queue, and
+        # whether it was rung for and has yet to look.
+        self._manager_starts: Final[SimpleQueue[Start]] = SimpleQueue()
+        self._is_managed = False
+        self._is_watched = False
+        self._is_rung = False
+        self._bell: Final[SimpleQueue[None]] = SimpleQueue()
 
-    def submit(self, run: Callable[[], None], *, urgent: bool = False) -> WorkItem:
-        """:meth:`put` a function's call."""
-        item = WorkItem(run)
-        self.put(item, urgent=urgent)
+    def submit(
+        self,
+        run: Callable[[], None],
+        *,
+        done: Callable[[], None] | None = None,
+        refused: Callable[[IsolaError], None] | None = None,
+        rank: Rank = Rank.FRESH,
+    ) -> WorkItem:
+        """:meth:`put` a function's call; see :class:`WorkItem` for the others."""
+        item = WorkItem(run, done, refused)
+        self.put(item, rank)
         return item
 
-    def put(self, work: Work, *, urgent: bool = False) -> None:
-        """Have ``work.run()`` called on a guest thread when a slot is free, or at once when it is ``urgent``.
-
-        Urgent is a turn in which a cancelled guest unwinds: it is short, and must not wait for other guests.
+    def put(self, work: Work, rank: Rank = Rank.FRESH) -> None:
+        """Have ``work.run()`` called on a guest thread when there is a slot; or else ``work.refuse()``.
 
         Raises:
-            IsolaError: a slot is free, and no thread can be started; the work will not be done.
+            IsolaError: no thread can be started, not even the one that starts threads; the work will not be done.
         """
         with self._lock:
-            if urgent or (self._active < self.max_parallel and not self._queue):
-                self._active += 1
-                if self._idle:
-                    self._idle.pop().inbox.put(work)
-                else:
-                    self._start_first(work)
-            else:
-                self._enqueue(work)
-                self._serve_queue()  # in vain, but for a queue that stands before a free slot for want of a thread
-
-    def _start_first(self, work: Work) -> None:
-        """Start a thread for work that was just brought, and has its slot; give the slot back if that fails."""
-        try:
-            self._start_thread(work)
-        except _NO_THREAD as exc:
-            self._active -= 1
-            raise IsolaError(
-                f"no thread can be started for a guest ({exc}): the process is at the limit of its threads or of its "
-                f"memory, with {threading.active_count()} threads now; close sandboxes that wait inside plain guest "
-                "code, raise the limit (ulimit -u, a container's pids limit), or try again"
-            ) from exc
-        except BaseException:
-            self._active -= 1
-            raise
-
-    def _enqueue(self, waiting: Work | SlotWaiter) -> None:
-        waiting.since = time.monotonic()
-        self._queue.append(waiting)
-        self._start_ticking()
-
-    def _start_ticking(self) -> None:
-        if not self._ticking:
-            # Refused a thread, the queue goes on without a ticker: slots still change hands when guests end or block.
-            # It is tried again with the next that queues.
-            with suppress(*_NO_THREAD):
-                threading.Thread(target=self._tick, name="isola-slices", daemon=True).start()
-                self._ticking = True  # the ticker looks at it under the lock, which is held here
-
-    def _start_thread(self, work: Work) -> None:
-        self._started += 1
-        _Thread(self, self._started).inbox.put(work)
+            slots, idle = self._slots, self._idle
+            # The usual case in line: nobody waits, so that a wanted run may have any free slot of the usual ones.
+            most = slots.max_parallel if rank is Rank.FRESH else slots.limit(rank)
+            if idle and not slots.waiting and slots.active < most:
+                slots.active += 1
+                idle.pop().inbox.put(work)
+                return
+            slots.add(work, Rank.LONG if rank is Rank.FRESH and work.long else rank, time.monotonic())
+            failure = self._serve()
+            if failure is not None and slots.remove(work):
+                raise failure
 
     def withdraw(self, work: Work) -> bool:
         """Take work back if no thread has it yet; tell whether that worked."""
         with self._lock:
-            try:
-                self._queue.remove(work)
-            except ValueError:
-                return False
-            return True
+            return self._slots.remove(work)
 
     def _next(self, thread: _Thread) -> Work | None:
-        """Give the thread's slot to whoever waits longest, and the thread its next work if that is work."""
+        """Give the thread's slot to whoever is next, and the thread its next work if that is work."""
         with self._lock:
-            queue = self._queue
-            # After urgent work there may be more slots taken than there are: then this one is not handed on.
-            if queue and self._active <= self.max_parallel and not isinstance(first := queue[0], SlotWaiter):
-                queue.popleft()
-                return first
+            slots = self._slots
+            slots.active -= 1
+            if slots.waiting:
+                granted = slots.take(has_thread=True)
+                if granted is not None and not isinstance(granted, SlotWaiter):
+                    return granted
+            else:
+                granted = None
             if self.retired:
                 thread.ending = True
             else:
                 self._idle.append(thread)  # before the queue is served, which may have work for it
-            self._active -= 1
-            if queue:
-                self._serve_queue()
+            if granted is not None:
+                granted.grant()
+            if slots.waiting:
+                self._serve()
             return None
 
-    def _serve_queue(self) -> None:
-        """Give free slots, of which there is one at most as a rule, to those who wait longest; under the lock."""
-        queue = self._queue
-        while queue and self._active < self.max_parallel:
-            first = queue[0]
-            if not isinstance(first, SlotWaiter) and self._give_thread(first):
-                queue.popleft()
-                self._active += 1
-                continue
-            # Where work finds no thread, guests that only want to go on pass it: they have theirs, which come free.
-            waiter = next((waiting for waiting in queue if isinstance(waiting, SlotWaiter)), None)
-            if waiter is None:
-                self._start_ticking()
-                return
-            queue.remove(waiter)
-            self._active += 1
-            waiter.grant()
+    def _serve(self) -> IsolaError | None:
+        """Give free slots, of which there is one at most as a rule, to those who are next; under the lock.
 
-    def _give_thread(self, work: Work) -> bool:
-        """Hand queued work to a thread; ``False``: none can be had now, and on this thread there is nobody to tell."""
-        if self._idle:
-            self._idle.pop().inbox.put(work)
-            return True
-        try:
-            self._start_thread(work)
-        except _NO_THREAD:
-            return False
-        return True
+        Returns:
+            why nobody sees to the threads that are missing.
+        """
+        slots = self._slots
+        while (granted := slots.take(has_thread=bool(self._idle))) is not None:
+            self._hand_over(granted)
+        if slots.waiting and not self._is_rung and (not self._is_watched or slots.without_thread()):
+            return self._ring()
+        return None
+
+    def _hand_over(self, granted: Work | SlotWaiter) -> None:
+        if isinstance(granted, SlotWaiter):
+            granted.grant()
+        else:
+            self._idle.pop().inbox.put(granted)
 
     def _retire_idle(self, thread: _Thread) -> bool:
         with self._lock:
@@ -297,78 +239,157 @@ class ThreadPool:
                 return False  # work is on its way to the inbox
             return True
 
-    # --- guests that stand aside
+    # --- guests that block or are preempted -------------------------------------------------------------------------
 
     def pause(self) -> None:
         """Give the calling guest thread's slot back, before it blocks."""
         with self._lock:
-            self._active -= 1
-            if self._queue:
-                self._serve_queue()
+            self._slots.active -= 1
+            if self._slots.waiting:
+                self._serve()
 
-    def resume(self, turn: SlotWaiter, expedited: Callable[[], bool]) -> None:
-        """Take a slot again, before the guest computes on.
-
-        A guest that is ``expedited()``, about to be stopped, does not queue; see also :meth:`expedite`.
-        """
-        # Asked under the lock, under which `expedite` looks for it in the queue: it is found there, or was asked after.
+    def resume(self, turn: SlotWaiter) -> None:
+        """Take a slot again, before the guest computes on; see also :meth:`expedite`."""
+        # The rank is looked at under the lock, under which `expedite` looks for the guest in the queue: it is found
+        # there, or its urgency was raised before this.
         with self._lock:
-            if expedited() or self._active < self.max_parallel:
-                self._active += 1
+            slots = self._slots
+            if not slots.waiting and slots.active < slots.limit(turn.rank):
+                slots.active += 1
                 return
-            self._enqueue(turn)
+            slots.add(turn, turn.rank, time.monotonic())
+            self._serve()
         # Outside the lock: whoever grants the slot needs it.
         turn.wait()
+        turn.began = time.monotonic()
 
     def expedite(self, turn: SlotWaiter) -> None:
-        """Let a guest that queues for a slot go on at once: it is being stopped, and ``expedited()`` is true."""
+        """Let a guest go first that queues for a slot: it is being stopped, and its ``urgency`` says so by now."""
         with self._lock:
-            try:
-                self._queue.remove(turn)
-            except ValueError:
-                return
-            self._active += 1
-        turn.grant()
+            slots = self._slots
+            if slots.waiting and slots.remove(turn):
+                slots.add(turn, turn.rank, time.monotonic())
+                self._serve()
 
-    def preempt(self, turn: SlotWaiter, expedited: Callable[[], bool]) -> None:
+    def preempt(self, turn: SlotWaiter) -> None:
         """Called by a computing guest at an epoch: give the slot to somebody who waited too long, and queue again."""
         with self._lock:
-            if not self._is_overdue() or self._preempted >= MAX_PREEMPTED:
+            slots, now = self._slots, time.monotonic()
+            # One that has just begun is not the one to give way.
+            if not slots.waiting or now - turn.began < SLICE_S / 2 or not slots.is_overdue(self._slice, now):
                 return
-            self._preempted += 1
-        self.pause()
+            granted = slots.swap(has_thread=bool(self._idle))
+            if granted is None:  # work without a thread, which the manager is about to start
+                return
+            turn.long = True
+            slots.add(turn, turn.rank, now)
+            self._hand_over(granted)
+        turn.wait()
+        turn.began = time.monotonic()
+
+    # --- the manager -------------------------------------------------------------------------------------------------
+
+    def _ring(self) -> IsolaError | None:
+        """Make the manager look, and start one if there is none; under the lock.
+
+        Returns:
+            why there is none. Slots go on changing hands as guests end or block, and with the next that queues it is
+            tried again.
+        """
+        self._is_rung = True
+        self._bell.put(None)
+        failure: IsolaError | None = None
+        if not self._is_managed:
+            manager = GuestThread(self._manage, name="isola-manager", stack_bytes=_MANAGER_STACK_BYTES)
+            # Without waiting for it: this may be an event loop.
+            manager.start_soon(self._manager_starts.put)
+            self._is_managed = True
+        # Reported by now is a refusal; a thread that dies on its first steps is found by the next that rings.
+        with suppress(Empty):
+            try:
+                while True:
+                    self._manager_starts.get_nowait().check()
+            except IsolaError as exc:
+                failure = exc
+                self._is_managed = self._is_rung = False
+        return failure
+
+    def _manage(self) -> None:
         try:
-            self.resume(turn, expedited)
-        finally:
+            self._watch()
+        except BaseException:
             with self._lock:
-                self._preempted -= 1
+                self._is_managed = self._is_rung = self._is_watched = False  # the next that queues starts another
+            raise
 
-    def _is_overdue(self) -> bool:
-        return bool(self._queue) and time.monotonic() - self._queue[0].since >= self._slice
-
-    def _tick(self) -> None:
-        """Watch the queue until it is found empty; looks once in ``PATIENCE_S`` as long as nobody waits that long."""
-        pause = threading.Event()
-        self._slice = PATIENCE_S
+    def _watch(self) -> None:
+        """Start threads that are missing and watch the queue, until there is nothing to do for a while."""
+        failing_since: float | None = None
+        pause = 0.0
         while True:
-            pause.wait(self._slice)
+            heard = pause == 0.0
+            if pause:
+                with suppress(Empty):
+                    self._bell.get(timeout=pause)
+                    heard = True
             with self._lock:
-                self._serve_queue()  # where no thread could be started before
-                if not self._queue:
-                    self._ticking = False
-                    return
-                overdue = self._is_overdue()
-                self._slice = SLICE_S if overdue else PATIENCE_S
-                is_full = self._active >= self.max_parallel  # else it is a thread that is missing, and not a slot
-            if overdue and is_full:
+                slots, now = self._slots, time.monotonic()
+                # Whoever rings from here on finds this thread, or none, under the lock.
+                self._is_rung = False
+                self._is_watched = slots.waiting > 0
+                if not slots.waiting:
+                    self._slice = PATIENCE_S
+                    if self.retired or not heard:
+                        self._is_managed = False
+                        return
+                    failing_since, pause = None, IDLE_S
+                    continue
+                self._serve()
+                works = slots.without_thread()
+                is_overdue = slots.waiting > 0 and slots.is_overdue(self._slice, now)
+                if is_overdue:
+                    self._slice = SLICE_S
+                missing = len(works) or (is_overdue and slots.overdue_work(self._slice, now) - len(self._idle))
+                pause = self._slice
+            if missing > 0:
+                error = self._start_thread()
+                if error is None:
+                    failing_since, pause = None, 0.0
+                    continue
+                failing_since, pause = failing_since or now, _RETRY_S
+                if now - failing_since >= THREAD_PATIENCE_S:
+                    failing_since = None
+                    self._refuse(works, error)
+            # After the threads that are to take over are there.
+            if is_overdue:
                 self.increment_epoch()
 
-    # --- state
+    def _start_thread(self) -> IsolaError | None:
+        """Start a thread and give it to whoever is next; return why there is none."""
+        self._started += 1
+        try:
+            thread = _Thread(self, self._started)
+        except IsolaError as exc:
+            return exc
+        with self._lock:
+            self._idle.append(thread)
+            self._serve()
+        return None
+
+    def _refuse(self, works: list[Work], error: IsolaError) -> None:
+        """Refuse work that a slot is free for, and that still lacks a thread."""
+        with self._lock:
+            works = [work for work in works if self._slots.remove(work)]
+        # Without the lock: the run's own lock is taken, inside which runs take this one.
+        for work in works:
+            work.refuse(error)
+
+    # --- state -------------------------------------------------------------------------------------------------------
 
     @property
     def busy(self) -> int:
         """Slots taken right now."""
-        return self._active
+        return self._slots.active
 
     @property
     def idle(self) -> int:
@@ -382,102 +403,5 @@ class ThreadPool:
             idle, self._idle = self._idle, []
             for thread in idle:
                 thread.inbox.put(None)
-
-
-# --- the way back into an event loop
-
-
-def current_loop() -> object:
-    """Return what stands for the running event loop and no other; ``None`` where none runs."""
-    try:
-        if sniffio.current_async_library() == "trio":
-            import trio  # noqa: PLC0415 - only where it is running
-
-            return trio.lowlevel.current_trio_token()
-        import asyncio  # noqa: PLC0415 - only where it is running
-
-        return asyncio.get_running_loop()
-    except RuntimeError:  # a thread, which may have a loop's context all the same
-        return None
-
-
-def loop_finder() -> Callable[[], object]:
-    """Return a function that gives what :func:`current_loop` does as long as a loop of this kind runs.
-
-    Cheaper, for who asks at every call: asyncio's is one call into C. It raises ``RuntimeError`` where no loop of this
-    kind is running.
-    """
-    if sniffio.current_async_library() == "trio":
-        import trio  # noqa: PLC0415 - only where it is running
-
-        return trio.lowlevel.current_trio_token
-    import asyncio  # noqa: PLC0415 - only where it is running
-
-    return asyncio.get_running_loop
-
-
-def loop_caller() -> Callable[[Callable[[], Any]], None]:
-    """Return a function that any thread may use to call something soon in the running event loop.
-
-    Once that loop has ended the call is dropped: nobody is left to be woken.
-    """
-    if sniffio.current_async_library() == "trio":
-        import trio  # noqa: PLC0415 - only where it is running
-
-        token = trio.lowlevel.current_trio_token()
-
-        def call_trio(function: Callable[[], Any]) -> None:
-            try:
-                token.run_sync_soon(function)
-            except trio.RunFinishedError:
-                return
-
-        return call_trio
-
-    import asyncio  # noqa: PLC0415 - only where it is running
-
-    loop = asyncio.get_running_loop()
-
-    def call_asyncio(function: Callable[[], Any]) -> None:
-        try:
-            loop.call_soon_threadsafe(function)
-        except RuntimeError:  # the loop is closed
-            return
-
-    return call_asyncio
-
-
-class Wakeup:
-    """A flag that any thread raises and one task waits for; made inside the task's event loop."""
-
-    __slots__ = ("_call", "_event", "_raised", "_scheduled")
-
-    def __init__(self) -> None:
-        self._call = loop_caller()
-        self._scheduled = False
-        self._raised = False
-        self._event: anyio.Event | None = None
-
-    def set(self) -> None:
-        """Wake the task; from any thread."""
-        # `_scheduled` is cleared before the flag is raised, so a set that finds it still up belongs to a wake-up that
-        # has yet to happen, and what was put before that set is seen. So it is when the flag is up and not yet lowered.
-        if not self._scheduled and not self._raised:
-            self._scheduled = True
-            self._call(self._raise)
-
-    def _raise(self) -> None:
-        self._scheduled = False
-        self._raised = True
-        if self._event is not None:
-            self._event.set()
-
-    async def wait(self) -> None:
-        """Wait for the flag and lower it. Cancelling leaves it as it was."""
-        if not self._raised:
-            self._event = anyio.Event()
-            try:
-                await self._event.wait()
-            finally:
-                self._event = None
-        self._raised = False
+            if self._is_managed:
+                self._bell.put(None)

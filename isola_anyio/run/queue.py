@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from isola_anyio.engine.cpu import CpuMeter
-from isola_anyio.engine.threads import Wakeup
+from isola_anyio.engine.wakeup import Wakeup
 from isola_anyio.errors import SandboxBrokenError, SandboxClosedError
 from isola_anyio.limits import Usage
 
@@ -30,9 +30,11 @@ class Queued(Protocol):
 
     Attributes:
         turn: set when the run is first in the queue; ``None`` for a run that does not wait for that.
+        is_over: it is about to leave, or has left: it has no turn any more.
     """
 
     turn: anyio.Event | None
+    is_over: bool
 
     def close(self) -> None:
         """Stop the run because the sandbox is being closed."""
@@ -78,7 +80,8 @@ class RunQueue:
         machine: the guest.
         handlers: the program's hostcall handlers by name.
         patience: how long a cancelled guest may take.
-        line: the runs, in the order they came; the first has its turn. Runs join and leave by themselves.
+        line: the runs, in the order they came; the first has its turn. Runs join and leave by themselves. Behind the
+            first there may be some that have left: thousands may leave at once, and to look for each would take long.
         numbers: of the runs, which their frames carry: from 1, and never the same twice.
         news: wakes the task of the run that has its turn. One for all: a wake-up meant for a run that has just ended
             makes the next one look once for nothing.
@@ -94,6 +97,7 @@ class RunQueue:
         self.handlers = handlers
         self.patience = patience
         self.line: deque[Queued] = deque()
+        self._gone = 0  # that have left, and are still in the line
         # Never the same twice, so that a late frame of a guest's earlier run is found out; 0 is the host's own SETUP.
         self.numbers = itertools.count(1)
         self.news = Wakeup()
@@ -137,10 +141,19 @@ class RunQueue:
         # Whether its turn had come or not: one that is cancelled in the moment in which it is first passes the turn on.
         if line[0] is run:
             line.popleft()
+            while line and line[0].is_over:
+                line.popleft()
+                self._gone -= 1
             if line and line[0].turn is not None:
                 line[0].turn.set()
         else:
-            line.remove(run)
+            self._gone += 1
+        # Those that are gone stay where they are until the line gets there, or is half of their kind.
+        if 2 * self._gone > len(line):
+            waiting = [queued for queued in line if not queued.is_over]
+            line.clear()
+            line.extend(waiting)
+            self._gone = 0
 
     def close(self) -> None:
         """Stop every run; those that wait for their turn never have it."""

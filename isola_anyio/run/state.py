@@ -51,6 +51,8 @@ class Patience:
 
     Attributes:
         grace_s: for unwinding, from when the guest was told.
+        queued_s: for being told, when nothing of the guest is on a thread or its thread queues for a slot: a crowd that
+            is cancelled at once unwinds a few at a time. One that was not told by then is given up.
         courtesy_s: CPU that a computing guest may use without a door call before it is interrupted: so much that one
             that mostly waits, or talks often, stays usable, and well below the 5 ms in which a spinning guest has to
             be stopped. It is the guest's own CPU time: a guest whose thread waits for a core is not to blame.
@@ -63,6 +65,7 @@ class Patience:
     """
 
     grace_s: float = 1.0
+    queued_s: float = 5.0
     courtesy_s: float = 0.002
     withheld_s: float = 0.05
     patience_s: float = 1.0
@@ -224,9 +227,11 @@ class Action(IntEnum):
     INTERRUPT = auto()
     """L: interrupt the instance. Under the lock, because after LEAVE it would hit the next run."""
     CLEAR = auto()
-    """L: withdraw an interrupt, and any expediting."""
+    """L: withdraw an interrupt, and the guest's precedence."""
     EXPEDITE = auto()
-    """L: wake the guest, which from here on does not wait for a CPU slot."""
+    """L: wake the guest, which from here on goes before guests that are wanted when it waits for a CPU slot."""
+    LET_UNWIND = auto()
+    """L: it does that without being woken: its thread, if it has one, does not wait."""
     BREAK = auto()
     """L: the guest is not trusted again."""
     STOPPED = auto()
@@ -361,7 +366,7 @@ RULES: Final = (
     _rule(
         Event.LOOK,
         Phase.PARKED,
-        Action.EXPEDITE,
+        Action.LET_UNWIND,
         Action.SUBMIT,
         when=_CANCELLED | {"notice": _NOT_SENT},
         phase=Phase.QUEUED,
@@ -402,6 +407,7 @@ RULES: Final = (
         Event.TELLABLE,
         Phase.COMPUTING,
         Action.CLEAR,
+        Action.LET_UNWIND,
         Action.TELL,
         when=_UNTOLD | {"interrupt": Interrupt.RAISED},
         notice=Notice.IN_REPLY,
@@ -410,6 +416,7 @@ RULES: Final = (
     _rule(
         Event.TELLABLE,
         Phase.COMPUTING,
+        Action.LET_UNWIND,
         Action.TELL,
         when=_UNTOLD | {"interrupt": (Interrupt.NONE, Interrupt.SPENT)},
         notice=Notice.IN_REPLY,
@@ -418,6 +425,7 @@ RULES: Final = (
         Event.DEFERRABLE,
         Phase.COMPUTING,
         Action.CLEAR,
+        Action.LET_UNWIND,
         Action.TELL,
         when=_UNTOLD | {"interrupt": Interrupt.RAISED},
         interrupt=Interrupt.SPENT,
@@ -425,6 +433,7 @@ RULES: Final = (
     _rule(
         Event.DEFERRABLE,
         Phase.COMPUTING,
+        Action.LET_UNWIND,
         Action.TELL,
         when=_UNTOLD | {"interrupt": (Interrupt.NONE, Interrupt.SPENT)},
         interrupt=Interrupt.SPENT,

@@ -11,7 +11,7 @@ from weakref import finalize
 import anyio
 
 from isola_anyio.concurrency import is_cancellation, start_ungrouped
-from isola_anyio.engine.threads import loop_caller
+from isola_anyio.engine.wakeup import loop_caller
 from isola_anyio.errors import GuestError, SandboxClosedError
 from isola_anyio.events import EndEvent, ErrorEvent, EventQueue
 from isola_anyio.run.task import Run

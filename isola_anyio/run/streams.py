@@ -19,7 +19,7 @@ import anyio
 
 from isola_anyio import codec
 from isola_anyio.concurrency import HeldUp
-from isola_anyio.engine.threads import Wakeup
+from isola_anyio.engine.wakeup import Wakeup
 from isola_anyio.errors import InvalidArgumentError
 from isola_anyio.guests.protocol import ProtocolError, Status, ToHost, completion
 from isola_anyio.run.services import GivenUp

@@ -16,17 +16,20 @@ from __future__ import annotations
 __all__ = ["Run"]
 
 import time
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
-from isola_anyio.concurrency import open_task_group, outlast
+from isola_anyio.codec.chunked.garbage import no_full_collections
+from isola_anyio.concurrency import open_task_group, outlast, pace
+from isola_anyio.engine.slots import Rank
 from isola_anyio.errors import GuestError, IsolaError
 from isola_anyio.guests.silence import SILENCE
 from isola_anyio.run.frames import Frames
 from isola_anyio.run.services import DELIVERED
-from isola_anyio.run.state import IN_TURN, STARTED, Action, Event, Interrupt, Notice, Phase, Stop
+from isola_anyio.run.state import IN_TURN, STARTED, Action, Event, Interrupt, Notice, Phase
 from isola_anyio.run.streams import Streams
 from isola_anyio.run.turns import Turns
 
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from isola_anyio.run.services import Message
     from isola_anyio.values import JsonValue
 
+_QUEUES = frozenset({Phase.QUEUED, Phase.PARKED, Phase.BLOCKED})
+"""Where a guest that is to be told of its cancellation waits for a slot or a thread, or is about to."""
 _SHORTEST_LOOK_S = 0.005
 """Between two looks at a computing guest's CPU, however little of its budget is left."""
 
@@ -47,7 +52,7 @@ class Run:
 
     Attributes:
         turns: the guest thread's side; made when the run has its turn in the queue.
-        turn: see :class:`~isola_anyio.run.queue.Queued`.
+        turn, is_over: see :class:`~isola_anyio.run.queue.Queued`.
     """
 
     turns: Turns
@@ -59,7 +64,7 @@ class Run:
         self._begun = False  # `turns` is there
         self.turn: anyio.Event | None = None
         self._ended: anyio.Event | None = None
-        self._is_over = False
+        self.is_over = False
         self._in_line = False
 
     # --- its place in the queue -------------------------------------------------------------------------------------
@@ -71,7 +76,8 @@ class Run:
 
     def leave_line(self) -> None:
         """Give the place up: :meth:`complete` will not be called any more."""
-        self._is_over = True
+        self.is_over = True
+        self._message = DELIVERED  # the line may keep the run for a while
         if self._ended is not None:
             self._ended.set()
         self._runs.leave(self)
@@ -90,7 +96,7 @@ class Run:
 
     async def join(self) -> None:
         """Wait until nothing of the run is left in the queue."""
-        if not self._is_over:
+        if not self.is_over:
             if self._ended is None:
                 self._ended = anyio.Event()
             await self._ended.wait()
@@ -133,7 +139,7 @@ class Run:
         finally:
             # Last, because the next run enters the guest as soon as this one has left.
             if len(line) == 1 and self._ended is None:
-                self._is_over = True
+                self.is_over = True
                 line.clear()
             else:
                 self.leave_line()
@@ -151,6 +157,8 @@ class Run:
             turns.state = STARTED  # START, without the lock: no guest thread has seen the run yet
             try:
                 self._runs.machine.pool.put(turns)
+            except IsolaError as exc:
+                turns.refuse(exc)
             except BaseException:
                 self._take_back()
                 raise
@@ -184,10 +192,7 @@ class Run:
                 await self._converse(group)
             except BaseException:
                 self._act(Event.CANCEL)
-                # Handlers first, and without waiting for them: what they answer while they are cancelled reaches the
-                # guest.
-                group.cancel_scope.cancel()
-                await self._unwind()
+                await self._unwind(group.cancel_scope)
                 raise
             # The guest is done. Handlers that it never waited for are cancelled, and the run ends when they have.
             group.cancel_scope.cancel()
@@ -255,23 +260,15 @@ class Run:
                 self._act(Event.WITHDRAWN)
 
     def _submit(self) -> None:
-        """Ask for a turn: at once for a guest that unwinds, else when there is a CPU slot.
-
-        Raises:
-            IsolaError: there is no thread for it, and the guest is not one that unwinds.
-        """
+        """Ask for a turn, which begins when there is a slot; guests that unwind go first."""
         turns, pool = self.turns, self._runs.machine.pool
         # Before the work is put: from then on both are the guest thread's.
         turns.timer = None
         turns.has_room = False
         try:
-            pool.put(turns, urgent=turns.state.stop is not Stop.NONE)
-        except IsolaError:
-            self._act(Event.WITHDRAWN)
-            if turns.state.stop is Stop.NONE:
-                raise
-            # Without a thread it could not unwind, and would be lost: tried again, until the grace is over.
-            turns.timer = time.monotonic() + self._runs.patience.reminder_s
+            pool.put(turns, Rank.UNWINDING if turns.state.stop else Rank.FRESH)
+        except IsolaError as exc:
+            turns.refuse(exc)
         except BaseException:
             self._take_back()
             raise
@@ -289,6 +286,14 @@ class Run:
         turns = self.turns
         # Parked: no thread has the turn, and only this task can ask for one. So what is seen here stays so.
         if turns.state.phase is not Phase.PARKED:
+            return
+        refusal, turns.refusal = turns.refusal, None
+        if refusal is not None:
+            if not turns.state.stop:
+                raise refusal
+            # A guest that is being stopped could not unwind without a thread: one is asked for again, until it is given
+            # up.
+            turns.timer = time.monotonic() + self._runs.patience.reminder_s
             return
         if turns.state.stop:
             # Before DUE: a cancelled guest is sent CANCEL first, and gets what it waited for after that.
@@ -340,21 +345,25 @@ class Run:
 
     # --- being cancelled --------------------------------------------------------------------------------------------
 
-    async def _unwind(self) -> None:
+    async def _unwind(self, handlers: anyio.CancelScope | None = None) -> None:
         """Bring a cancelled run to its end: let the guest unwind within the grace, stop it for good after that.
 
-        Shielded, and bounded by patience, grace and the time an interrupted guest thread takes to come back.
+        Shielded, and bounded by the time until the guest is told, its grace, and the time an interrupted guest thread
+        takes to come back.
+
+        Args:
+            handlers: the scope of the run's handlers, if there are any, to be cancelled too.
         """
-        turns, patience = self.turns, self._runs.patience
+        turns = self.turns
         if turns.state.phase is Phase.ENDED:
             return
-        end = time.monotonic() + patience.grace_s
+        began = time.monotonic()
         # By the clock and not by a scope alone: asyncio's own `Task.cancel` ends `_let_unwind` early, as often as it is
         # called, and each time what is left of the grace is begun again.
         try:
             await outlast(
-                lambda: turns.state.phase is Phase.ENDED or time.monotonic() >= end,
-                partial(self._let_unwind, end),
+                lambda: turns.state.phase is Phase.ENDED or self._grace_left(began) <= 0,
+                partial(self._let_unwind, began, handlers),
             )
         finally:
             # However that ended. From here on interrupts are final, and the guest, if it is not out, is broken.
@@ -365,14 +374,38 @@ class Run:
             # A turn that was withdrawn too late was refused, and has parked: that is the end of it.
             self._act(Event.GRACE_OVER)
 
-    async def _let_unwind(self, end: float) -> None:
-        """Give the guest its courtesy and its grace, which is over at ``end``."""
+    def _grace_left(self, began: float) -> float:
+        """Return for how many seconds a guest that is cancelled since ``began`` may go on, as things are."""
+        turns, patience = self.turns, self._runs.patience
+        since, limit = began, patience.grace_s
+        if turns.told_at is not None:
+            since = turns.told_at
+        elif turns.state.phase in _QUEUES:
+            limit = patience.queued_s
+        return since + limit - time.monotonic()
+
+    async def _let_unwind(self, began: float, handlers: anyio.CancelScope | None) -> None:
+        """Give the guest its courtesy and its grace."""
+        with ExitStack() as stack:
+            if await pace():
+                # Of a crowd: a full collection goes through all that the crowd holds, a tenth of a second or more, and
+                # finds it still in use.
+                stack.enter_context(no_full_collections())
+            # Handlers first, and without waiting for them: what they answer while they are cancelled reaches the guest.
+            if handlers is not None:
+                handlers.cancel()
+            await self._tell_and_converse(began)
+
+    async def _tell_and_converse(self, began: float) -> None:
         # A group of its own, because the run's is cancelled: a guest may make hostcalls while it unwinds, and is
         # answered.
         async with open_task_group() as group:
-            with anyio.move_on_after(end - time.monotonic()):
-                await self._wait_until_told()
-                await self._converse(group)
+            while (left := self._grace_left(began)) > 0:
+                # Looked at again after a grace: one that is told meanwhile has no less than that left.
+                with anyio.move_on_after(min(left, self._runs.patience.grace_s)):
+                    await self._wait_until_told()
+                    await self._converse(group)
+                    break
             group.cancel_scope.cancel()
 
     async def _wait_until_told(self) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from isola_anyio import codec
 from isola_anyio.engine import ffi
 from isola_anyio.engine.cpu import Running, guest_thread, read_clock
+from isola_anyio.engine.threads import SLICE_S
 from isola_anyio.errors import MemoryLimitError, PayloadLimitError
 from isola_anyio.guests.protocol import (
     FRAME_OVERHEAD_BYTES,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from isola_anyio.codec import Dialect
+    from isola_anyio.errors import IsolaError
     from isola_anyio.events import EventQueue
     from isola_anyio.run.queue import RunQueue
     from isola_anyio.run.services import Message
@@ -74,6 +76,7 @@ class Turns:
         has_fuel: a metered guest was given this run's fuel, and what is left of it is this run's.
 
     The guest's thread, read by the task at any time:
+        told_at: when the guest was first told that it is cancelled, by ``time.monotonic``; its grace begins then.
         tellable_at_cpu_s: what the guest's CPU showed when its turn began, or when it last made a door call in which it
             can be told that it is cancelled. One that does so often is not interrupted.
 
@@ -83,6 +86,9 @@ class Turns:
 
     The thread pool:
         since: when the turn began to wait for a slot.
+
+    The thread pool's manager, when no thread could be had for the turn that the task asked for; lowered by the task:
+        refusal: says so. The turn was taken back.
     """
 
     def __init__(self, runs: RunQueue, message: Message, events: EventQueue | None, owner: object) -> None:
@@ -109,6 +115,8 @@ class Turns:
         self.frames: Frames | None = None
         self.has_fuel = False
         self.since = 0.0
+        self.told_at: float | None = None
+        self.refusal: IsolaError | None = None
         self.cpu_before_s = runs.cpu.used_s
         self._news = runs.news
         self._lock = threading.Lock()
@@ -136,6 +144,10 @@ class Turns:
                     self.machine.instance.clear_interrupt()
                 elif action is Action.EXPEDITE:
                     self.machine.instance.expedite()
+                elif action is Action.LET_UNWIND:
+                    self.machine.instance.let_unwind()
+                    if self.state.notice is Notice.IN_REPLY:
+                        self.told_at = time.monotonic()
                 elif action is Action.BREAK:
                     self.machine.abandoned = True
                 elif action is Action.STOPPED:
@@ -179,15 +191,31 @@ class Turns:
         if budget is not None and self.cpu_s >= budget:
             self.step(Event.CPU_OUT)
 
+    # --- work for the thread pool ------------------------------------------------------------------------------------
+
+    @property
+    def long(self) -> bool:
+        """Whether the run has computed for so long that it goes after others."""
+        return self.cpu.used_s - self.cpu_before_s > SLICE_S
+
+    def refuse(self, error: IsolaError) -> None:
+        """Take the turn back, for which no thread could be had; called by the thread pool's manager."""
+        # The turn is in no thread, and no longer in the pool's queue. In this order: the task looks at the refusal when
+        # the phase has changed; for a guest that has heard of the run that is PARKED, else the run has ended.
+        self.refusal = error
+        if not self.state.delivered:
+            self.outcome = error
+        self.step(Event.WITHDRAWN)
+        self._news.set()
+
     # --- the guest's thread: a turn ----------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Run one turn; whatever happens, the run's task is told. Called by the thread pool; raises nothing."""
+        """Run one turn; whatever happens, :meth:`report` follows. Called by the thread pool; raises nothing."""
         # A guest thread, which has a CPU slot, and whose stack has no WebAssembly on it.
         before = self.state  # only the task changed it, and that before it asked for this turn, or to stop it
         # Refused, when the run was stopped while the turn was queued: the task is told, and decides what follows.
         if not self.step(Event.ENTER):
-            self._news.set()
             return
         machine = self.machine
         first_frame = b""
@@ -196,7 +224,7 @@ class Turns:
             first_frame = HEAD.pack(self.message.kind, self.number) + self.message.body
             # The turn may block for hours inside plain code; the frame is this turn's, the message nobody's.
             self.message = DELIVERED
-        began = time.monotonic()
+        began = machine.instance.waiter.began = time.monotonic()
         thread, cpu, store = guest_thread, self.cpu, machine.store
         # Begins to count: the meter first shows what it showed when the last turn ended, on whatever thread that was.
         thread.meter = cpu
@@ -236,6 +264,9 @@ class Turns:
         # Only now, with no WebAssembly frame left on this thread, may others enter the guest or free it.
         # The task may already be closing the machine when this returns: nothing of it is touched after LEAVE.
         self.step(Event.LEAVE)
+
+    def report(self) -> None:
+        """Make the task look: the turn has ended. Called by the thread pool."""
         self._news.set()
 
     def _deliver_more(self) -> None:
@@ -244,6 +275,8 @@ class Turns:
         if self.state.notice is Notice.SENT and not self._was_sent_cancel:
             # Before it is delivered: a second CANCEL would be raised into the guest's unwinding.
             self._was_sent_cancel = True
+            if self.told_at is None:
+                self.told_at = time.monotonic()
             try:
                 machine.port.deliver(HEAD.pack(ToGuest.CANCEL, self.number), self)
             except MemoryError as exc:
@@ -325,6 +358,7 @@ class Turns:
             self.machine.instance.sleep(seconds)
             return
         began = time.monotonic()
+        self._note_long()
         # If it was cancelled before this, SLEEP interrupts the instance, and the sleep ends where it begins.
         self.step(Event.SLEEP)
         try:
@@ -377,6 +411,7 @@ class Turns:
         self.step(Event.BLOCK)
         if self.state.phase is not Phase.BLOCKED:
             return
+        self._note_long()
         began = time.monotonic()
         try:
             # What it waits for may be waiting for the task: handlers to be started, a stream to be pumped.
@@ -385,6 +420,10 @@ class Turns:
         finally:
             self.busy_s -= time.monotonic() - began
             self.step(Event.UNBLOCK)
+
+    def _note_long(self) -> None:
+        """Before the guest waits inside its turn: whether others go first when it wants a slot again."""
+        self.machine.instance.waiter.long = self.cpu_s > SLICE_S
 
     def check_number(self, number: int) -> None:
         """See :class:`~isola_anyio.run.services.ServedRun`."""

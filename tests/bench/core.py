@@ -16,7 +16,7 @@ from isola_anyio import SandboxContext
 from isola_anyio.codec import encode
 from isola_anyio.engine.instance import Instance
 from isola_anyio.engine.run_sync import run_sync
-from isola_anyio.engine.threads import Wakeup
+from isola_anyio.engine.wakeup import Wakeup
 from isola_anyio.guests.build_conversation import BuildConversation
 from isola_anyio.guests.protocol import ToGuest, message
 from isola_anyio.options import check_options

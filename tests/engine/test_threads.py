@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
+from queue import SimpleQueue
 from typing import Self
 
 import pytest
 
-from isola_anyio.engine.threads import SlotWaiter, ThreadPool, WorkItem
+from isola_anyio.engine.slots import EXTRA_SLOTS, Rank, SlotWaiter
+from isola_anyio.engine.threads import ThreadPool, WorkItem
 from isola_anyio.errors import IsolaError
 
 
@@ -23,10 +26,11 @@ def pool() -> Iterator[ThreadPool]:
 class Work:
     """A piece of work that says when it began and ends when it is told."""
 
-    def __init__(self, pool: ThreadPool, *, urgent: bool = False) -> None:
+    def __init__(self, pool: ThreadPool, rank: Rank = Rank.FRESH) -> None:
         self.began, self.may_end, self.ended = threading.Event(), threading.Event(), threading.Event()
+        self.refused: SimpleQueue[IsolaError] = SimpleQueue()
         self.pool = pool
-        self.item: WorkItem = pool.submit(self._run, urgent=urgent)
+        self.item: WorkItem = pool.submit(self._run, refused=self.refused.put, rank=rank)
 
     def _run(self) -> None:
         self.began.set()
@@ -69,13 +73,25 @@ def test_a_queued_ticket_can_be_withdrawn_and_a_started_one_cannot(pool: ThreadP
     assert not second.began.wait(0.05)
 
 
-def test_urgent_work_does_not_wait_for_a_slot(pool: ThreadPool) -> None:
+def test_a_bounded_crowd_unwinds_beside_those_that_are_wanted(pool: ThreadPool) -> None:
     first = Work(pool)
     assert first.began.wait(10)
-    urgent = Work(pool, urgent=True)
-    assert urgent.began.wait(10)
-    urgent.finish()
+    crowd = [Work(pool, Rank.UNWINDING) for _ in range(EXTRA_SLOTS + 1)]
+    assert all(work.began.wait(10) for work in crowd[:EXTRA_SLOTS])
+    assert not crowd[-1].began.wait(0.05)
+    assert pool.busy == 1 + EXTRA_SLOTS
     first.finish()
+    assert crowd[-1].began.wait(10)
+    for work in crowd:
+        work.finish()
+
+
+def test_what_is_final_waits_for_nobody_who_unwinds(pool: ThreadPool) -> None:
+    crowd = [Work(pool, Rank.UNWINDING) for _ in range(EXTRA_SLOTS + 5)]
+    final = Work(pool, Rank.FINAL)
+    assert final.began.wait(10)
+    for work in (final, *crowd):
+        work.finish()
 
 
 class Blocked:
@@ -83,7 +99,7 @@ class Blocked:
 
     def __init__(self, pool: ThreadPool) -> None:
         self.pool, self.turn = pool, SlotWaiter()
-        self.paused, self.wake, self.resumed, self.expedited = (threading.Event() for _ in range(4))
+        self.paused, self.wake, self.resumed = (threading.Event() for _ in range(3))
         pool.submit(self._run)
         assert self.paused.wait(10)
 
@@ -91,7 +107,7 @@ class Blocked:
         self.pool.pause()
         self.paused.set()
         self.wake.wait(10)
-        self.pool.resume(self.turn, self.expedited.is_set)
+        self.pool.resume(self.turn)
         self.resumed.set()
 
 
@@ -109,7 +125,7 @@ def test_a_stopped_guest_resumes_at_once(pool: ThreadPool) -> None:
     blocked = Blocked(pool)
     second = Work(pool)
     assert second.began.wait(10)
-    blocked.expedited.set()
+    blocked.turn.urgency = Rank.UNWINDING
     blocked.wake.set()
     assert blocked.resumed.wait(10)
     second.finish()
@@ -121,7 +137,7 @@ def test_a_hurried_guest_leaves_the_queue_for_a_slot(pool: ThreadPool) -> None:
     assert second.began.wait(10)
     blocked.wake.set()
     assert not blocked.resumed.wait(0.05)
-    blocked.expedited.set()
+    blocked.turn.urgency = Rank.UNWINDING
     pool.expedite(blocked.turn)
     assert blocked.resumed.wait(10)
     second.finish()
@@ -142,7 +158,7 @@ def test_slots_are_never_lost_or_made(pool: ThreadPool) -> None:
             with lock:
                 running -= 1
             pool.pause()
-            pool.resume(SlotWaiter(), lambda: False)
+            pool.resume(SlotWaiter())
             with lock:
                 running += 1
                 most = max(most, running)
@@ -184,7 +200,7 @@ def test_computing_guests_take_turns_once_somebody_has_waited_too_long(monkeypat
         while not stop.is_set():
             if epoch.wait(0.01):
                 epoch.clear()
-                pool.preempt(turn, stop.is_set)
+                pool.preempt(turn)
 
     pool.submit(compute)
     for _ in range(3):
@@ -192,6 +208,7 @@ def test_computing_guests_take_turns_once_somebody_has_waited_too_long(monkeypat
         pool.submit(done.set)
         assert done.wait(10)
     stop.set()
+    turn.urgency = Rank.FINAL
     pool.expedite(turn)
     pool.retire()
 
@@ -205,6 +222,9 @@ class NoThreads:
 
     def __enter__(self) -> Self:
         def start(thread: threading.Thread) -> None:
+            if not thread.name.startswith("isola-guest"):
+                self._start(thread)
+                return
             if self.allowed <= 0:
                 self.refused += 1
                 raise self._why("can't start new thread")
@@ -218,17 +238,46 @@ class NoThreads:
         threading.Thread.start = self._start  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("urgent", [False, True])
+@pytest.mark.parametrize("rank", [Rank.FRESH, Rank.UNWINDING])
 @pytest.mark.parametrize("why", [RuntimeError, MemoryError])
 def test_work_without_a_thread_is_refused_in_words_and_its_slot_is_given_back(
-    pool: ThreadPool, urgent: bool, why: type[Exception]
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch, rank: Rank, why: type[Exception]
 ) -> None:
-    with NoThreads(why=why):
+    monkeypatch.setattr("isola_anyio.engine.threads.THREAD_PATIENCE_S", 0.05)
+    with NoThreads(why=why) as system:
         for _ in range(3):
             with pytest.raises(IsolaError, match=r"no thread can be started .*can't start new thread.*ulimit"):
-                pool.submit(lambda: None, urgent=urgent)
+                raise Work(pool, rank).refused.get(timeout=10)
+            assert pool.busy == 0
+    assert system.refused > 3  # asked for again and again
+    Work(pool).finish()
+
+
+def test_without_the_thread_that_starts_threads_work_is_refused_at_once(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("threading.Thread.start", refuse)
+        for _ in range(3):
+            with pytest.raises(IsolaError, match="can't start new thread"):
+                Work(pool)
             assert pool.busy == 0
     Work(pool).finish()
+
+
+def test_threads_are_not_started_by_who_brings_work(pool: ThreadPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, starters = threading.Thread.start, dict[str, str]()
+
+    def note(thread: threading.Thread) -> None:
+        starters[thread.name] = threading.current_thread().name
+        start(thread)
+
+    monkeypatch.setattr("threading.Thread.start", note)
+    Work(pool).finish()
+    assert starters["isola-guest-1"] == "isola-manager"
 
 
 def test_queued_work_without_a_thread_has_the_next_that_comes_free(pool: ThreadPool) -> None:
@@ -245,84 +294,77 @@ def test_queued_work_without_a_thread_has_the_next_that_comes_free(pool: ThreadP
     assert system.refused == 0
 
 
-def test_work_whose_slot_comes_free_while_no_thread_can_be_started_is_not_lost(
+def test_work_for_which_no_thread_can_be_had_for_a_moment_is_not_lost(pool: ThreadPool) -> None:
+    with NoThreads() as system:
+        work = Work(pool)
+        while system.refused < 3:
+            time.sleep(0.001)
+        assert pool.busy == 0
+    assert work.began.wait(10)
+    work.finish()
+
+
+def test_guests_that_have_their_threads_go_on_past_work_that_has_none(
     pool: ThreadPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isola_anyio.engine.threads.PATIENCE_S", 0.02)
-    monkeypatch.setattr("isola_anyio.engine.threads.SLICE_S", 0.01)
-    may_block, blocked, wake = threading.Event(), threading.Event(), threading.Event()
-
-    def block() -> None:
-        may_block.wait(10)
-        pool.pause()
-        blocked.set()
-        wake.wait(10)
-        pool.resume(SlotWaiter(), lambda: False)
-
-    pool.submit(block)
-    waiting = Work(pool)  # the ticker is started with it
+    monkeypatch.setattr("isola_anyio.engine.threads.THREAD_PATIENCE_S", 60)
+    blocked = [Blocked(pool), Blocked(pool)]  # two threads, none idle
     with NoThreads() as system:
-        may_block.set()
-        assert blocked.wait(10)
-        assert not waiting.began.wait(0.1)
-        assert system.refused > 1  # the ticker has tried, too
-        assert pool.busy == 0
-    assert waiting.began.wait(10)
-    waiting.finish()
-    wake.set()
-
-
-def test_guests_that_have_their_threads_go_on_past_work_that_has_none(pool: ThreadPool) -> None:
-    blocked = Blocked(pool)
-    gate = Blocked(pool)  # has a thread of its own, and no slot
-    first = Work(pool)
-    assert first.began.wait(10)
-    late = Work(pool)
-    blocked.wake.set()
-    while len(pool._queue) < 2:
-        threading.Event().wait(0.001)
-    with NoThreads():
-        pool.pause()  # for `first`, which goes on without a slot
-        assert blocked.resumed.wait(10)
+        late = Work(pool)
+        while not system.refused:
+            time.sleep(0.001)
+        blocked[0].wake.set()
+        assert blocked[0].resumed.wait(10)
         assert late.began.wait(10)  # on the thread of the one that went past it
     late.finish()
-    with pool._lock:
-        pool._active += 1
-    first.finish()
-    gate.wake.set()
-    assert gate.resumed.wait(10)
+    blocked[1].wake.set()
+    assert blocked[1].resumed.wait(10)
 
 
-def test_without_a_ticker_work_still_changes_hands_and_the_next_one_starts_it(pool: ThreadPool) -> None:
-    first = Work(pool)
-    with NoThreads():
-        second = Work(pool)
-    assert not pool._ticking
-    third = Work(pool)
-    assert pool._ticking
-    for work in (first, second, third):
-        work.finish()
-    deadline = threading.Event()
+def test_a_short_run_waits_for_a_slice_and_not_for_all_that_compute_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isola_anyio.engine.threads.PATIENCE_S", 0.02)
+    monkeypatch.setattr("isola_anyio.engine.threads.SLICE_S", 0.01)
+    pool, crowd = ThreadPool(max_parallel=2), 150
+    stop, epoch = threading.Event(), 0
+    began: set[int] = set()
+    preempted = 0
+
+    def increment() -> None:
+        nonlocal epoch
+        epoch += 1
+
+    def compute(number: int) -> None:
+        nonlocal preempted
+        turn, seen = SlotWaiter(), 0
+        began.add(number)
+        while not stop.wait(0.001):
+            if epoch != seen:
+                seen = epoch
+                pool.preempt(turn)
+                preempted += 1
+
+    pool.increment_epoch = increment
+    for number in range(crowd):
+        pool.submit(partial(compute, number))
+    while len(began) < crowd:
+        time.sleep(0.01)
+    for _ in range(5):
+        before, done = preempted, threading.Event()
+        pool.submit(done.set)
+        assert done.wait(10)
+        assert preempted - before < crowd / 4
+    stop.set()
     while pool.busy:
-        deadline.wait(0.001)
+        time.sleep(0.001)
+    pool.retire()
 
 
-def test_an_interrupt_key_while_a_thread_starts_leaves_no_thread_and_no_slot_behind(pool: ThreadPool) -> None:
-    start = threading.Thread.start
-    started: list[threading.Thread] = []
-
-    def press(thread: threading.Thread) -> None:
-        start(thread)
-        started.append(thread)
-        raise KeyboardInterrupt
-
-    threading.Thread.start = press  # type: ignore[method-assign, assignment]
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            pool.submit(lambda: None)
-    finally:
-        threading.Thread.start = start  # type: ignore[method-assign]
-    started[0].join(5)
-    assert not started[0].is_alive()
-    assert pool.busy == 0
+def test_the_manager_ends_with_a_retired_pool() -> None:
+    pool = ThreadPool(max_parallel=1)
     Work(pool).finish()
+    pool.retire()
+    deadline = time.monotonic() + 10
+    while pool._is_managed:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    Work(pool).finish()  # what still comes has a new one

@@ -19,6 +19,7 @@ import anyio
 
 from isola_anyio import codec
 from isola_anyio.engine.ffi import StoreInterrupted
+from isola_anyio.engine.slots import SlotWaiter
 from isola_anyio.guests import protocol
 from isola_anyio.guests.protocol import HEAD, ToGuest, ToHost
 from isola_anyio.limits import Limits
@@ -65,6 +66,7 @@ class FakeInstance:
 
     def __init__(self, store: FakeStore) -> None:
         self.store = store
+        self.waiter = SlotWaiter()
         self._woken = threading.Event()
 
     def interrupt(self) -> None:
@@ -77,6 +79,9 @@ class FakeInstance:
 
     def expedite(self) -> None:
         self._woken.set()
+
+    def let_unwind(self) -> None:
+        """Nothing: there are no slots."""
 
     def wake(self) -> None:
         self._woken.set()

@@ -12,7 +12,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from isola_anyio.engine.threads import ThreadPool, Work, WorkItem
+from isola_anyio.engine.slots import Rank, Work
+from isola_anyio.engine.threads import ThreadPool, WorkItem
 from isola_anyio.errors import CpuLimitError, GuestError, IsolaError, SandboxBrokenError, SandboxClosedError
 from isola_anyio.events import EventQueue
 from isola_anyio.guests.protocol import ToGuest
@@ -63,12 +64,12 @@ async def test_cancelled_when_a_thread_has_it_and_has_not_begun_the_guest_is_nev
     gate = Gate()
     put = pool.put
 
-    def put_late(work: Work, *, urgent: bool = False) -> None:
+    def put_late(work: Work, rank: Rank = Rank.FRESH) -> None:
         def late() -> None:
             gate()
             work.run()
 
-        put(WorkItem(late), urgent=urgent)
+        put(WorkItem(late, work.report), rank)
 
     pool.put = put_late  # type: ignore[method-assign]
     run = Run(runs_of(machine), CALL)
@@ -283,7 +284,7 @@ async def test_no_thread_to_be_had_is_an_error_and_the_sandbox_goes_on(pool: Thr
     runs = runs_of(machine)
     put = pool.put
 
-    def refuse(work: Work, *, urgent: bool = False) -> None:
+    def refuse(work: Work, rank: Rank = Rank.FRESH) -> None:
         raise IsolaError("no thread can be started")
 
     pool.put = refuse  # type: ignore[method-assign]

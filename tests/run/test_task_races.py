@@ -18,7 +18,8 @@ import anyio.lowlevel
 import pytest
 
 from isola_anyio import codec
-from isola_anyio.engine.threads import ThreadPool, Work
+from isola_anyio.engine.slots import Rank, Work
+from isola_anyio.engine.threads import ThreadPool
 from isola_anyio.errors import (
     CpuLimitError,
     GuestError,
@@ -291,12 +292,12 @@ async def test_no_thread_for_a_moment_when_a_guest_is_to_unwind_it_unwinds_later
     run = Run(runs_of(machine, LONG_GRACE), CALL)
     put, refused = pool.put, 0
 
-    def refuse_some(work: Work, *, urgent: bool = False) -> None:
+    def refuse_some(work: Work, rank: Rank = Rank.FRESH) -> None:
         nonlocal refused
-        if urgent and refused < 3:
+        if rank is Rank.UNWINDING and refused < 3:
             refused += 1
             raise IsolaError("no thread can be started")
-        put(work, urgent=urgent)
+        put(work, rank)
 
     async def when() -> None:
         await gate.arrive()
@@ -315,10 +316,10 @@ async def test_no_thread_for_a_later_turn_is_the_runs_error_and_the_guest_unwind
     machine = FakeMachine(pool, lambda guest: guest.park(0.001), FakeGuest.fail)
     put = pool.put
 
-    def refuse(work: Work, *, urgent: bool = False) -> None:
-        if machine.turns and not urgent:
+    def refuse(work: Work, rank: Rank = Rank.FRESH) -> None:
+        if machine.turns and rank is not Rank.UNWINDING:
             raise IsolaError("no thread can be started")
-        put(work, urgent=urgent)
+        put(work, rank)
 
     pool.put = refuse  # type: ignore[method-assign]
     with pytest.raises(IsolaError, match="no thread"):
@@ -332,8 +333,8 @@ async def test_an_interrupt_key_while_work_is_handed_over_leaves_a_whole_pool_an
     runs = runs_of(machine)
     put = pool.put
 
-    def press(work: Work, *, urgent: bool = False) -> None:
-        put(work, urgent=urgent)
+    def press(work: Work, rank: Rank = Rank.FRESH) -> None:
+        put(work, rank)
         raise KeyboardInterrupt
 
     pool.put = press  # type: ignore[method-assign]

@@ -11,7 +11,7 @@ import pytest
 
 from isola_anyio import CpuLimitError, IsolaError, SandboxClosedError, SandboxContext
 from isola_anyio.engine.ffi import store as seam
-from isola_anyio.engine.threads import loop_caller
+from isola_anyio.engine.wakeup import loop_caller
 from isola_anyio.guests.protocol import ToGuest
 from isola_anyio.machine import GuestMachine
 
