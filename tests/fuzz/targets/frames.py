@@ -19,6 +19,7 @@ from isola_anyio import events
 from isola_anyio.building import _prelude_error
 from isola_anyio.codec import plain
 from isola_anyio.codec.chunked import writer
+from isola_anyio.engine.slots import SlotWaiter
 from isola_anyio.errors import InternalError, IsolaError
 from isola_anyio.events import EventQueue
 from isola_anyio.guests.build_conversation import BuildConversation
@@ -111,6 +112,7 @@ class StubInstance:
         size = FRAME_MEMORY_BYTES
         self.memory = GuestMemory(bytearray(size), size, lambda: size)
         self.store = StubStore(place)
+        self.waiter = SlotWaiter()
 
     def set_handlers(self, handlers: list[Callable[..., int | None]]) -> None:
         self.handlers = handlers
@@ -118,7 +120,7 @@ class StubInstance:
     def wake(self) -> None:
         """Nobody sleeps."""
 
-    interrupt = clear_interrupt = expedite = wake
+    interrupt = clear_interrupt = expedite = let_unwind = wake
 
     def wait(self, seconds: float | None) -> None:
         assert seconds is None or seconds == seconds
