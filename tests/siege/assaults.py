@@ -87,12 +87,15 @@ def draw(random: Random, attacks: Mapping[str, Attack], *, crowds: bool) -> Assa
     metered = attack.metered or random.random() < 0.3
     options = {"max_memory": MEMORY[attack.runtime], **attack.options}
     options |= {key: value for key, value in _limits(random, metered=metered).items() if key not in options}
+    sandboxes = random.choice((1, 1, 2, 4, MOST_TOGETHER)) if crowds else 1
+    # Either many sandboxes or many runs in line: thousands of tasks cost the loop its time whatever they wait for.
+    in_line = sandboxes == 1 and random.random() < 0.2
     return Assault(
         name=name,
         attack=attack,
         metered=metered,
-        sandboxes=random.choice((1, 1, 2, 4, MOST_TOGETHER)) if crowds else 1,
-        runs=random.choice((2, 10, LONGEST_LINE)) if random.random() < 0.15 else 1,
+        sandboxes=sandboxes,
+        runs=random.choice((2, 10, LONGEST_LINE)) if in_line else 1,
         stream=random.choice(("read", "slowly", "dropped")) if attack.stream or random.random() < 0.2 else "",
         options=options,
         misbehaving=random.random() < 0.3,
