@@ -81,14 +81,14 @@ for _version, _path in FOUND.items():
 @nox.session(python=MAIN, default=False)
 def quick(session: nox.Session) -> None:
     """Run what takes less than a minute: the loop of who is changing something."""
-    # A marker expression replaces the configuration's, so that the soak has to be left out again.
-    run_pytest(session, "-m", "not slow and not soak")
+    # A marker expression replaces the configuration's, so that what takes hours has to be left out again.
+    run_pytest(session, "-m", "not slow and not soak and not matrix")
 
 
 @nox.session(python=MAIN, default=False)
 def timing(session: nox.Session) -> None:
     """Hold the tests that judge by the clock to what is promised; for a quiet machine."""
-    run_pytest(session, "-m", "timing and not soak", ISOLA_STRICT_TIMING="1")
+    run_pytest(session, "-m", "timing and not soak and not matrix", ISOLA_STRICT_TIMING="1")
 
 
 @nox.session(python=MAIN, default=False)
@@ -146,6 +146,25 @@ def bench(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """Run sandboxes for minutes and look for what accumulates."""
     run_pytest(session, "-m", "soak", "--timeout", "3600")
+
+
+@nox.session(python=MAIN, default=False)
+def hostile(session: nox.Session) -> None:
+    """Run every attack on both event loops by 1, 4 and 32 guests at once, on plain and on metered engines: hours.
+
+    Arguments after ``--`` go to pytest: ``-k trio-4-cpu`` chooses a loop, a number of guests and a theme.
+    """
+    run_pytest(session, "tests/hostile", "-m", "", "--timeout", "600")
+
+
+@nox.session(python=MAIN, default=False)
+def siege(session: nox.Session) -> None:
+    """Attack without end from several sides, beside neighbours that must not notice; the first violation is a failure.
+
+    Arguments after ``--`` go to ``python -m tests.siege``: ``--seconds``, ``--seed`` of an earlier siege.
+    """
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.siege", *session.posargs)
 
 
 @nox.session(python=MAIN, default=False)

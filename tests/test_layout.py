@@ -16,6 +16,7 @@ SUITES: Final = {
     "contract": "holds both kinds of guest to the contract, as a user would meet it",
     "fuzz": "one harness over everything that parses what a guest wrote",
     "hostile": "attacks, each of which goes through many modules to reach what it must not get",
+    "siege": "attacks without end, all of them at once",
     "soak": "looks for what accumulates when everything runs for long",
 }
 """Directories whose tests are about no one module, and why."""

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import gc
+import os
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
-from isola_anyio import SandboxContext
-from tests.hostile.harness import CANARY, CANARY_NAME, GUEST, World
+from isola_anyio import Sandbox, SandboxContext, SandboxTemplate
+from tests.hostile.harness import CANARY, CANARY_NAME, FIGURES, GUEST, World
 from tests.templates import built_template
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from isola_anyio import Sandbox, SandboxTemplate
     from tests.leftovers import Leftovers
 
-    Templates = Callable[[str, bool], SandboxTemplate]
-    Neighbours = Callable[[SandboxTemplate], Awaitable[Sandbox]]
+Templates: TypeAlias = Callable[[str, bool], SandboxTemplate]
+Neighbours: TypeAlias = Callable[[SandboxTemplate], Awaitable[Sandbox]]
 
 
 @pytest.fixture(scope="module", params=["asyncio", "trio"])
@@ -76,6 +77,14 @@ def _small_heap() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Write the attacks' figures, for whoever asks for them."""
+    if path := os.environ.get("ISOLA_HOSTILE_FIGURES"):
+        with open(path, "a") as file:
+            for row in FIGURES:
+                print(*row, sep="\t", file=file)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isola_anyio import GuestError
+from isola_anyio import CpuLimitError, GuestError
 from tests.hostile.attack import MIB, Attack, Expectation, contained, either, gives, holds, js, python, raises, stopped
 
 CALL = "from sandbox.asyncio import hostcall\nimport asyncio\nimport sandbox\n"
@@ -23,7 +23,33 @@ def calling_js(name: str, body: str, expect: Expectation, **rest: Any) -> Attack
     return js(name, f"async function attack() {{ {body} }}", expect, **rest)
 
 
+LARGE_BY_HAND = """
+import _host, struct
+BODY = b"[" + b"[]," * 2_500_000 + b"1]"
+def attack():
+    op = 100_000
+    while True:
+        op += 1
+        _host.call(struct.pack("<BIH", 0x10, op, 5) + b"plain" + BODY)
+"""
+"""Seven megabytes that take long to decode: an interrupt that comes meanwhile finds the guest in a door call."""
+
 ATTACKS = [
+    python("large calls by hand one after another, cancelled", LARGE_BY_HAND, stopped(within_s=1.5), cancel_after=0.7),
+    python(
+        "a budget used up by large calls by hand",
+        LARGE_BY_HAND,
+        raises(CpuLimitError, usable=False),
+        options={"max_cpu": 0.5},
+    ),
+    calling(
+        "large calls that are never started",
+        "tasks = [asyncio.ensure_future(hostcall('never', [[]] * 1_000_000)) for n in range(8)]\nawait asyncio.sleep(10)",
+        either(contained, stopped(within_s=0.3)),
+        options={"max_hostcalls": 1},
+        cancel_after=1.0,
+        max_grown_bytes=1000 * MIB,
+    ),
     calling("a name the host does not have", "return await hostcall('nothing', 1)", hostcall_failed),
     calling(
         "names that are attributes",
