@@ -9,8 +9,11 @@ from __future__ import annotations
 
 __all__ = ["SMALL", "is_small", "weight", "write_in_pieces"]
 
+from io import BytesIO
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from isola_anyio.codec.bases import CONTAINERS, base_of, items_of, iterate, plain_str, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,9 +28,7 @@ _BYTES_PER_PAUSE: Final = 64 * 1024
 """Text between two pauses: milliseconds. A pause takes five where other threads are busy, so more would cost more."""
 _STR_CHARS: Final = 64 * 1024
 
-# Untyped, because narrowing Any to "dict of unknowns" helps nobody.
-_DICT: Final = cast("type[Any]", dict)
-_SEQUENCES: Final = cast("tuple[type[Any], ...]", (list, tuple))
+_BYTES: Final[frozenset[object]] = frozenset({bytes, bytearray})
 _SCALARS: Final[frozenset[object]] = frozenset({float, bool, type(None)})
 _INT: Final[frozenset[object]] = frozenset({int})
 _BITS_PER_UNIT: Final = 128
@@ -49,35 +50,52 @@ def weight(value: Any, limit: int) -> int:
     while left:
         for item in left.pop():
             total += 1
-            if type(item) in _SCALARS:
+            kind = type(item)
+            if kind in _SCALARS:
                 continue
-            if type(item) is int:
+            if kind is int:
                 total += item.bit_length() // _BITS_PER_UNIT
                 if total > limit:
                     return total
                 continue
-            if type(item) is str:
+            if kind is str:
                 total += len(item) // _CHARS_PER_UNIT
                 continue
-            if isinstance(item, _DICT):
+            if kind is dict:
                 left += (item, item.values())
-            elif isinstance(item, _SEQUENCES):
+                size = len(item)
+            elif kind is list or kind is tuple:
                 left.append(item)
+                size = len(item)
             else:
-                total += _bytes_held(item) // _BYTES_PER_UNIT
-                continue
-            if total + len(item) > limit:
+                base = base_of(kind)
+                if base is None or base not in CONTAINERS:
+                    total += _units_of(item, base)
+                    continue
+                left.append(iterate(item, base))
+                if base is dict:
+                    left.append(dict.values(item))
+                size = size_of(item, base)
+            if total + size > limit:
                 return limit + 1
         if total > limit:
             break
     return total
 
 
-def _bytes_held(item: Any) -> int:
-    if isinstance(item, (bytes, bytearray, str)):
-        return len(item)
-    size = getattr(item, "nbytes", 0)  # a memoryview's, or an array's
-    return size if type(size) is int else 0
+def _units_of(item: Any, base: type[Any] | None) -> int:
+    """Return what an object weighs that is no container, and not of the most frequent types."""
+    if base is str:
+        return size_of(item, str) // _CHARS_PER_UNIT
+    if base is int:
+        return int.bit_length(item) // _BITS_PER_UNIT
+    if base in _BYTES:
+        return size_of(item, base) // _BYTES_PER_UNIT
+    try:
+        size = item.nbytes  # a memoryview's, or an array's
+    except Exception:  # noqa: BLE001 - it has none; or a stranger's attribute
+        return 0
+    return size // _BYTES_PER_UNIT if type(size) is int else 0
 
 
 def write_in_pieces(value: Any, write: _Write, max_depth: int, pause: Callable[[], object]) -> bytes | None:
@@ -98,7 +116,7 @@ def write_in_pieces(value: Any, write: _Write, max_depth: int, pause: Callable[[
         writer.write(value, max_depth)
     except _CannotWrite:
         return None
-    return b"".join(writer.pieces)
+    return writer.text()
 
 
 class _CannotWrite(Exception):  # noqa: N818 - a signal
@@ -124,11 +142,17 @@ class _Writer:
     """Walks a value with a stack of its own, so that it works when the thread's is nearly used up."""
 
     def __init__(self, write: _Write, pause: Callable[[], object]) -> None:
-        self.pieces: list[bytes] = []
+        # Grows where it is, and gives away what it holds: nothing as long as the whole is ever copied in one go.
+        self._out = BytesIO()
+        self.put: Callable[[bytes], object] = self._out.write
         self._write_part = write
         self._pause = pause
         self._open: set[int] = set()
         self._until_pause = _BYTES_PER_PAUSE
+
+    def text(self) -> bytes:
+        """Return what was written."""
+        return self._out.getvalue()
 
     def write(self, value: Any, max_depth: int) -> None:
         """Write ``value``, which may nest as deep as ``max_depth``."""
@@ -136,12 +160,12 @@ class _Writer:
         while stack:
             depth = max_depth + 1 - len(stack)
             for item in stack[-1]:
-                if isinstance(item, (_DICT, *_SEQUENCES)):
+                base = base_of(type(item))
+                if base in CONTAINERS:
                     if not depth or id(item) in self._open:
                         raise _CannotWrite
                     self._open.add(id(item))
-                    parts = self._dict(item, depth) if isinstance(item, _DICT) else self._list(item, depth)
-                    stack.append(parts)
+                    stack.append(self._dict(item, depth) if base is dict else self._list(item, depth))
                     break
                 self._leaf(item, depth)
             else:
@@ -150,47 +174,49 @@ class _Writer:
     def _list(self, items: Any, depth: int) -> Iterator[Any]:
         """Write a list's brackets, commas and small items; yields each large item to be written in its place."""
         before = b"["
-        for start in range(0, len(items), _ITEMS):
-            some = items[start : start + _ITEMS]
+        base: Any = base_of(type(items))
+        for start in range(0, size_of(items, base), _ITEMS):
+            some = base.__getitem__(items, slice(start, start + _ITEMS))
             while some:
                 count = _fitting(some)
-                self.pieces.append(before)
+                self.put(before)
                 before = b","
                 if count:
                     self._part(some[:count], depth, cut=1)
                 else:
                     yield some[0]
                 some = some[max(count, 1) :]
-        self.pieces.append(b"]" if before == b"," else b"[]")
+        self.put(b"]" if before == b"," else b"[]")
         self._open.discard(id(items))
 
     def _dict(self, fields: dict[Any, Any], depth: int) -> Iterator[Any]:
         """Write a dict's brackets, keys and small items; yields each large item to be written in its place."""
         before = b"{"
-        items = iter(fields.items())
+        items = items_of(fields)
         while some := list(islice(items, _ITEMS)):
             while some:
                 count = _fitting(some)
-                self.pieces.append(before)
+                self.put(before)
                 before = b","
                 if count:
                     self._part(dict(some[:count]), depth, cut=1)
                 else:
                     key, item = some[0]
-                    if not isinstance(key, str):
+                    if not issubclass(type(key), str):
                         raise _CannotWrite
                     self._leaf(key, depth)
-                    self.pieces.append(b":")
+                    self.put(b":")
                     yield item
                 some = some[max(count, 1) :]
-        self.pieces.append(b"}" if before == b"," else b"{}")
+        self.put(b"}" if before == b"," else b"{}")
         self._open.discard(id(fields))
 
     def _leaf(self, value: Any, depth: int) -> None:
-        if type(value) is not str or is_small(value):
+        if not issubclass(type(value), str) or is_small(value):
             self._part(value, depth)
             return
-        self.pieces.append(b'"')
+        value = plain_str(value)
+        self.put(b'"')
         start = 0
         while start < len(value):
             end = start + _STR_CHARS
@@ -198,14 +224,14 @@ class _Writer:
                 end += 1
             self._part(value[start:end], depth, cut=1)
             start = end
-        self.pieces.append(b'"')
+        self.put(b'"')
 
     def _part(self, value: Any, depth: int, cut: int = 0) -> None:
         """Write a part in one go, without the first and last ``cut`` bytes of its text: its brackets or quotes."""
         text = self._write_part(value, depth)
         if text is None:
             raise _CannotWrite
-        self.pieces.append(text[cut : len(text) - cut])
+        self.put(text[cut : len(text) - cut] if cut else text)
         self._until_pause -= len(text)
         if self._until_pause <= 0:
             self._until_pause = _BYTES_PER_PAUSE
