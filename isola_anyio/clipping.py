@@ -37,6 +37,7 @@ _BRACKETS: Final[dict[object, tuple[str, str]]] = {
     frozenset: ("frozenset({", "})"),
 }
 _BASES: Final[tuple[type[Any], ...]] = (str, bytes, bytearray, int, float, list, tuple, dict, set, frozenset)
+_TEXTS: Final = (str, bytes, bytearray)
 _PLAIN: Final[frozenset[object]] = frozenset({bool, type(None), types.EllipsisType, types.NotImplementedType})
 _WITH_BOUNDED_REPR: Final[frozenset[object]] = frozenset({types.FunctionType, types.BuiltinFunctionType})
 """Their ``repr`` has a name and an address in it. Not that of methods and partials: it has the object's own."""
@@ -51,6 +52,8 @@ def clip(value: object, limit: int = CLIP_CHARS) -> str:
         text = _shown(value, limit, _DEPTH)
     except Exception:  # noqa: BLE001 - a value that is changed meanwhile, or half made
         text = f"<{type_name(value)}>"
+    if issubclass(type(value), _TEXTS):
+        return text  # cut inside of its quotes
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 

@@ -28,7 +28,7 @@ __all__ = [
     "clip",
 ]
 
-from isola_anyio.clipping import clip as clip
+from isola_anyio.clipping import clip
 
 
 class IsolaError(Exception):

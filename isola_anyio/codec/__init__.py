@@ -27,12 +27,17 @@ __all__ = [
     "EncodeTypeError",
     "TooLarge",
     "decode",
+    "decoded_size",
     "encode",
+    "is_alone",
     "is_small",
+    "let_go",
     "payload_size",
 ]
 
+from isola_anyio.codec.chunked.garbage import is_alone, let_go
 from isola_anyio.codec.chunked.writer import is_small
+from isola_anyio.codec.decoded_size import decoded_size
 from isola_anyio.codec.encoding import Dialect
 from isola_anyio.codec.errors import CodecError, EncodeError, EncodeTypeError, TooLarge
 from isola_anyio.codec.frame import payload_size

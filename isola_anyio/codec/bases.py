@@ -30,7 +30,7 @@ def base_of(kind: type[Any]) -> type[Any] | None:
     return None
 
 
-def size_of(value: Any, base: type[Any]) -> int:
+def size_of(value: Any, base: Any) -> int:
     """Return how many items, characters or bytes ``value`` holds, as ``base``, which its class is derived from."""
     size: int = base.__len__(value)
     return size

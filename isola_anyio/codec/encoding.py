@@ -310,8 +310,8 @@ class _Rewriter:
             return self._escape(f"f{real!r}") if self.js and real - real != 0 else real
         if base is bytes or base is bytearray:
             return self._escape(self._segment("b", item))
-        number = buffers.number_of(item)
-        return self._buffer(item) if number is None else self._scalar(number, type(number))
+        equal = buffers.number_of(item)
+        return self._buffer(item) if equal is None else self._scalar(equal, type(equal))
 
     def _big_int(self, number: int) -> str:
         if number.bit_length() <= INLINE_HEX_BITS:

@@ -18,7 +18,18 @@ segment takes four bytes in the frame, and far more than that on the host.
 
 from __future__ import annotations
 
-__all__ = ["MAGIC", "NO_SEGMENTS", "SEGMENT_KEYS", "Frame", "Segments", "join", "pack", "payload_size", "unpack"]
+__all__ = [
+    "MAGIC",
+    "NO_SEGMENTS",
+    "SEGMENT_KEYS",
+    "Frame",
+    "Segments",
+    "join",
+    "pack",
+    "payload_size",
+    "text_span",
+    "unpack",
+]
 
 import struct
 from array import array
@@ -133,6 +144,16 @@ def payload_size(data: bytes | memoryview) -> int:
         if n_segments == 1 and text_length <= LONGEST_REFERENCE_BYTES and size >= _HEAD.size + _SIZE.size:
             return max(int(_SIZE.unpack_from(data, _HEAD.size)[0]), size - _LONGEST_FRAMING_BYTES)
     return size
+
+
+def text_span(data: bytes | memoryview) -> tuple[int, int]:
+    """Return where the JSON text of an encoded value, maybe a hostile one, begins and ends."""
+    size = len(data)
+    if size >= _HEAD.size and data[0] == MAGIC:
+        key_length, _, text_length, n_segments = _HEAD.unpack_from(data)[2:]
+        start = min(size, _HEAD.size + _SIZE.size * n_segments + key_length)
+        return start, min(size, start + text_length)
+    return 0, size
 
 
 def unpack(data: memoryview, pause: Callable[[], object]) -> Frame:

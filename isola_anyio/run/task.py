@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from isola_anyio.concurrency import open_task_group, outlast
+from isola_anyio.disposal import dispose
 from isola_anyio.errors import GuestError, IsolaError
 from isola_anyio.guests.silence import SILENCE
 from isola_anyio.run.frames import Frames
@@ -123,6 +124,11 @@ class Run:
                     await self._drive_with_tasks()
                 else:
                     await self._drive_alone()
+            except BaseException:
+                # Nobody is given the value that the guest may have ended with.
+                held, turns.outcome = [turns.outcome], None
+                dispose(held)
+                raise
             finally:
                 # The phase is ENDED: no guest thread has the run any more, and all of its fields are this task's.
                 self._end(time.monotonic() - began)
@@ -236,7 +242,8 @@ class Run:
         for service in frames.services:
             service.abandon()
             if service.failure is not None and self._gives_way_to_producer():
-                self.turns.outcome = service.failure
+                held, self.turns.outcome = [self.turns.outcome], service.failure
+                dispose(held)
 
     def _gives_way_to_producer(self) -> bool:
         """Whether a producer's failure is the better reason: over all that a guest can make of it, not over a limit."""

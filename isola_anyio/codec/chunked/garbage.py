@@ -14,7 +14,7 @@ itself, to no avail.
 
 from __future__ import annotations
 
-__all__ = ["LONGEST_S", "FullCollections", "let_go", "no_full_collections"]
+__all__ = ["LONGEST_S", "FullCollections", "is_alone", "let_go", "no_full_collections"]
 
 import gc
 import sys
@@ -100,6 +100,11 @@ def _references(held: list[Any]) -> int:
 
 _ALONE: Final = _references([[]])
 """What `_references` returns where the list has the only one; what the call's own add differs between interpreters."""
+
+
+def is_alone(held: list[Any]) -> bool:
+    """Whether nobody but ``held`` refers to the one item of it."""
+    return _references(held) <= _ALONE
 
 
 def let_go(held: list[Any], pause: Callable[[], object], *, owned: bool = False) -> None:

@@ -56,7 +56,7 @@ def weight(value: Any, limit: int) -> int:
             if kind is int:
                 total += item.bit_length() // _BITS_PER_UNIT
                 if total > limit:
-                    return total
+                    return limit + 1
                 continue
             if kind is str:
                 total += len(item) // _CHARS_PER_UNIT
@@ -89,7 +89,7 @@ def _units_of(item: Any, base: type[Any] | None) -> int:
         return size_of(item, str) // _CHARS_PER_UNIT
     if base is int:
         return int.bit_length(item) // _BITS_PER_UNIT
-    if base in _BYTES:
+    if base is not None and base in _BYTES:
         return size_of(item, base) // _BYTES_PER_UNIT
     try:
         size = item.nbytes  # a memoryview's, or an array's
