@@ -17,11 +17,10 @@ import _thread
 import os
 from collections import deque
 from time import sleep
-from typing import Any
+from typing import Any, Final
 
 from isola_anyio import codec
 from isola_anyio.engine import ffi
-
 
 _TRIES: Final = 10
 _PAUSE_S: Final = 0.005

@@ -7,7 +7,7 @@ subclass is asked, as ``json`` does: an ``OrderedDict``'s order is not the base'
 
 from __future__ import annotations
 
-__all__ = ["CONTAINERS", "base_of", "items_of", "iterate", "plain_str", "size_of"]
+__all__ = ["CONTAINERS", "base_of", "is_a", "items_of", "iterate", "plain_str", "size_of"]
 
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +18,14 @@ CONTAINERS: Final[frozenset[object]] = frozenset({dict, list, tuple})
 
 _BASES: Final[tuple[type[Any], ...]] = (str, dict, list, tuple, int, float, bytes, bytearray)
 _EXACT: Final[frozenset[object]] = frozenset({*_BASES, bool, type(None)})
+
+
+def is_a(value: object, kinds: type[Any] | tuple[type[Any], ...]) -> bool:
+    """Whether ``value`` is an instance of one of ``kinds``, which may be abstract, by its class alone."""
+    try:
+        return issubclass(type(value), kinds)
+    except Exception:  # noqa: BLE001 - a class whose own class answers for it
+        return False
 
 
 def base_of(kind: type[Any]) -> type[Any] | None:

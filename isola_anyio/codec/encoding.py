@@ -89,7 +89,8 @@ def _write_plain(value: Any, max_depth: int, *, js: bool) -> bytes | None:
             return None
         text = "".join(chunks_ascii(value, 0))
         raw = text.encode("ascii")
-    return raw if is_exact(text, raw, value, max_depth, js=js) else None
+    # A str has nothing in it that could be lost.
+    return raw if type(value) is str or is_exact(text, raw, value, max_depth, js=js) else None
 
 
 def encode_escaped(value: Any, root: str, max_depth: int, pause: Callable[[], object] | None, *, js: bool) -> bytes:
@@ -344,7 +345,10 @@ class _Rewriter:
         return {self.key: payload}
 
     def _error(self, reason: str, kind: type[EncodeError] = EncodeError) -> EncodeError:
-        return kind(format_path(self.root, [level.step for level in self._open[1:]]), reason)
+        steps = [level.step for level in self._open[1:]]
+        error = kind(format_path(self.root, steps), reason)
+        error.steps = steps
+        return error
 
 
 def _buffer_name(item: Any) -> str:

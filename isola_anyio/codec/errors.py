@@ -77,9 +77,11 @@ class EncodeError(CodecError):
 
     Attributes:
         kind: ``"type"`` or ``"value"``: which of ``TypeError`` and ``ValueError`` a Python program would expect.
+        steps: the path, step by step; empty where it is not known, or the value itself.
     """
 
     kind: Literal["type", "value"] = "value"
+    steps: Sequence[Step] = ()
 
 
 class EncodeTypeError(EncodeError, TypeError):

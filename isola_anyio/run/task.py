@@ -23,10 +23,12 @@ import anyio
 
 from isola_anyio.concurrency import open_task_group, outlast
 from isola_anyio.disposal import dispose
+from isola_anyio.engine import ffi
+from isola_anyio.engine.run_sync import run_sync
 from isola_anyio.errors import GuestError, IsolaError
 from isola_anyio.guests.silence import SILENCE
 from isola_anyio.run.frames import Frames
-from isola_anyio.run.services import DELIVERED
+from isola_anyio.run.services import DELIVERED, GivenUp, Message
 from isola_anyio.run.state import IN_TURN, STARTED, Action, Event, Interrupt, Notice, Phase, Stop
 from isola_anyio.run.streams import Streams
 from isola_anyio.run.turns import Turns
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 
     from isola_anyio.events import EventQueue
     from isola_anyio.run.queue import RunQueue
-    from isola_anyio.run.services import Message
     from isola_anyio.values import JsonValue
 
 _SHORTEST_LOOK_S = 0.005
@@ -62,6 +63,7 @@ class Run:
         self._ended: anyio.Event | None = None
         self._is_over = False
         self._in_line = False
+        self._encoding: anyio.CancelScope | None = None  # while a large message is being encoded
 
     # --- its place in the queue -------------------------------------------------------------------------------------
 
@@ -88,6 +90,8 @@ class Run:
         # itself.
         elif self.turn is not None:
             self.turn.set()
+        elif self._encoding is not None:
+            self._encoding.cancel()
 
     async def join(self) -> None:
         """Wait until nothing of the run is left in the queue."""
@@ -109,6 +113,8 @@ class Run:
         if not self._in_line:
             line.append(self)
         try:
+            if self._message.encode is not None:
+                await self._encode_message()
             # A task begins a while after its run has taken its place: the guest may have broken meanwhile.
             if line[0] is not self or runs.closed or machine.abandoned or machine.store.dead:
                 await runs.wait_for_turn(self)
@@ -149,6 +155,27 @@ class Run:
             finally:
                 del outcome
         return outcome
+
+    async def _encode_message(self) -> None:
+        """Encode a large message on a guest thread, whether the run is first in line or not.
+
+        Raises:
+            InvalidArgumentError: it cannot cross.
+        """
+        message = self._message
+        assert message.encode is not None
+        stopped: list[bool] = []
+
+        def pause() -> None:
+            ffi.yield_gil()
+            if stopped:
+                raise GivenUp
+
+        with anyio.CancelScope() as self._encoding:
+            encode = partial(message.encode, pause)
+            body = await run_sync(self._runs.machine.pool, encode, stop=lambda: stopped.append(True))
+            self._message = Message(message.kind, body, message.streams)
+        self._encoding = None
 
     async def _drive_alone(self) -> None:
         """Drive the run without a task group, for as long as nothing needs one."""

@@ -27,6 +27,7 @@ _ITEMS: Final = 1024
 _BYTES_PER_PAUSE: Final = 64 * 1024
 """Text between two pauses: milliseconds. A pause takes five where other threads are busy, so more would cost more."""
 _STR_CHARS: Final = 64 * 1024
+_FEW_LEVELS: Final = 8
 
 _BYTES: Final[frozenset[object]] = frozenset({bytes, bytearray})
 _SCALARS: Final[frozenset[object]] = frozenset({float, bool, type(None)})
@@ -123,14 +124,16 @@ class _CannotWrite(Exception):  # noqa: N818 - a signal
     """Makes `write_in_pieces` return ``None``."""
 
 
-def _fitting(items: Any) -> int:
+def _fitting(items: Any, limit: int) -> int:
     """Return how many of the first items are small when written together."""
     types = set(map(type, items))
     if types <= _SCALARS or (types <= _INT and min(items) > -_SHORT_INT and max(items) < _SHORT_INT):
         return len(items)
-    if weight(items, SMALL) <= SMALL:
+    if weight(items, limit) <= limit:
         return len(items)
-    room = SMALL
+    if len(items) == 1:
+        return 0
+    room = limit
     for count, item in enumerate(items):
         room -= weight(item, room)
         if room < 0:
@@ -147,8 +150,16 @@ class _Writer:
         self.put: Callable[[bytes], object] = self._out.write
         self._write_part = write
         self._pause = pause
+        self._max_depth = 0
         self._open: set[int] = set()
         self._until_pause = _BYTES_PER_PAUSE
+
+    def _limit_at(self, depth: int) -> int:
+        """Return how much is written together that may nest ``depth`` deeper: each level weighs what the next ones do.
+
+        A value of 100,000 lists in one another took 1.7 s to be refused.
+        """
+        return SMALL if self._max_depth - depth < _FEW_LEVELS else SMALL // 32
 
     def text(self) -> bytes:
         """Return what was written."""
@@ -156,6 +167,7 @@ class _Writer:
 
     def write(self, value: Any, max_depth: int) -> None:
         """Write ``value``, which may nest as deep as ``max_depth``."""
+        self._max_depth = max_depth
         stack: list[Iterator[Any]] = [iter([value])]
         while stack:
             depth = max_depth + 1 - len(stack)
@@ -174,11 +186,12 @@ class _Writer:
     def _list(self, items: Any, depth: int) -> Iterator[Any]:
         """Write a list's brackets, commas and small items; yields each large item to be written in its place."""
         before = b"["
+        limit = self._limit_at(depth)
         base: Any = base_of(type(items))
         for start in range(0, size_of(items, base), _ITEMS):
             some = base.__getitem__(items, slice(start, start + _ITEMS))
             while some:
-                count = _fitting(some)
+                count = _fitting(some, limit)
                 self.put(before)
                 before = b","
                 if count:
@@ -192,10 +205,11 @@ class _Writer:
     def _dict(self, fields: dict[Any, Any], depth: int) -> Iterator[Any]:
         """Write a dict's brackets, keys and small items; yields each large item to be written in its place."""
         before = b"{"
+        limit = self._limit_at(depth)
         items = items_of(fields)
         while some := list(islice(items, _ITEMS)):
             while some:
-                count = _fitting(some)
+                count = _fitting(some, limit)
                 self.put(before)
                 before = b","
                 if count:
