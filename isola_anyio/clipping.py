@@ -30,14 +30,9 @@ _MODULE: Final = type.__dict__["__module__"]
 _MRO: Final = type.__dict__["__mro__"]
 _DICT: Final[Any] = type.__dict__["__dict__"]
 _ARGS: Final[Any] = BaseException.__dict__["args"]
-_BRACKETS: Final[dict[object, tuple[str, str]]] = {
-    list: ("[", "]"),
-    tuple: ("(", ")"),
-    set: ("{", "}"),
-    frozenset: ("frozenset({", "})"),
-}
+_BRACKETS: Final = {"list": ("[", "]"), "tuple": ("(", ")"), "set": ("{", "}"), "frozenset": ("frozenset({", "})")}
 _BASES: Final[tuple[type[Any], ...]] = (str, bytes, bytearray, int, float, list, tuple, dict, set, frozenset)
-_TEXTS: Final = (str, bytes, bytearray)
+_TEXTS: Final[tuple[type[Any], ...]] = (str, bytes, bytearray)
 _PLAIN: Final[frozenset[object]] = frozenset({bool, type(None), types.EllipsisType, types.NotImplementedType})
 _WITH_BOUNDED_REPR: Final[frozenset[object]] = frozenset({types.FunctionType, types.BuiltinFunctionType})
 """Their ``repr`` has a name and an address in it. Not that of methods and partials: it has the object's own."""
@@ -73,29 +68,30 @@ def _name_of(kind: type[Any]) -> str:
 
 def _shown(value: Any, room: int, depth: int) -> str:
     """Return a text that may be longer than ``room``, by little, and begins as ``repr(value)`` does."""
-    kind = type(value)
-    base = next((base for base in _BASES if issubclass(kind, base)), None)
-    if kind in _PLAIN or base is float:
-        return repr(value) if kind in _PLAIN else float.__repr__(value)
-    if base is str or base is bytes or base is bytearray:
-        text = base.__getitem__(value, slice(room))
-        return base.__repr__(text) + ("" if base.__len__(value) <= room else "...")
-    if base is int:
-        bits = int.bit_length(value)
-        return int.__repr__(value) if bits <= _BITS_PER_DIGIT * room else f"<int of {bits} bits>"
-    if base is dict:
-        pairs = cast("Iterable[tuple[Any, Any]]", dict.items(value))
-        shown = (f"{_shown(key, room, depth - 1)}: {_shown(item, room, depth - 1)}" for key, item in pairs)
-        return _enclosed("{", shown, "}", room, depth)
-    if base is not None:
-        opening, closing = _BRACKETS[base]
-        if base is set and not set.__len__(value):
-            return "set()"
-        items = cast("Iterable[Any]", base.__iter__(value))
-        if base.__len__(value) == 1 and base is tuple:
-            closing = ",)"
-        return _enclosed(opening, (_shown(item, room, depth - 1) for item in items), closing, room, depth)
-    return _object(value, kind, room, depth)
+    kind = cast("Any", type(value))
+    if kind in _PLAIN:
+        return repr(value)
+    bases = [base for base in _BASES if issubclass(kind, base)]
+    if not bases:
+        return _object(value, type(value), room, depth)
+    base = cast("Any", bases[0])
+    name = base.__name__
+    if name in {"str", "bytes", "bytearray"}:
+        text: str = base.__repr__(base.__getitem__(value, slice(room)))
+        return text if base.__len__(value) <= room else f"{text}..."
+    if name == "int" and (bits := base.bit_length(value)) > _BITS_PER_DIGIT * room:
+        return f"<int of {bits} bits>"
+    if name in {"int", "float"}:
+        return str(base.__repr__(value))
+    if name == "dict":
+        pairs = (f"{_shown(key, room, depth - 1)}: {_shown(item, room, depth - 1)}" for key, item in base.items(value))
+        return _enclosed("{", pairs, "}", room, depth)
+    opening, closing = _BRACKETS[name]
+    if not base.__len__(value) and name.endswith("set"):
+        return f"{name}()"
+    if base.__len__(value) == 1 and name == "tuple":
+        closing = ",)"
+    return _enclosed(opening, (_shown(item, room, depth - 1) for item in base.__iter__(value)), closing, room, depth)
 
 
 def _object(value: Any, kind: type[Any], room: int, depth: int) -> str:

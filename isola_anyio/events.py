@@ -373,7 +373,7 @@ class EventStream(ObjectReceiveStream["Event"]):
         if self._last is None:
             async with self:
                 async for event in self:
-                    if event is not self._last:
+                    if isinstance(event, ResultEvent):
                         held: list[object] = [event.data]
                         del event  # the last reference
                         dispose(held)

@@ -13,7 +13,6 @@ import anyio
 from anyio.abc import AsyncResource
 
 from isola_anyio import codec
-from isola_anyio.codec.bases import is_a, plain_str
 from isola_anyio.concurrency import (
     is_cancellation,
     is_held_up_by_caller,
@@ -33,6 +32,7 @@ from isola_anyio.errors import (
 )
 from isola_anyio.events import EventStream
 from isola_anyio.guests.protocol import ToGuest
+from isola_anyio.kinds import text_of
 from isola_anyio.limits import Usage
 from isola_anyio.run.messages import call_message, script_message
 from isola_anyio.run.queue import RunQueue
@@ -64,7 +64,7 @@ _LARGE_GUEST_BYTES: Final = 96 << 20
 
 def _text(value: object, what: str) -> str:
     """Return ``value`` if it is a text that is not empty."""
-    if is_a(value, str) and (text := plain_str(value)):
+    if text := text_of(value):
         return text
     raise InvalidArgumentError(f"{what}, not {clip(value)}")
 
@@ -328,10 +328,12 @@ class Sandbox(AsyncResource):
         return call_message(name, bind_arguments(args, kwargs), machine.limits, dialect)
 
     def _script_message(self, code: str, filename: str) -> Message:
-        for what, value in (("code", code), ("filename", filename)):
-            if not is_a(value, str):
-                raise InvalidArgumentError(f"{what} is a str, not {clip(value)}")
-        return script_message(plain_str(code), plain_str(filename), self._usable().machine.driver.dialect)
+        source, name = text_of(code), text_of(filename)
+        if source is None:
+            raise InvalidArgumentError(f"code is a str, not {clip(code)}")
+        if name is None:
+            raise InvalidArgumentError(f"filename is a str, not {clip(filename)}")
+        return script_message(source, name, self._usable().machine.driver.dialect)
 
     def _usable(self) -> RunQueue:
         """Return the queue of runs if a run may be asked for, here and now."""

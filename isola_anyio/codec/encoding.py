@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from isola_anyio.clipping import clip, type_name
 from isola_anyio.codec import buffers
-from isola_anyio.codec.bases import CONTAINERS, base_of, items_of, iterate, plain_str
 from isola_anyio.codec.chunked.garbage import let_go, no_full_collections
 from isola_anyio.codec.chunked.writer import write_in_pieces
 from isola_anyio.codec.errors import EncodeError, EncodeTypeError, Step, format_path, remedy
@@ -29,6 +28,7 @@ from isola_anyio.codec.jsontext import (
     has_surrogate_pair,
     is_exact,
 )
+from isola_anyio.kinds import CONTAINERS, base_of, items_of, iterate, plain_str
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -147,7 +147,7 @@ def _free_key(value: Any, pause: Callable[[], object]) -> str:
         if not until_pause:
             until_pause = _ITEMS_PER_PAUSE
             pause()
-        base = base_of(type(found))
+        base = base_of(found)
         if base not in CONTAINERS or id(found) in seen:
             continue
         seen.add(id(found))
@@ -216,7 +216,7 @@ class _Rewriter:
             for step, item in top.items:
                 top.step = step
                 new: Any
-                base = base_of(type(item))
+                base = base_of(item)
                 if base is str:
                     new = plain_str(item) if self.js else self._str(plain_str(item))
                 elif base in CONTAINERS:

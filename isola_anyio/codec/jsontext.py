@@ -40,8 +40,8 @@ from itertools import accumulate
 from json import encoder as _encoder
 from typing import TYPE_CHECKING, Any, Final
 
-from isola_anyio.codec.bases import base_of, items_of, iterate
 from isola_anyio.codec.errors import CodecError
+from isola_anyio.kinds import base_of, items_of, iterate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -167,10 +167,10 @@ def _has_only_str_keys(value: Any) -> bool:
     left: list[Any] = [value]
     while left:
         found = left.pop()
-        base = base_of(type(found))
+        base = base_of(found)
         if base is dict:
             try:
-                items = dict(items_of(found)) if type(found) is not dict else found
+                items: dict[Any, Any] = dict(items_of(found))
             except Exception:  # noqa: BLE001 - a stranger's `items`, which was fine a moment ago
                 return False
             kinds: set[type] = set(map(type, items))

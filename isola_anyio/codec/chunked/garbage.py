@@ -21,7 +21,7 @@ import sys
 import time
 from contextlib import contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from isola_anyio.codec.chunked.writer import is_small
 
@@ -126,7 +126,7 @@ def let_go(held: list[Any], pause: Callable[[], object], *, owned: bool = False)
             held.pop()
             continue
         found = held[-1]
-        kind: Any = type(found)  # exactly these: a subclass may do anything when it is asked for its items
+        kind = cast("Any", type(found))  # exactly these: a subclass may do anything when it is asked for its items
         some: list[Any]
         if kind is list:
             some = found[-_PIECE:]
@@ -134,7 +134,7 @@ def let_go(held: list[Any], pause: Callable[[], object], *, owned: bool = False)
         elif kind is dict:
             some = [found.popitem()[1] for _ in range(min(len(found), _PIECE))]
         elif kind is tuple:
-            held[-1] = list(found)  # in its place: a list can be emptied
+            held[-1:] = [list(found)]  # in its place: a list can be emptied
             del found
             continue
         else:

@@ -1,4 +1,4 @@
-"""Bases: which built-in type a value's class is derived from, whatever the class says of itself.
+"""Kinds: what a value is an instance of, and what its base holds, whatever its class says of itself.
 
 ``isinstance`` asks an object for its ``__class__``, which may lie or raise; a subclass may override every method that
 its base has. What decides here is the class itself, and what is read is what the base holds. Only ``items`` of a dict's
@@ -7,9 +7,9 @@ subclass is asked, as ``json`` does: an ``OrderedDict``'s order is not the base'
 
 from __future__ import annotations
 
-__all__ = ["CONTAINERS", "base_of", "is_a", "items_of", "iterate", "plain_str", "size_of"]
+__all__ = ["CONTAINERS", "base_of", "is_a", "items_of", "iterate", "plain_int", "plain_str", "size_of", "text_of"]
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +28,9 @@ def is_a(value: object, kinds: type[Any] | tuple[type[Any], ...]) -> bool:
         return False
 
 
-def base_of(kind: type[Any]) -> type[Any] | None:
-    """Return the type of JSON's, or of bytes, that ``kind`` is or is derived from; ``None`` if it is from none."""
+def base_of(value: object) -> type[Any] | None:
+    """Return the type of JSON's, or of bytes, that the value is an instance of; ``None`` if it is of none."""
+    kind = type(value)
     if kind in _EXACT:
         return kind
     for base in _BASES:
@@ -58,3 +59,14 @@ def items_of(value: Any) -> Iterator[tuple[Any, Any]]:
 def plain_str(value: Any) -> str:
     """Return a str, of any subclass, as an exact one."""
     return value if type(value) is str else str.__str__(value)
+
+
+def plain_int(value: object) -> int | None:
+    """Return an int, of any subclass but bool, as an exact one; ``None`` for anything else."""
+    kind = type(value)
+    return int.__index__(cast("int", value)) if kind is not bool and issubclass(kind, int) else None
+
+
+def text_of(value: object) -> str | None:
+    """Return a str, of any subclass, as an exact one; ``None`` for anything else."""
+    return plain_str(value) if issubclass(type(value), str) else None
