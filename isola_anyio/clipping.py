@@ -73,7 +73,7 @@ def _shown(value: Any, room: int, depth: int) -> str:
         return repr(value)
     bases = [base for base in _BASES if issubclass(kind, base)]
     if not bases:
-        return _object(value, type(value), room, depth)
+        return _object(value, cast("Any", type(value)), room, depth)
     base = cast("Any", bases[0])
     name = base.__name__
     if name in {"str", "bytes", "bytearray"}:

@@ -38,6 +38,11 @@ class _Disposal:
         # Held while the thread lives; only ever tried, never waited for.
         self._working = _thread.allocate_lock()
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is still to be let go."""
+        return bool(self._waiting) or self._working.locked()
+
     def put(self, held: list[Any]) -> None:
         # The items before the look whether there is a thread: one that is about to end looks for items once more.
         self._waiting.append(held)
