@@ -87,6 +87,6 @@ class Sly(type):
 
 
 def test_a_class_whose_class_answers_for_it_has_its_own_name() -> None:
-    value = Sly("Hidden", (), {"__module__": "__main__"})
+    value: Any = Sly("Hidden", (), {"__module__": "__main__"})
     assert type_name(object.__new__(value)) == "Hidden"
     assert clip(value) == "<class 'Hidden'>"

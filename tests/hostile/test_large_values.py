@@ -262,21 +262,21 @@ class Raises:
     """Raises whatever it is asked."""
 
     @property
-    def __class__(self) -> type:  # type: ignore[override]
+    def __class__(self) -> type:  # type: ignore[override,misc]  # that it lies is the point
         raise OSError("asked")
 
     def __repr__(self) -> str:
         raise OSError("asked")
 
     __str__ = __repr__
-    __iter__ = __len__ = __bool__ = __index__ = __fspath__ = __hash__ = __eq__ = __repr__  # type: ignore[assignment]
+    __iter__ = __len__ = __bool__ = __index__ = __fspath__ = __hash__ = __eq__ = __repr__
 
 
 def false(kind: type) -> object:
     """An object that says it is of a class that it is not of."""
 
     class Lies:
-        __class__ = kind  # type: ignore[assignment]
+        __class__ = kind
 
     return Lies()
 
@@ -355,7 +355,7 @@ async def test_a_class_that_lies_is_an_invalid_argument(name: str, runtime: str,
         await sandbox.load_script(script)
         given = LIARS[name]()
         large = [*range(5000), given]
-        for way in (
+        ways: list[Callable[[], Awaitable[object]]] = [
             lambda: sandbox.run("f", given),
             lambda: sandbox.run("f", [given]),
             lambda: sandbox.run("f", x={"a": given}),
@@ -366,7 +366,8 @@ async def test_a_class_that_lies_is_an_invalid_argument(name: str, runtime: str,
             lambda: sandbox.load_script(given),
             lambda: sandbox.load_script("1", filename=given),
             lambda: sandbox.load_file(given),
-        ):
+        ]
+        for way in ways:
             with pytest.raises(InvalidArgumentError) as caught:
                 await way()
             assert len(str(caught.value)) < 1000
@@ -386,16 +387,19 @@ async def test_a_class_that_lies_is_an_invalid_argument(name: str, runtime: str,
 )
 async def test_a_class_that_lies_is_an_invalid_option(name: str, option: str, templates: Templates) -> None:
     liar = LIARS[name]()
-    for value in (liar, {"a": liar} if option == "env" else [liar]):
+    values: list[Any] = [liar, {"a": liar} if option == "env" else [liar]]
+    for value in values:
+        options: Any = {option: value}
         with pytest.raises(InvalidArgumentError) as caught:
-            await templates("python", False).instantiate(**{option: value})
+            await templates("python", False).instantiate(**options)
         assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("name", LIARS)
 async def test_a_class_that_lies_is_no_mount(name: str) -> None:
     liar = LIARS[name]()
-    for arguments in ({"host": liar, "guest": "/x"}, {"host": "/", "guest": liar}):
+    wrong: list[Any] = [{"host": liar, "guest": "/x"}, {"host": "/", "guest": liar}]
+    for arguments in wrong:
         with pytest.raises(InvalidArgumentError):
             MountConfig(**arguments)
     with pytest.raises(InvalidArgumentError):
@@ -416,22 +420,25 @@ HUGE: Final[Any] = ["x"] * 3_000_000
 async def test_texts_of_errors_are_short_whatever_is_wrong(templates: Templates) -> None:
     long = "k" * 10_000_000
     async with templates("python", False).create() as sandbox:
-        for way in (
+        ways: list[Callable[[], Awaitable[object]]] = [
             lambda: sandbox.run(HUGE),
             lambda: sandbox.load_script(HUGE),
             lambda: sandbox.load_file(HUGE),
             lambda: sandbox.run("f", {tuple(HUGE): 1}),
-            lambda: sandbox.run("f", **{long: object()}),  # type: ignore[arg-type]
+            lambda: sandbox.run("f", **{long: object()}),
             lambda: sandbox.run("f", {long: object()}),
             lambda: sandbox.run("f", Arg(1, long), Arg(2, long)),
-        ):
+        ]
+        for way in ways:
             with pytest.raises(InvalidArgumentError) as caught:
                 await way()
             assert len(str(caught.value)) < 500
-    for options in ({"max_memory": 10**5000}, {"max_cpu": 10**5000}, {"env": {long: 1}}, {"hostcalls": {long: 1}}):
+    refused: list[Any] = [{"max_memory": 10**5000}, {"max_cpu": 10**5000}, {"env": {long: 1}}, {"hostcalls": {long: 1}}]
+    for options in refused:
         with pytest.raises(InvalidArgumentError) as caught:
             await templates("python", False).instantiate(**options)
         assert len(str(caught.value)) < 500
+    options: Any = {long: 1}
     with pytest.raises(TypeError) as unknown:
-        await templates("python", False).instantiate(**{long: 1})
+        await templates("python", False).instantiate(**options)
     assert len(str(unknown.value)) < 1000

@@ -16,7 +16,7 @@ from isola_anyio.values import bind_arguments
 from tests.waiting import WITHIN_S, cancel_when, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from isola_anyio import SandboxTemplate
 
@@ -183,7 +183,7 @@ async def test_a_large_argument_that_cannot_cross_is_told_where_the_events_are_r
 async def test_streams_of_a_large_call_are_closed_when_it_cannot_cross(python: SandboxTemplate) -> None:
     pulled: list[int] = []
 
-    async def produce() -> Any:
+    async def produce() -> AsyncIterator[int]:
         pulled.append(1)
         yield 1
 
