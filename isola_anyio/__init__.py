@@ -22,12 +22,13 @@ is; nothing else is.
 #   values                      arguments of guest functions
 #   options                     what may be asked of a template and a sandbox, checked
 #   mounts, limits              what a sandbox may see and use
+#   disposal                    large values that nobody wants any more
 #   guests                      one driver for each kind of guest, and the guests' own files
 #   codec                       values and their bytes
 #   runtimes, cache             which runtime is used; files that are kept
 #   engine                      threads, images, instances; ffi is the one seam to wasmtime
 #   wasi                        the guest's operating system
-#   concurrency, construction, errors, printable
+#   concurrency, construction, errors, clipping, kinds, printable
 
 from __future__ import annotations
 

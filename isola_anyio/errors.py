@@ -28,27 +28,8 @@ __all__ = [
     "clip",
 ]
 
-from typing import Final
-
+from isola_anyio.clipping import clip
 from isola_anyio.printable import printable, printable_line
-
-CLIP_CHARS: Final = 120
-"""How much of a value's ``repr`` an error message quotes; a guess that keeps a message on two lines."""
-
-
-def clip(value: object, limit: int = CLIP_CHARS) -> str:
-    """Return ``repr(value)`` cut to ``limit`` characters, for quoting in a message.
-
-    A ``repr`` that fails is replaced by the type's name, so that making a message never raises.
-    """
-    if isinstance(value, (str, bytes, bytearray)) and len(value) > limit:
-        value = value[:limit]
-        return f"{value!r}..."
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - a __repr__ of unknown code
-        return f"<{type(value).__name__}>"
-    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 class IsolaError(Exception):

@@ -30,6 +30,7 @@ import anyio
 from anyio.abc import ObjectReceiveStream
 
 from isola_anyio.construction import made_by
+from isola_anyio.disposal import dispose
 from isola_anyio.engine.wakeup import Wakeup
 from isola_anyio.errors import GuestError, SandboxBusyError, StreamClosedError
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 CAPACITY_EVENTS: Final = 256
 """Events a stream holds before the guest blocks; enough to cross threads in batches."""
 CAPACITY_BYTES: Final = 4 << 20
-"""Encoded bytes a stream holds before the guest blocks (one event may be larger)."""
+"""Bytes a stream holds before the guest blocks: of text, and of values as they are decoded; one event may be larger."""
 BURST_S: Final = 0.002
 """A consumer that comes back for more within this time is in a burst; see :meth:`EventQueue.wait`."""
 POLL_S: Final = 0.001
@@ -188,9 +189,12 @@ class EventQueue:
         return len(self._events) < CAPACITY_EVENTS and self._put_bytes - self._taken_bytes < CAPACITY_BYTES
 
     def put(self, event: Event, size: int) -> None:
-        """Add an event of ``size`` encoded bytes. Guest's side, which looks at :attr:`has_room` before the next."""
+        """Add an event that takes ``size`` bytes. Guest's side, which looks at :attr:`has_room` before the next."""
         # `discard` may come between this line and the append: one event then stays until the queue goes.
         if self._unwanted:
+            held: list[object] = [event.data]
+            del event  # often the last reference
+            dispose(held)
             return
         self._put_bytes += size
         self._events.append((event, size))
@@ -206,10 +210,23 @@ class EventQueue:
     def discard(self) -> None:
         """Forget what is there and what comes: nobody is left to read it. Consumer's side."""
         self._unwanted = True  # first: a guest that stalls from here on finds room when it looks again
-        self._events.clear()
+        self._dispose()
         if self.stalled:
             self.stalled = False
             self.on_room()
+
+    def _dispose(self) -> None:
+        """Let go of the events that are here, whose values may be large; as many as there are now."""
+        held: list[object] = []
+        with suppress(IndexError):
+            while True:
+                held.append(self._events.popleft()[0].data)
+        dispose(held)
+
+    def __del__(self) -> None:
+        # On whichever thread the collector runs, or where the program drops a stream: nobody has the queue any more.
+        if self._events:
+            self._dispose()
 
     def get_nowait(self) -> Event | None:
         """Take the oldest event, or ``None``; lets a stalled guest go on once half of the queue is free."""
@@ -355,8 +372,11 @@ class EventStream(ObjectReceiveStream["Event"]):
         """
         if self._last is None:
             async with self:
-                async for _ in self:
-                    pass
+                async for event in self:
+                    if isinstance(event, ResultEvent):
+                        held: list[object] = [event.data]
+                        del event  # the last reference
+                        dispose(held)
         else:
             await self.aclose()
         if self._last is None:
@@ -379,6 +399,7 @@ class EventStream(ObjectReceiveStream["Event"]):
             self._closed = True
             self._run.cancel()
             await self._run.join()
+            self._queue.discard()  # the program may keep the stream
         await anyio.lowlevel.checkpoint()
 
     async def __aenter__(self) -> Self:

@@ -11,9 +11,10 @@ __all__ = ["Limits", "Usage", "check_count", "check_seconds", "check_size"]
 import math
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from isola_anyio.errors import InvalidArgumentError, clip
+from isola_anyio.kinds import is_a, plain_int
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -98,11 +99,12 @@ def check_size(name: str, value: object, *, low: int = 0, high: int = MAX_MEMORY
     Raises:
         InvalidArgumentError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
+    number = plain_int(value)
+    if number is None:
         raise InvalidArgumentError(f"{name} is a number of bytes (an int), not {clip(value)}")
-    if not low <= value <= high:
-        raise InvalidArgumentError(f"{name}={value} is out of range: give between {low} and {high} bytes")
-    return value
+    if not low <= number <= high:
+        raise InvalidArgumentError(f"{name}={clip(number)} is out of range: give between {low} and {high} bytes")
+    return number
 
 
 def check_count(name: str, value: object, *, low: int = 1, high: int = (1 << 63) - 1) -> int:
@@ -111,11 +113,12 @@ def check_count(name: str, value: object, *, low: int = 1, high: int = (1 << 63)
     Raises:
         InvalidArgumentError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
+    number = plain_int(value)
+    if number is None:
         raise InvalidArgumentError(f"{name} is an int, not {clip(value)}")
-    if not low <= value <= high:
-        raise InvalidArgumentError(f"{name}={value} is out of range: give between {low} and {high}")
-    return value
+    if not low <= number <= high:
+        raise InvalidArgumentError(f"{name}={clip(number)} is out of range: give between {low} and {high}")
+    return number
 
 
 def check_seconds(name: str, value: object) -> float:
@@ -124,11 +127,16 @@ def check_seconds(name: str, value: object) -> float:
     Raises:
         InvalidArgumentError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    number = float.__float__(cast("float", value)) if is_a(value, float) else plain_int(value)
+    if number is None:
         raise InvalidArgumentError(f"{name} is a number of seconds, not {clip(value)}")
-    if not (math.isfinite(value) and value > 0):
-        raise InvalidArgumentError(f"{name}={value} is out of range: give a positive, finite number of seconds")
-    return float(value)
+    try:
+        seconds = float(number)
+    except OverflowError:  # an int
+        seconds = math.inf
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise InvalidArgumentError(f"{name}={clip(number)} is out of range: give a positive, finite number of seconds")
+    return seconds
 
 
 _CHECKS: Final[dict[str, Callable[[str, object], object]]] = {

@@ -18,6 +18,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final, Literal, final, get_args
 
 from isola_anyio.errors import InvalidArgumentError, clip
+from isola_anyio.kinds import is_a, text_of
 from isola_anyio.wasi.files.mount_table import BoundMount, device_of
 from isola_anyio.wasi.volumes.budgets import FileLimits, FileUsage
 from isola_anyio.wasi.volumes.host.volume import HostVolume, MountedFileVolume
@@ -68,22 +69,25 @@ class MountConfig:
     allow_sensitive: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
+        for name in ("guest", "dir_perms", "file_perms", "mode"):  # of an enum of texts, the text
+            if (text := text_of(getattr(self, name))) is not None:
+                object.__setattr__(self, name, text)
         _check_guest(self.guest)
         self._check_host()
         for name, value in (("dir_perms", self.dir_perms), ("file_perms", self.file_perms)):
-            if value not in get_args(Access):
+            if type(value) is not str or value not in get_args(Access):
                 raise InvalidArgumentError(f"{name}={clip(value)} is not one of 'read', 'write', 'read-write'")
         if type(self.allow_sensitive) is not bool:
             raise InvalidArgumentError(f"allow_sensitive={clip(self.allow_sensitive)} is not True or False")
 
     def _check_host(self) -> None:
-        if self.mode not in ("direct", "overlay"):
+        if type(self.mode) is not str or self.mode not in ("direct", "overlay"):
             raise InvalidArgumentError(
                 f"mode={clip(self.mode)} is not 'direct' or 'overlay'; a mount in memory is MountConfig.memory(guest)"
             )
         try:
             host = os.fspath(self.host)
-        except TypeError:
+        except Exception:  # noqa: BLE001 - of no path, a TypeError; of a stranger's, anything
             host = None
         if type(host) is not str:
             raise InvalidArgumentError(f"host={clip(self.host)} is not a str or a path object")
@@ -177,7 +181,7 @@ def _permissions(config: MountConfig) -> Permissions:
 
 
 def _check_guest(guest: object) -> None:
-    if not isinstance(guest, str):
+    if type(guest) is not str:
         raise InvalidArgumentError(f"guest={clip(guest)} is not a str")
     try:
         names = guest_names(guest)
@@ -201,15 +205,19 @@ def validate_mounts(mounts: Any) -> tuple[MountConfig, ...]:
     Raises:
         InvalidArgumentError: unless it is a sequence of ``MountConfig`` with different guest paths.
     """
-    if type(mounts) in (str, bytes, dict) or not hasattr(mounts, "__iter__"):
+    try:
+        given: list[Any] | None = None if is_a(mounts, (str, bytes, dict)) else list(mounts)
+    except Exception:  # noqa: BLE001 - it cannot be iterated, or a stranger's iterator fails
+        given = None
+    if given is None:
         raise InvalidArgumentError(f"mounts={clip(mounts)} is not a sequence of MountConfig")
     taken: dict[Names, MountConfig] = {}
-    for mount in mounts:
-        if not isinstance(mount, MountConfig):
+    for mount in given:
+        if not is_a(mount, MountConfig):
             raise InvalidArgumentError(f"mounts has {clip(mount)} in it, which is not a MountConfig")
         point = guest_names(mount.guest)
         if point in taken:
-            raise InvalidArgumentError(f"two mounts are at {mount.guest!r}; give each its own guest path")
+            raise InvalidArgumentError(f"two mounts are at {clip(mount.guest)}; give each its own guest path")
         taken[point] = mount
     return tuple(taken.values())
 

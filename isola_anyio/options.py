@@ -31,7 +31,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict, cast
 
 from isola_anyio.cache import DEFAULT_CACHE_DIR, cache_directory
+from isola_anyio.clipping import type_name
 from isola_anyio.errors import InvalidArgumentError, clip
+from isola_anyio.kinds import is_a, plain_int, text_of
 from isola_anyio.limits import Limits, check_size
 from isola_anyio.mounts import validate_mounts
 from isola_anyio.runtimes.choice import choose_runtime
@@ -231,16 +233,17 @@ def check_template_options(
     if max_memory is None:
         max_memory = default_max_memory[chosen.pin.runtime]
     prelude = options.get("prelude")
-    if prelude is not None and not isinstance(prelude, str):
+    code = text_of(prelude)
+    if prelude is not None and code is None:
         raise InvalidArgumentError(f"prelude is guest source code (a str), not {clip(prelude)}")
     metered = options.get("metered", False)
-    if not isinstance(metered, bool):
+    if type(metered) is not bool:
         raise InvalidArgumentError(f"metered is True or False, not {clip(metered)}")
     return CheckedTemplateOptions(
         runtime=chosen,
         cache_dir=check_cache_dir(options.get("cache_dir", DEFAULT_CACHE_DIR)),
         max_memory=check_size("max_memory", max_memory),
-        prelude=prelude,
+        prelude=code,
         mounts=validate_mounts(options.get("mounts", ())),
         env=_check_env(options.get("env")),
         metered=metered,
@@ -257,7 +260,7 @@ def check_names(what: str, options: Mapping[str, object], known: type[object]) -
     names = list(known.__annotations__)
     for name in options:
         if name not in names:
-            raise TypeError(f"{what} has no option {name!r}; it has {', '.join(names)}")
+            raise TypeError(f"{what} has no option {clip(name)}; it has {', '.join(names)}")
 
 
 def check_cache_dir(cache_dir: object) -> CacheDir:
@@ -277,15 +280,14 @@ def check_handlers(handlers: object) -> dict[str, Handler]:
     """
     if handlers is None:
         return {}
-    if not isinstance(handlers, Mapping):
-        raise InvalidArgumentError(f"hostcalls is a mapping of names to handlers, not {clip(handlers)}")
     checked: dict[str, Handler] = {}
-    for name, handler in cast("Mapping[object, object]", handlers).items():
-        if not isinstance(name, str) or not name:
-            raise InvalidArgumentError(f"hostcalls: a handler's name is a non-empty str, not {clip(name)}")
+    for given, handler in _items("hostcalls is a mapping of names to handlers", handlers):
+        name = text_of(given) or ""
+        if not name:
+            raise InvalidArgumentError(f"hostcalls: a handler's name is a non-empty str, not {clip(given)}")
         if not callable(handler):
             raise InvalidArgumentError(
-                f"hostcalls[{name!r}] is not callable: {clip(handler)}; give a function that takes the payload"
+                f"hostcalls[{clip(name)}] is not callable: {clip(handler)}; give a function that takes the payload"
             )
         checked[name] = handler
     return checked
@@ -294,23 +296,38 @@ def check_handlers(handlers: object) -> dict[str, Handler]:
 def _check_env(env: object) -> dict[str, str]:
     if env is None:
         return {}
-    if not isinstance(env, Mapping):
-        raise InvalidArgumentError(f"env is a mapping of names to text, not {clip(env)}")
     checked: dict[str, str] = {}
-    for name, value in cast("Mapping[object, object]", env).items():
-        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+    for given, value in _items("env is a mapping of names to text", env):
+        name = text_of(given) or ""
+        if not name or "=" in name or "\0" in name:
             raise InvalidArgumentError(
-                f"env: {clip(name)} is no variable's name: give a non-empty str without = or NUL"
+                f"env: {clip(given)} is no variable's name: give a non-empty str without = or NUL"
             )
-        if not isinstance(value, str) or "\0" in value:
-            raise InvalidArgumentError(f"env[{name!r}] is text without NUL (a str), not {clip(value)}")
-        checked[name] = value
+        text = text_of(value)
+        if text is None or "\0" in text:
+            raise InvalidArgumentError(f"env[{clip(name)}] is text without NUL (a str), not {clip(value)}")
+        checked[name] = text
     return checked
+
+
+def _items(what: str, value: object) -> list[tuple[object, object]]:
+    """Return the items of a mapping of the caller's; ``what`` it is to be, for the error's text."""
+    if not is_a(value, Mapping):
+        raise InvalidArgumentError(f"{what}, not {clip(value)}")
+    try:
+        return [(name, item) for name, item in cast("Mapping[object, object]", value).items()]
+    except Exception as exc:
+        raise InvalidArgumentError(f"{what}; the items of {clip(value)} cannot be read: {type_name(exc)}") from exc
 
 
 def _check_seed(seed: object) -> bytes | None:
     if seed is None:
         return None
-    if isinstance(seed, bool) or not isinstance(seed, (int, str, bytes)):
+    plain: int | str | bytes | None = plain_int(seed)
+    if plain is None:
+        plain = text_of(seed)
+    if is_a(seed, bytes):
+        plain = bytes.__getitem__(cast("bytes", seed), slice(None))
+    if plain is None:
         raise InvalidArgumentError(f"seed is an int, a str or bytes, not {clip(seed)}")
-    return random.Random(seed).randbytes(_SEED_BYTES)  # noqa: S311 - repeatable is what was asked for
+    return random.Random(plain).randbytes(_SEED_BYTES)  # noqa: S311 - repeatable is what was asked for

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["Sandbox"]
 
-import itertools
 import warnings
 from contextlib import suppress
 from enum import Enum
@@ -21,6 +20,7 @@ from isola_anyio.concurrency import (
     single_exception,
 )
 from isola_anyio.construction import made_by
+from isola_anyio.disposal import dispose
 from isola_anyio.engine.run_sync import run_sync
 from isola_anyio.engine.slots import Rank
 from isola_anyio.engine.wakeup import current_loop, loop_finder
@@ -33,7 +33,9 @@ from isola_anyio.errors import (
 )
 from isola_anyio.events import EventStream
 from isola_anyio.guests.protocol import ToGuest
+from isola_anyio.kinds import text_of
 from isola_anyio.limits import Usage
+from isola_anyio.run.messages import call_message, script_message
 from isola_anyio.run.queue import RunQueue
 from isola_anyio.run.services import Message
 from isola_anyio.run.streaming import Streaming
@@ -50,29 +52,22 @@ if TYPE_CHECKING:
     from isola_anyio.machine import GuestMachine
     from isola_anyio.run.hostcalls import Handlers
     from isola_anyio.run.state import Patience
-    from isola_anyio.values import BoundArguments, JsonValue
+    from isola_anyio.values import JsonValue
     from isola_anyio.wasi.volumes.memory.view import MountView
 
-_MAX_CODE_BYTES: Final = 64 << 20
-"""How long a script may be; ``max_payload`` is about values."""
+_MAX_PATH_CHARS: Final = 65_536
+"""No file of the guest's has a longer path; a guess."""
 _PLAIN_TYPES: Final = frozenset({bool, bytes, dict, float, int, list, str, tuple, type(None)})
 """Arguments of these types are values and nothing else: no ``Arg``, no stream."""
 _LARGE_GUEST_BYTES: Final = 96 << 20
 """A guest with more memory than this is freed on a thread: giving it back to the kernel takes milliseconds."""
 
 
-def _argument_error(bound: BoundArguments, machine: GuestMachine) -> InvalidArgumentError | None:
-    """Say which argument cannot cross by itself: encode them one by one until one fails."""
-    streams = {where for where, _ in bound.streams}
-    indices = (index for index in itertools.count() if index not in streams)
-    places: list[tuple[str, Any]] = [(f"argument {next(indices)}", value) for value in bound.positional]
-    places += [(f"argument {name!r}", value) for name, value in bound.named.items()]
-    for where, value in places:
-        try:
-            codec.encode(value, max_bytes=machine.limits.max_payload, dialect=machine.driver.dialect)
-        except codec.EncodeError as found:
-            return InvalidArgumentError(f"{where} cannot cross: {found}")
-    return None
+def _text(value: object, what: str) -> str:
+    """Return ``value`` if it is a text that is not empty."""
+    if text := text_of(value):
+        return text
+    raise InvalidArgumentError(f"{what}, not {clip(value)}")
 
 
 async def _leave_group(group: TaskGroup, passing: BaseException | None) -> BaseException | None:
@@ -256,6 +251,7 @@ class Sandbox(AsyncResource):
             SandboxClosedError, SandboxBrokenError, SandboxBusyError: it cannot run.
         """
         message = self._call_message(name, args, kwargs)
+        del args, kwargs  # a large message has its own references, and gives them up when it is encoded
         await anyio.lowlevel.checkpoint_if_cancelled()  # from here as `_complete`, in line: the most frequent call
         assert self._runs is not None
         run = Run(self._runs, message)
@@ -277,7 +273,7 @@ class Sandbox(AsyncResource):
             LimitError: a limit stopped it.
             SandboxClosedError, SandboxBrokenError, SandboxBusyError: it cannot run.
         """
-        await self._complete(self._script_message(code, filename))
+        dispose([await self._complete(self._script_message(code, filename))])  # None, if the guest is what it was
 
     async def load_file(self, guest_path: str) -> None:
         """Run a file the guest can see as :meth:`load_script` does, and with the same effect when cancelled.
@@ -291,11 +287,12 @@ class Sandbox(AsyncResource):
             LimitError: a limit stopped it.
             SandboxClosedError, SandboxBrokenError, SandboxBusyError: it cannot run.
         """
-        if not isinstance(guest_path, str) or not guest_path:
-            raise InvalidArgumentError(f"load_file takes a path inside the guest, not {clip(guest_path)}")
+        path = _text(guest_path, "load_file takes a path inside the guest")
         self._usable()
-        body = codec.encode(guest_path)
-        await self._complete(Message(ToGuest.LOAD_FILE, body))
+        if len(path) > _MAX_PATH_CHARS:
+            raise InvalidArgumentError(f"a path of {len(path)} characters is longer than any: {clip(path)}")
+        body = codec.encode(path)
+        dispose([await self._complete(Message(ToGuest.LOAD_FILE, body))])
 
     def run_stream(self, name: str, /, *args: Any, **kwargs: Any) -> EventStream:
         """Start a guest function and stream its events; arguments as :meth:`run`.
@@ -315,39 +312,29 @@ class Sandbox(AsyncResource):
         return self._stream(self._script_message(code, filename))
 
     def _call_message(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
-        if not isinstance(name, str) or not name:
-            raise InvalidArgumentError(f"run takes the name of a guest function, not {clip(name)}")
+        if type(name) is not str or not name:
+            name = _text(name, "run takes the name of a guest function")
         machine = self._usable().machine
+        dialect = machine.driver.dialect
         if _PLAIN_TYPES.issuperset(map(type, args)) and (
             not kwargs or _PLAIN_TYPES.issuperset(map(type, kwargs.values()))
         ):
-            bound = None
+            # Nearly every call: small, and of plain values.
             value = [name, list(args), kwargs, []]
-        else:
-            bound = bind_arguments(args, kwargs)
-            places = [(where, number) for number, (where, _) in enumerate(bound.streams)]
-            value = [name, bound.positional, bound.named, places]
-        try:
-            body = codec.encode(value, dialect=machine.driver.dialect, wrap=2)
-        except codec.EncodeError as exc:
-            error = _argument_error(bound or bind_arguments(args, kwargs), machine)
-            raise error or InvalidArgumentError(f"the arguments cannot cross: {exc}") from None
-        if len(body) > machine.limits.max_payload:  # the limit is each argument's; together they may be more
-            error = _argument_error(bound or bind_arguments(args, kwargs), machine)
-            if error is not None:
-                raise error
-        return Message(ToGuest.CALL, body, () if bound is None else tuple(source for _, source in bound.streams))
+            if codec.weight(value, codec.SMALL) <= codec.SMALL:
+                with suppress(codec.EncodeError):
+                    body = codec.encode(value, dialect=dialect, wrap=2)
+                    if len(body) <= machine.limits.max_payload:
+                        return Message(ToGuest.CALL, body)
+        return call_message(name, bind_arguments(args, kwargs), machine.limits, dialect)
 
     def _script_message(self, code: str, filename: str) -> Message:
-        for what, value in (("code", code), ("filename", filename)):
-            if not isinstance(value, str):
-                raise InvalidArgumentError(f"{what} is a str, not {clip(value)}")
-        dialect = self._usable().machine.driver.dialect
-        try:
-            body = codec.encode([code, filename], max_bytes=_MAX_CODE_BYTES, dialect=dialect)
-        except codec.EncodeError as exc:
-            raise InvalidArgumentError(f"the script cannot cross: {exc}") from None
-        return Message(ToGuest.LOAD, body)
+        source, name = text_of(code), text_of(filename)
+        if source is None:
+            raise InvalidArgumentError(f"code is a str, not {clip(code)}")
+        if name is None:
+            raise InvalidArgumentError(f"filename is a str, not {clip(filename)}")
+        return script_message(source, name, self._usable().machine.driver.dialect)
 
     def _usable(self) -> RunQueue:
         """Return the queue of runs if a run may be asked for, here and now."""

@@ -18,6 +18,7 @@ from anyio.lowlevel import checkpoint
 
 from isola_anyio.construction import made_by
 from isola_anyio.errors import InvalidArgumentError, clip
+from isola_anyio.kinds import is_a, text_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -55,7 +56,7 @@ class Arg:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        object.__setattr__(self, "name", _checked_name(self.name))
 
 
 @final
@@ -80,7 +81,7 @@ class StreamArg:
 
     @classmethod
     def _create(cls, values: AsyncIterable[object] | Iterable[object], name: str | None, capacity: int) -> Self:
-        _check_name(name)
+        name = _checked_name(name)
         if type(capacity) is not int or capacity < 1:
             raise InvalidArgumentError(f"capacity is {clip(capacity)}; it must be an int of at least 1")
         self = object.__new__(cls)
@@ -123,7 +124,7 @@ class StreamArg:
         Raises:
             InvalidArgumentError: one of them has a wrong type or value.
         """
-        if not isinstance(cast("object", values), AsyncIterable):
+        if not is_a(values, AsyncIterable):
             raise InvalidArgumentError(
                 f"values is {clip(values)}, which cannot be iterated with `async for`; "
                 "pass an async generator or a stream, or use from_iterable"
@@ -131,7 +132,7 @@ class StreamArg:
         return cls._create(values, name, capacity)
 
     def __repr__(self) -> str:
-        return f"<StreamArg of {type(self._values).__name__} name={self.name!r} capacity={self.capacity}>"
+        return f"<StreamArg of {type(self._values).__name__} name={clip(self.name)} capacity={self.capacity}>"
 
     def _open(self) -> StreamSource:
         """Return a source of its items; nothing is pulled from the values yet."""
@@ -158,7 +159,11 @@ class StreamSource:
         if self._closed or self._items is not None:
             raise RuntimeError("a stream source is iterated once")
         values = self._values
-        self._items = aiter(values) if isinstance(values, AsyncIterable) else _PlainItems(values)
+        self._items = (
+            aiter(cast("AsyncIterable[object]", values))
+            if is_a(values, AsyncIterable)
+            else _PlainItems(cast("Iterable[object]", values))
+        )
         return self._items
 
     async def aclose(self) -> None:
@@ -240,7 +245,7 @@ def bind_arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> Boun
         else:
             where = count
             count += 1
-        if isinstance(found, StreamArg):
+        if type(found) is StreamArg:
             opened.append((where, found))
         elif isinstance(where, str):
             named[where] = found
@@ -249,9 +254,11 @@ def bind_arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> Boun
     for keyword, value in kwargs.items():
         name, found = _name_and_value(value)
         if name is not None and name != keyword:
-            raise InvalidArgumentError(f"the argument {keyword!r} is given as {name!r}; leave one of the names out")
+            raise InvalidArgumentError(
+                f"the argument {clip(keyword)} is given as {clip(name)}; leave one of the names out"
+            )
         _claim_name(keyword, taken)
-        if isinstance(found, StreamArg):
+        if type(found) is StreamArg:
             opened.append((keyword, found))
         else:
             named[keyword] = found
@@ -260,15 +267,17 @@ def bind_arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> Boun
 
 
 def _name_and_value(value: object) -> tuple[str | None, object]:
-    if isinstance(value, Arg):
+    if type(value) is Arg:
         name, value = value.name, value.value
-        if isinstance(value, StreamArg):
+        if type(value) is StreamArg:
             if name is not None and value.name is not None and name != value.name:
-                raise InvalidArgumentError(f"a stream is named {name!r} and {value.name!r}; leave one of the names out")
+                raise InvalidArgumentError(
+                    f"a stream is named {clip(name)} and {clip(value.name)}; leave one of the names out"
+                )
             return name or value.name, value
     else:
-        name = value.name if isinstance(value, StreamArg) else None
-    if isinstance(value, (ObjectReceiveStream, UnreliableObjectReceiveStream)):
+        name = value.name if type(value) is StreamArg else None
+    if is_a(value, (ObjectReceiveStream, UnreliableObjectReceiveStream)):
         stream = cast("UnreliableObjectReceiveStream[object]", value)
         return name, StreamArg._create(stream, name, DEFAULT_CAPACITY)  # noqa: SLF001 - same module
     return name, value
@@ -276,19 +285,20 @@ def _name_and_value(value: object) -> tuple[str | None, object]:
 
 def _claim_name(name: str, taken: set[str]) -> None:
     if name in taken:
-        raise InvalidArgumentError(f"the argument {name!r} is given twice; leave one out")
+        raise InvalidArgumentError(f"the argument {clip(name)} is given twice; leave one out")
     taken.add(name)
 
 
-def _check_name(name: object) -> None:
+def _checked_name(name: object) -> str | None:
     if name is None:
-        return
+        return None
     # Any other name a guest's function may take in its `**kwargs`, or JavaScript's object.
-    if not isinstance(name, str) or not name:
-        raise InvalidArgumentError(f"name is {clip(name)}; it must be a non-empty str such as 'rows', or None")
+    if plain := text_of(name):
+        return plain
+    raise InvalidArgumentError(f"name is {clip(name)}; it must be a non-empty str such as 'rows', or None")
 
 
 def _is_iterable(values: object) -> bool:
     """Tell whether ``iter()`` accepts it, without calling that: a class with ``__getitem__`` alone is iterable too."""
     kind = type(values)
-    return isinstance(values, Iterable) or (hasattr(kind, "__getitem__") and not hasattr(kind, "__iter__"))
+    return is_a(values, Iterable) or (hasattr(kind, "__getitem__") and not hasattr(kind, "__iter__"))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from isola_anyio.errors import InvalidArgumentError, clip
+from isola_anyio.kinds import text_of
 
 NOFOLLOW: Final[int] = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 """Flags for every file opened in the cache."""
@@ -33,10 +34,11 @@ ROOT_UID: Final = 0
 def path_argument(name: str, value: object, expected: str) -> Path:
     """Return the absolute path that an argument gives, or raise ``InvalidArgumentError`` naming the argument."""
     try:
-        text: object = os.fspath(cast("str", value))
-    except TypeError:
-        text = None
-    if not isinstance(text, str) or not text or "\0" in text:
+        given: object = os.fspath(cast("str", value))
+    except Exception:  # noqa: BLE001 - of no path, a TypeError; of a stranger's, anything
+        given = None
+    text = text_of(given) or ""
+    if not text or "\0" in text:
         raise InvalidArgumentError(f"{name} must be {expected}, not {clip(value)}")
     return Path(text).absolute()
 

@@ -21,20 +21,28 @@ from __future__ import annotations
 
 __all__ = [
     "MAX_DEPTH",
+    "SMALL",
     "CodecError",
     "Dialect",
     "EncodeError",
     "EncodeTypeError",
     "TooLarge",
     "decode",
+    "decoded_size",
     "encode",
+    "format_path",
+    "is_alone",
     "is_small",
+    "let_go",
     "payload_size",
+    "weight",
 ]
 
-from isola_anyio.codec.chunked.writer import is_small
+from isola_anyio.codec.chunked.garbage import is_alone, let_go
+from isola_anyio.codec.chunked.writer import SMALL, is_small, weight
+from isola_anyio.codec.decoded_size import decoded_size
 from isola_anyio.codec.encoding import Dialect
-from isola_anyio.codec.errors import CodecError, EncodeError, EncodeTypeError, TooLarge
+from isola_anyio.codec.errors import CodecError, EncodeError, EncodeTypeError, TooLarge, format_path
 from isola_anyio.codec.frame import payload_size
 from isola_anyio.codec.jsontext import MAX_DEPTH
 from isola_anyio.codec.plain import decode, encode

@@ -76,7 +76,7 @@ class TypedBuffer(NamedTuple):
 def number_of(value: Any) -> int | float | bool | None:
     """Return the Python number that equals a numpy scalar exactly; ``None`` for others, such as a ``longdouble``."""
     numpy = sys.modules.get("numpy")
-    if numpy is None or not isinstance(value, numpy.generic) or value.dtype.kind not in "biuf":
+    if numpy is None or not issubclass(type(value), numpy.generic) or value.dtype.kind not in "biuf":
         return None
     number: int | float | bool = value.item()
     return number if type(number) in {int, float, bool} else None
@@ -89,7 +89,7 @@ def describe(value: Any) -> TypedBuffer | None:
         Unsupported: its elements are of a type that cannot cross.
     """
     numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, numpy.generic):
+    if numpy is not None and issubclass(type(value), numpy.generic):
         raise Unsupported("convert it with .item()")
     try:
         source = memoryview(value)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from isola_anyio.codec import buffers
-from isola_anyio.codec.chunked.garbage import free_in_pieces, no_full_collections
+from isola_anyio.codec.chunked.garbage import let_go, no_full_collections
 from isola_anyio.codec.chunked.text_parts import PART_BYTES, Part, character_start, cut, graft
 from isola_anyio.codec.encoding import ESCAPE_DEPTH
 from isola_anyio.codec.errors import CodecError
@@ -106,6 +106,7 @@ class _Decoder:
         else:
             value = self._decode_parts(frame.text, scan_once, hooks, depth)
         if frame.segments.left:
+            let_go([value], _no_pause, owned=True)
             raise CodecError("$", "a segment that nothing refers to")
         return value
 
@@ -127,7 +128,7 @@ class _Decoder:
                         value = found
                     self._pause()
             except BaseException as exc:
-                free_in_pieces(value)
+                let_go([value], _no_pause, owned=True)  # not its pause, which may be what was raised
                 if isinstance(exc, ValueError) and not isinstance(exc, CodecError):  # from reading a long string
                     raise CodecError("$", f"not JSON: {exc}") from None
                 raise

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 __all__ = ["ESCAPE_DEPTH", "Dialect", "encode_any", "encode_escaped"]
 
+import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from isola_anyio.clipping import clip, type_name
 from isola_anyio.codec import buffers
-from isola_anyio.codec.chunked.garbage import free_in_pieces, no_full_collections
+from isola_anyio.codec.chunked.garbage import let_go, no_full_collections
 from isola_anyio.codec.chunked.writer import write_in_pieces
-from isola_anyio.codec.errors import EncodeError, EncodeTypeError, Step, format_path, remedy, type_name
+from isola_anyio.codec.errors import EncodeError, EncodeTypeError, Step, format_path, remedy
 from isola_anyio.codec.frame import SEGMENT_KEYS, pack
 from isola_anyio.codec.jsontext import (
     MAX_DEPTH,
@@ -25,6 +28,7 @@ from isola_anyio.codec.jsontext import (
     has_surrogate_pair,
     is_exact,
 )
+from isola_anyio.kinds import CONTAINERS, base_of, items_of, iterate, plain_str
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,14 +45,14 @@ ESCAPE_DEPTH: Final = 1
 MAX_INT_BITS: Final = 2125
 """Ints up to here have at most 640 digits, the least that ``sys.set_int_max_str_digits`` can be set to."""
 
-# Untyped, because narrowing Any to "dict of unknowns" helps nobody.
-_DICT: Final = cast("type[Any]", dict)
-_SEQUENCES: Final = cast("tuple[type[Any], ...]", (list, tuple))
-_CONTAINERS: Final = cast("tuple[type[Any], ...]", (dict, list, tuple))
 INLINE_HEX_BITS: Final = 4 * 8192
 """Longer ints are segments; a guess that keeps texts small."""
-_ITEMS_PER_PAUSE: Final = 16 * 1024
+_KEY_CHARS: Final = 40
+"""How much of a key an error shows; a guess."""
+_ITEMS_PER_PAUSE: Final = 4 * 1024
 """Items of a walk between two pauses: a few milliseconds, during which any other thread may run."""
+_STR_RUN_CHARS: Final = 64 * 1024
+"""Characters that are looked through, or encoded, in one go: a few milliseconds."""
 
 
 def encode_any(value: Any, root: str, max_depth: int, pause: Callable[[], object] | None, *, js: bool) -> bytes:
@@ -69,7 +73,7 @@ def _encode(value: Any, root: str, max_depth: int, pause: Callable[[], object] |
             raw = _write_plain(value, max_depth, js=js)
         else:
             raw = write_in_pieces(value, partial(_write_plain, js=js), max_depth, pause)
-    except (TypeError, ValueError, RecursionError):
+    except Exception:  # noqa: BLE001 - what `json` raises, or a stranger's `items`; what is wrong is found out below
         raw = None
     return encode_escaped(value, root, max_depth, pause, js=js) if raw is None else raw
 
@@ -85,7 +89,8 @@ def _write_plain(value: Any, max_depth: int, *, js: bool) -> bytes | None:
             return None
         text = "".join(chunks_ascii(value, 0))
         raw = text.encode("ascii")
-    return raw if is_exact(text, raw, value, max_depth, js=js) else None
+    # A str has nothing in it that could be lost.
+    return raw if type(value) is str or is_exact(text, raw, value, max_depth, js=js) else None
 
 
 def encode_escaped(value: Any, root: str, max_depth: int, pause: Callable[[], object] | None, *, js: bool) -> bytes:
@@ -95,18 +100,19 @@ def encode_escaped(value: Any, root: str, max_depth: int, pause: Callable[[], ob
         EncodeError: ``value`` cannot cross.
     """
     key = KEY
+    breathe = pause or _no_pause
     while True:
-        rewriter = _Rewriter(key, root, max_depth, pause or _no_pause, js=js)
+        rewriter = _Rewriter(key, root, max_depth, breathe, js=js)
         try:
             text = _write_ascii(rewriter.rewrite(value), max_depth, pause)
         except _KeyTaken:
-            key = _free_key(value)
+            key = _free_key(value, breathe)
             continue
         except RecursionError:
             raise EncodeError(root, "nested deeper than the rest of this thread's stack allows") from None
         finally:
-            free_in_pieces(rewriter.out)
-        return pack(key, rewriter.flags, text, rewriter.segments) if rewriter.escapes else text
+            let_go(rewriter.out, _no_pause, owned=True)
+        return pack(key, rewriter.flags, text, rewriter.segments, pause) if rewriter.escapes else text
 
 
 def _write_ascii(value: Any, max_depth: int, pause: Callable[[], object] | None) -> bytes:
@@ -129,21 +135,31 @@ class _KeyTaken(Exception):  # noqa: N818 - a signal
     """A dict of the value has a key that starts with the reserved one."""
 
 
-def _free_key(value: Any) -> str:
+def _free_key(value: Any, pause: Callable[[], object]) -> str:
     """Return a reserved key that no key in ``value`` starts with."""
     taken: set[str] = set()
     seen: set[int] = set()
     left: list[Any] = [value]
+    until_pause = _ITEMS_PER_PAUSE
     while left:
         found = left.pop()
-        if id(found) in seen:
+        until_pause -= 1
+        if not until_pause:
+            until_pause = _ITEMS_PER_PAUSE
+            pause()
+        base = base_of(found)
+        if base not in CONTAINERS or id(found) in seen:
             continue
         seen.add(id(found))
-        if isinstance(found, _DICT):
-            taken.update(key[1:].partition(KEY)[0] for key in found if isinstance(key, str) and key.startswith(KEY))
-            left.extend(found.values())
-        elif isinstance(found, _SEQUENCES):
-            left.extend(found)
+        if base is dict:
+            for key, item in list(items_of(found)):
+                name = plain_str(key) if issubclass(type(key), str) else ""
+                if name.startswith(KEY):
+                    taken.add(name[1:].partition(KEY)[0])
+                left.append(item)
+        else:
+            assert base is not None
+            left.extend(iterate(found, base))
     number = 0
     while str(number) in taken:
         number += 1
@@ -179,6 +195,16 @@ class _Rewriter:
         self._open: list[_Open] = []
 
     def rewrite(self, value: Any) -> Any:
+        try:
+            return self._copy(value)
+        except (EncodeError, _KeyTaken, MemoryError, RecursionError):
+            raise
+        # A stranger's `items` or buffer; a value that is changed meanwhile; and nothing of the pause's, which raises
+        # what is no Exception.
+        except Exception as exc:
+            raise self._error(f"it cannot be read: {type_name(exc)} was raised", EncodeTypeError) from exc
+
+    def _copy(self, value: Any) -> Any:
         out = self.out
         until_pause = _ITEMS_PER_PAUSE
         # The outermost frame holds the value itself and is no part of any path.
@@ -190,18 +216,19 @@ class _Rewriter:
             for step, item in top.items:
                 top.step = step
                 new: Any
-                if isinstance(item, str):
-                    new = item if self.js else self._str(item)
-                elif isinstance(item, _CONTAINERS):
+                base = base_of(item)
+                if base is str:
+                    new = plain_str(item) if self.js else self._str(plain_str(item))
+                elif base in CONTAINERS:
                     if id(item) in open_ids:
                         raise self._error("the value contains itself; break the cycle")
                     if len(stack) > self.max_depth:
                         raise self._error(f"nested deeper than {MAX_DEPTH} levels; flatten it")
                     open_ids.add(id(item))
-                    new = {} if isinstance(item, _DICT) else []
-                    stack.append(_Open(item, self._items(item), new))
+                    new = {} if base is dict else []
+                    stack.append(_Open(item, self._items(item, base), new))
                 else:
-                    new = self._scalar(item)
+                    new = self._scalar(item, base)
                 until_pause -= 1
                 if not until_pause:
                     until_pause = _ITEMS_PER_PAUSE
@@ -217,46 +244,77 @@ class _Rewriter:
                 open_ids.discard(id(top.source))
         return out[0]
 
-    def _items(self, source: Any) -> Iterator[tuple[Step, Any]]:
-        return self._dict_items(source) if isinstance(source, _DICT) else cast("Any", enumerate(source))
+    def _items(self, source: Any, base: Any) -> Iterator[tuple[Step, Any]]:
+        return self._dict_items(source) if base is dict else enumerate(iterate(source, base))
 
     def _dict_items(self, source: dict[Any, Any]) -> Iterator[tuple[Step, Any]]:
-        for key, item in source.items():
-            if not isinstance(key, str):
+        if type(source) is dict:
+            items = items_of(source)
+        else:
+            try:
+                items = iter([(key, item) for key, item in items_of(source)])
+            except Exception as exc:
                 self._open.pop()  # the dict is at fault, not what is in it
                 raise self._error(
-                    f"the key {_shown(key)} is of type {type_name(key)}; keys must be str", EncodeTypeError
+                    f"{type_name(source)} cannot be read: its items() raised {type_name(exc)}", EncodeTypeError
+                ) from exc
+        for given, item in items:
+            if not issubclass(type(given), str):
+                self._open.pop()
+                raise self._error(
+                    f"the key {clip(given, _KEY_CHARS)} is of type {type_name(given)}; keys must be str",
+                    EncodeTypeError,
                 )
+            key = plain_str(given)
             if key.startswith(self.key):
                 raise _KeyTaken
-            if not self.js and has_surrogate_pair(key):
+            if not self.js and self._has_surrogate_pair(key):
                 self.flags |= SEGMENT_KEYS
                 self.escapes += 1
-                yield self.key + self._segment("s", key.encode("utf-8", "surrogatepass")), item
+                yield self.key + self._segment("s", self._encoded(key)), item
             else:
                 yield key, item
 
     def _str(self, item: str) -> Any:
-        if has_surrogate_pair(item):
-            return self._escape(self._segment("s", item.encode("utf-8", "surrogatepass")))
+        if self._has_surrogate_pair(item):
+            return self._escape(self._segment("s", self._encoded(item)))
         return item
 
-    def _scalar(self, item: Any) -> Any:
-        if item is None or isinstance(item, bool):
-            return item
-        if isinstance(item, int):
-            if not self.js:
-                return item if item.bit_length() <= MAX_INT_BITS else self._escape(self._big_int(item))
-            return item if -MAX_SAFE_INT <= item <= MAX_SAFE_INT else self._escape(self._big_int(item))
-        if isinstance(item, float):
-            return self._escape(f"f{float.__repr__(item)}") if self.js and item - item != 0 else item
-        if isinstance(item, (bytes, bytearray)):
-            return self._escape(self._segment("b", item))
-        number = buffers.number_of(item)
-        return self._buffer(item) if number is None else self._scalar(number)
+    def _has_surrogate_pair(self, text: str) -> bool:
+        """``jsontext.has_surrogate_pair``, with pauses."""
+        if len(text) <= _STR_RUN_CHARS or text.isascii():
+            return has_surrogate_pair(text)
+        for start in range(0, len(text), _STR_RUN_CHARS):
+            if has_surrogate_pair(text[start : start + _STR_RUN_CHARS + 1]):  # with the first of the next run
+                return True
+            self._pause()
+        return False
 
-    def _big_int(self, item: int) -> str:
-        number = int.__index__(item)
+    def _encoded(self, text: str) -> bytes:
+        """Return the UTF-8 of any str; each half of a pair is encoded by itself, so that it may be cut anywhere."""
+        out = BytesIO()
+        for start in range(0, len(text), _STR_RUN_CHARS):
+            out.write(text[start : start + _STR_RUN_CHARS].encode("utf-8", "surrogatepass"))
+            self._pause()
+        return out.getvalue()
+
+    def _scalar(self, item: Any, base: Any) -> Any:
+        if item is None or item is True or item is False:
+            return item
+        if base is int:
+            number = int.__index__(item)
+            if not self.js:
+                return number if number.bit_length() <= MAX_INT_BITS else self._escape(self._big_int(number))
+            return number if -MAX_SAFE_INT <= number <= MAX_SAFE_INT else self._escape(self._big_int(number))
+        if base is float:
+            real = float.__float__(item)
+            return self._escape(f"f{real!r}") if self.js and real - real != 0 else real
+        if base is bytes or base is bytearray:
+            return self._escape(self._segment("b", item))
+        equal = buffers.number_of(item)
+        return self._buffer(item) if equal is None else self._scalar(equal, type(equal))
+
+    def _big_int(self, number: int) -> str:
         if number.bit_length() <= INLINE_HEX_BITS:
             return f"i{number:x}"
         size = (number.bit_length() + 7) // 8
@@ -269,7 +327,7 @@ class _Rewriter:
             raise self._error(f"{_buffer_name(item)} is not a value that can cross; {exc}", EncodeTypeError) from None
         if found is None:
             raise self._error(f"{type_name(item)} is not a value that can cross; {remedy(item)}", EncodeTypeError)
-        if isinstance(item, memoryview) and found.name == "u1" and len(found.shape) == 1:
+        if type(item) is memoryview and found.name == "u1" and len(found.shape) == 1:
             return self._escape(self._segment("b", found.data))
         if self.js and found.name[0] == "c":
             raise self._error(
@@ -287,16 +345,14 @@ class _Rewriter:
         return {self.key: payload}
 
     def _error(self, reason: str, kind: type[EncodeError] = EncodeError) -> EncodeError:
-        return kind(format_path(self.root, [level.step for level in self._open[1:]]), reason)
-
-
-def _shown(key: object) -> str:
-    try:
-        return repr(key)[:40]
-    except Exception:  # noqa: BLE001 - a stranger's __repr__
-        return "?"
+        steps = [level.step for level in self._open[1:]]
+        error = kind(format_path(self.root, steps), reason)
+        error.steps = steps
+        return error
 
 
 def _buffer_name(item: Any) -> str:
-    dtype = getattr(item, "dtype", None)
-    return type_name(item) if dtype is None or not hasattr(item, "__len__") else f"{type_name(item)} of {dtype}"
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not issubclass(type(item), numpy.ndarray):
+        return type_name(item)
+    return f"{type_name(item)} of {item.dtype}"

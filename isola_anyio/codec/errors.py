@@ -8,6 +8,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+from isola_anyio.clipping import type_name
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -75,9 +77,11 @@ class EncodeError(CodecError):
 
     Attributes:
         kind: ``"type"`` or ``"value"``: which of ``TypeError`` and ``ValueError`` a Python program would expect.
+        steps: the path, step by step; empty where it is not known, or the value itself.
     """
 
     kind: Literal["type", "value"] = "value"
+    steps: Sequence[Step] = ()
 
 
 class EncodeTypeError(EncodeError, TypeError):
@@ -117,25 +121,22 @@ def _format_step(step: Step) -> str:
     return f'[{json.dumps(step[:_KEY_CHARS])[:-1]}..."]'
 
 
-def type_name(value: object) -> str:
-    """Return the type's name as a user would write it: ``set``, ``datetime.date``, ``numpy.int64``."""
-    kind = type(value)
-    return (
-        kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
-    )
-
-
 def remedy(value: object) -> str:
     """Return what the user can do instead of sending ``value``, as an imperative."""
     known = _REMEDIES.get(type_name(value))
     if known is not None:
         return known
-    if isinstance(value, type):
+    kind = type(value)
+    if issubclass(kind, type):
         return "send its name"
-    if hasattr(type(value), "__dataclass_fields__"):
+    # As the interpreter looks for methods: not by attribute, for which a class of the class may do anything.
+    names = {
+        name for base in type.__dict__["__mro__"].__get__(kind) for name in type.__dict__["__dict__"].__get__(base)
+    }
+    if "__dataclass_fields__" in names:
         return "convert it with dataclasses.asdict()"
-    if hasattr(type(value), "_value2member_map_"):  # an enum whose members are not int or str
+    if "_value2member_map_" in names:  # an enum whose members are not int or str
         return "send its .value"
-    if hasattr(type(value), "__next__"):
+    if "__next__" in names:
         return "convert it to a list"
     return "convert it to a dict, a list or a str"

@@ -18,17 +18,30 @@ segment takes four bytes in the frame, and far more than that on the host.
 
 from __future__ import annotations
 
-__all__ = ["MAGIC", "NO_SEGMENTS", "SEGMENT_KEYS", "Frame", "Segments", "pack", "payload_size", "unpack"]
+__all__ = [
+    "MAGIC",
+    "NO_SEGMENTS",
+    "SEGMENT_KEYS",
+    "Frame",
+    "Segments",
+    "join",
+    "pack",
+    "payload_size",
+    "text_span",
+    "unpack",
+]
 
 import struct
 from array import array
+from io import BytesIO
 from itertools import islice
+from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from isola_anyio.codec.errors import CodecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 MAGIC: Final = 0xFE
 VERSION: Final = 1
@@ -46,6 +59,8 @@ LONGEST_REFERENCE_BYTES: Final = 64
 """The longest text that can be one reference and nothing else: with one segment, that segment is the whole value."""
 _LONGEST_FRAMING_BYTES: Final = 12 + 4 + 255 + LONGEST_REFERENCE_BYTES + ALIGNMENT
 _SIZES_PER_PAUSE: Final = 16 * 1024
+_COPY_BYTES: Final = 4 << 20
+"""Bytes copied in one go: a millisecond or two, most of it for the pages they come to lie on."""
 
 
 class Segments:
@@ -84,8 +99,10 @@ class Frame(NamedTuple):
     segments: Segments
 
 
-def pack(key: str, flags: int, text: bytes, segments: Sequence[Any]) -> bytes:
-    """Return a frame; ``segments`` hold contiguous buffers."""
+def pack(
+    key: str, flags: int, text: bytes, segments: Sequence[Any], pause: Callable[[], object] | None = None
+) -> bytes:
+    """Return a frame; ``segments`` hold contiguous buffers. With a ``pause``, large ones are copied in pieces."""
     sizes = [memoryview(segment).nbytes for segment in segments]
     name = key.encode("ascii")
     head = _HEAD.pack(MAGIC, VERSION, len(name), flags, len(text), len(segments))
@@ -95,7 +112,21 @@ def pack(key: str, flags: int, text: bytes, segments: Sequence[Any]) -> bytes:
         gap = -at % ALIGNMENT
         pieces += (_PADDING[:gap], segment)
         at += gap + size
-    return b"".join(pieces)
+    return b"".join(pieces) if pause is None or at <= _COPY_BYTES else join(pieces, pause)
+
+
+def join(pieces: Iterable[Any], pause: Callable[[], object]) -> bytes:
+    """Return buffers in one block, copied a few milliseconds' worth at a time."""
+    out = BytesIO()  # grows where it is, and gives its bytes away without copying them
+    for piece in pieces:
+        if memoryview(piece).nbytes <= _COPY_BYTES:
+            out.write(piece)
+            continue
+        flat = PickleBuffer(piece).raw()  # as bytes, whatever its elements are
+        for start in range(0, flat.nbytes, _COPY_BYTES):
+            out.write(flat[start : start + _COPY_BYTES])
+            pause()
+    return out.getvalue()
 
 
 def payload_size(data: bytes | memoryview) -> int:
@@ -113,6 +144,16 @@ def payload_size(data: bytes | memoryview) -> int:
         if n_segments == 1 and text_length <= LONGEST_REFERENCE_BYTES and size >= _HEAD.size + _SIZE.size:
             return max(int(_SIZE.unpack_from(data, _HEAD.size)[0]), size - _LONGEST_FRAMING_BYTES)
     return size
+
+
+def text_span(data: bytes | memoryview) -> tuple[int, int]:
+    """Return where the JSON text of an encoded value, maybe a hostile one, begins and ends."""
+    size = len(data)
+    if size >= _HEAD.size and data[0] == MAGIC:
+        key_length, _, text_length, n_segments = _HEAD.unpack_from(data)[2:]
+        start = min(size, _HEAD.size + _SIZE.size * n_segments + key_length)
+        return start, min(size, start + text_length)
+    return 0, size
 
 
 def unpack(data: memoryview, pause: Callable[[], object]) -> Frame:

@@ -38,9 +38,10 @@ import re
 import sys
 from itertools import accumulate
 from json import encoder as _encoder
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from isola_anyio.codec.errors import CodecError
+from isola_anyio.kinds import base_of, items_of, iterate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -61,9 +62,6 @@ COERCED_KEY: Final = re.compile(r'"[-0-9tfnNI](?:(?<=[-0-9])[0-9.e+\-]*|rue|alse
 _LONG_INT: Final = re.compile(r"(?:^|[\[,:])-?[0-9]{16}[0-9]*(?:$|[,\]}])")
 _SURROGATE_PAIR: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _HUGE_INT: Final = re.compile(rf"[0-9]{{{MAX_INT_DIGITS + 1}}}")
-# Untyped, because narrowing Any to "dict of unknowns" helps nobody.
-_DICT: Final = cast("type[Any]", dict)
-_SEQUENCES: Final = cast("tuple[type[Any], ...]", (list, tuple))
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _ONLY_STR: Final = frozenset({str})
 
@@ -169,13 +167,18 @@ def _has_only_str_keys(value: Any) -> bool:
     left: list[Any] = [value]
     while left:
         found = left.pop()
-        if isinstance(found, _DICT):
-            kinds: set[type] = set(map(type, found))
+        base = base_of(found)
+        if base is dict:
+            try:
+                items: dict[Any, Any] = dict(items_of(found))
+            except Exception:  # noqa: BLE001 - a stranger's `items`, which was fine a moment ago
+                return False
+            kinds: set[type] = set(map(type, items))
             if not kinds <= _ONLY_STR and not all(issubclass(kind, str) for kind in kinds):
                 return False
-            left.extend([item for item in found.values() if type(item) not in _SCALARS])
-        elif isinstance(found, _SEQUENCES):
-            left.extend([item for item in found if type(item) not in _SCALARS])
+            left.extend([item for item in items.values() if type(item) not in _SCALARS])
+        elif base is list or base is tuple:
+            left.extend([item for item in iterate(found, base) if type(item) not in _SCALARS])
     return True
 
 
@@ -192,7 +195,7 @@ def _has_huge_int(text: str) -> bool:
 
 def has_surrogate_pair(text: str) -> bool:
     """Whether ``text`` has two surrogates in a row that JSON reads back as one character, as in UTF-16."""
-    return _SURROGATE_PAIR.search(text) is not None
+    return not text.isascii() and _SURROGATE_PAIR.search(text) is not None
 
 
 def is_too_deep(text: str, limit: int) -> bool:

@@ -78,7 +78,7 @@ def encode(
             raw = text.encode()
         except UnicodeEncodeError:
             text = ""  # a surrogate; JSON in ASCII may say it
-        except (TypeError, ValueError, RecursionError):
+        except Exception:  # noqa: BLE001 - what `json` raises, or a stranger's `items`; the slow path says what it was
             by_escapes = True
         else:
             if (

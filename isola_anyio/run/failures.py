@@ -5,9 +5,9 @@ Pure: exceptions in, exceptions out.
 
 from __future__ import annotations
 
-__all__ = ["Halt", "described", "is_fatal", "outcome_of", "stopped"]
+__all__ = ["FAILURE_BYTES", "Halt", "described", "is_fatal", "outcome_of", "stopped"]
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from isola_anyio.engine import ffi
 from isola_anyio.errors import (
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from isola_anyio.limits import Limits
     from isola_anyio.values import JsonValue
 
-_FIELD_CHARACTERS = 1 << 16
-"""A longer type name, message or traceback of a guest's error is cut."""
+_FIELD_CHARACTERS: Final = 1 << 16
+"""A longer type name, message or traceback of a guest's error is cut; the guests' own runtimes send no longer ones."""
+FAILURE_BYTES: Final = 3 * 12 * _FIELD_CHARACTERS + 4096
+"""The longest description of a failure: three such fields, of whose characters each takes twelve bytes at most."""
 
 
 class Halt(BaseException):

@@ -12,8 +12,9 @@ __all__ = ["Output"]
 import codecs
 from typing import TYPE_CHECKING, Final
 
+from isola_anyio import codec
 from isola_anyio.errors import OutputLimitError
-from isola_anyio.events import LogEvent, LogLevel, ResultEvent, StderrEvent, StdoutEvent
+from isola_anyio.events import CAPACITY_BYTES, LogEvent, LogLevel, ResultEvent, StderrEvent, StdoutEvent
 from isola_anyio.guests.protocol import TEXT_PIECE_BYTES, ProtocolError
 from isola_anyio.run.failures import Halt
 from isola_anyio.run.services import GivenUp
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _STDOUT: Final = 1
 _LEVELS: Final[tuple[LogLevel, ...]] = ("debug", "info", "warning", "error")
+WEIGHED_BYTES: Final = 4096
+"""A partial result of more counts what it takes decoded; as many shorter ones as a queue holds take 30 MiB at most."""
 _MORE: Final = b"\1"
 """EMIT's and LOG's reply: go on."""
 _PARK_FIRST: Final = b"\0"
@@ -110,13 +113,17 @@ class Output:
             return _PARK_FIRST  # and is sent CANCEL
         if queue is None or self._nobody_reads_on():
             return _MORE
+        size = len(untrusted_body)
         try:
-            value = run.decode(untrusted_body)
+            if size > WEIGHED_BYTES:
+                size = codec.decoded_size(untrusted_body, CAPACITY_BYTES, run.yield_gil)
+            event = ResultEvent(data=run.decode(untrusted_body))
         except GivenUp:  # it parks, and is sent CANCEL
             run.must_tell(Event.DEFERRABLE)
             return _PARK_FIRST
         # Put although there may be no room: the guest cannot take the item back. It is at most one more than fit.
-        queue.put(ResultEvent(data=value), len(untrusted_body))
+        queue.put(event, size)
+        del event  # the queue's alone, should it be dropped
         if queue.has_room:
             return _MORE
         if queue.stalled:  # it was asked to park and did not: its thread is made to wait

@@ -39,11 +39,19 @@ class GivenUp(BaseException):
 
 
 class Message(NamedTuple):
-    """What a run begins with: its first message, and the sources of its stream arguments."""
+    """What a run begins with: its first message, and the sources of its stream arguments.
+
+    Attributes:
+        kind: the message's.
+        body: what follows its head; empty as long as it is not encoded.
+        streams: the sources, by number.
+        encode: returns the body of a large message that is not encoded yet; called with a pause, on a guest thread.
+    """
 
     kind: ToGuest
     body: bytes
     streams: Sequence[StreamSource] = ()
+    encode: Callable[[Callable[[], object]], bytes] | None = None
 
 
 DELIVERED: Final = Message(ToGuest.CALL, b"")

@@ -13,12 +13,15 @@ from __future__ import annotations
 __all__ = ["StreamPump", "Streams"]
 
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
 from isola_anyio import codec
 from isola_anyio.concurrency import HeldUp
+from isola_anyio.disposal import dispose
+from isola_anyio.engine import ffi
 from isola_anyio.engine.wakeup import Wakeup
 from isola_anyio.errors import InvalidArgumentError
 from isola_anyio.guests.protocol import ProtocolError, Status, ToHost, completion
@@ -37,6 +40,8 @@ BATCH_ITEMS: Final = 256
 """Items that cross in one frame at most."""
 BATCH_BYTES: Final = 1 << 20
 """Encoded bytes after which a batch is closed."""
+LARGE_BATCH_BYTES: Final = 16 << 10
+"""The items of a longer batch are let go in pieces: they may be several thousand objects."""
 _CANCELLED: Final = codec.encode({"type": "CancelledError", "message": "it was cancelled"})
 
 
@@ -119,7 +124,9 @@ class Streams:
                 pump.scope.cancel()
 
     def abandon(self) -> None:
-        """Producers are tasks of the run's group and end with it."""
+        """Drop items that the guest has not taken; producers are tasks of the run's group, and have ended with it."""
+        for pump in self._pumps:
+            pump.drop_items()
 
 
 class StreamPump:
@@ -191,8 +198,16 @@ class StreamPump:
     def stop(self) -> None:
         """The guest wants no more."""
         self.stopped = True
-        self._items.clear()
+        self.drop_items()
         self._run.notify()
+
+    def drop_items(self) -> None:
+        """Drop what is in the buffer; by either side, once nothing is to be put there any more."""
+        held: list[object] = []
+        with suppress(IndexError):
+            while True:
+                held.append(self._items.popleft())
+        dispose(held)
 
     def _answer(self) -> tuple[Status, bytes] | None:
         items = self._items
@@ -225,6 +240,8 @@ class StreamPump:
             self._untake(batch)
             self._held = 0
             raise
+        if len(body) > LARGE_BATCH_BYTES:
+            codec.let_go(batch, ffi.yield_gil)
         return Status.ITEMS, body
 
     def _careful_batch(self, batch: list[JsonValue]) -> tuple[Status, bytes]:
@@ -251,7 +268,7 @@ class StreamPump:
         """End the stream at an item that cannot cross."""
         self.failure = InvalidArgumentError(f"item {index} of a stream argument: {exc}")
         self._ended = True
-        self._items.clear()
+        self.drop_items()
         self.stopped = True
         self._run.notify()
         text = str(self.failure)

@@ -24,11 +24,14 @@ import anyio
 
 from isola_anyio.codec.chunked.garbage import no_full_collections
 from isola_anyio.concurrency import open_task_group, outlast, pace
+from isola_anyio.disposal import dispose
+from isola_anyio.engine import ffi
+from isola_anyio.engine.run_sync import run_sync
 from isola_anyio.engine.slots import Rank
 from isola_anyio.errors import GuestError, IsolaError
 from isola_anyio.guests.silence import SILENCE
 from isola_anyio.run.frames import Frames
-from isola_anyio.run.services import DELIVERED
+from isola_anyio.run.services import DELIVERED, GivenUp, Message
 from isola_anyio.run.state import IN_TURN, STARTED, Action, Event, Interrupt, Notice, Phase
 from isola_anyio.run.streams import Streams
 from isola_anyio.run.turns import Turns
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
 
     from isola_anyio.events import EventQueue
     from isola_anyio.run.queue import RunQueue
-    from isola_anyio.run.services import Message
     from isola_anyio.values import JsonValue
 
 _QUEUES = frozenset({Phase.QUEUED, Phase.PARKED, Phase.BLOCKED})
@@ -66,6 +68,7 @@ class Run:
         self._ended: anyio.Event | None = None
         self.is_over = False
         self._in_line = False
+        self._encoding: anyio.CancelScope | None = None  # while a large message is being encoded
 
     # --- its place in the queue -------------------------------------------------------------------------------------
 
@@ -93,6 +96,8 @@ class Run:
         # itself.
         elif self.turn is not None:
             self.turn.set()
+        elif self._encoding is not None:
+            self._encoding.cancel()
 
     async def join(self) -> None:
         """Wait until nothing of the run is left in the queue."""
@@ -114,6 +119,8 @@ class Run:
         if not self._in_line:
             line.append(self)
         try:
+            if self._message.encode is not None:
+                await self._encode_message()
             # A task begins a while after its run has taken its place: the guest may have broken meanwhile.
             if line[0] is not self or runs.closed or machine.abandoned or machine.store.dead:
                 await runs.wait_for_turn(self)
@@ -129,6 +136,11 @@ class Run:
                     await self._drive_with_tasks()
                 else:
                     await self._drive_alone()
+            except BaseException:
+                # Nobody is given the value that the guest may have ended with.
+                held, turns.outcome = [turns.outcome], None
+                dispose(held)
+                raise
             finally:
                 # The phase is ENDED: no guest thread has the run any more, and all of its fields are this task's.
                 self._end(time.monotonic() - began)
@@ -149,6 +161,27 @@ class Run:
             finally:
                 del outcome
         return outcome
+
+    async def _encode_message(self) -> None:
+        """Encode a large message on a guest thread, whether the run is first in line or not.
+
+        Raises:
+            InvalidArgumentError: it cannot cross.
+        """
+        message = self._message
+        assert message.encode is not None
+        stopped: list[bool] = []
+
+        def pause() -> None:
+            ffi.yield_gil()
+            if stopped:
+                raise GivenUp
+
+        with anyio.CancelScope() as self._encoding:
+            encode = partial(message.encode, pause)
+            body = await run_sync(self._runs.machine.pool, encode, stop=lambda: stopped.append(True))
+            self._message = Message(message.kind, body, message.streams)
+        self._encoding = None
 
     async def _drive_alone(self) -> None:
         """Drive the run without a task group, for as long as nothing needs one."""
@@ -241,7 +274,8 @@ class Run:
         for service in frames.services:
             service.abandon()
             if service.failure is not None and self._gives_way_to_producer():
-                self.turns.outcome = service.failure
+                held, self.turns.outcome = [self.turns.outcome], service.failure
+                dispose(held)
 
     def _gives_way_to_producer(self) -> bool:
         """Whether a producer's failure is the better reason: over all that a guest can make of it, not over a limit."""

@@ -31,7 +31,7 @@ from isola_anyio.guests.protocol import (
     completion,
     split_park,
 )
-from isola_anyio.run.failures import described, is_fatal, outcome_of, stopped
+from isola_anyio.run.failures import FAILURE_BYTES, described, is_fatal, outcome_of, stopped
 from isola_anyio.run.frames import Frames
 from isola_anyio.run.services import DELIVERED, GivenUp
 from isola_anyio.run.state import IN_TURN, NEW_RUN, Action, Event, Interrupt, Notice, Pending, Phase, Stop, transition
@@ -310,7 +310,9 @@ class Turns:
         """Note how a turn ended that did not end by itself."""
         if is_fatal(exc):
             self.machine.abandoned = True
+        held = [self.outcome]  # what it had said last, perhaps
         self.outcome = outcome_of(exc, self.state.stop, self.limits)
+        codec.let_go(held, ffi.yield_gil)
         # After the outcome, which the task reads once the phase is ENDED.
         self.step(Event.END)
 
@@ -340,6 +342,9 @@ class Turns:
             return b""
         if kind == _FAIL:
             self.check_number(number)
+            # Before it is decoded: of anything longer only a few texts would be kept, and the rest would have to go.
+            if len(untrusted_body) > FAILURE_BYTES:
+                raise ProtocolError(f"a failure that is described in {len(untrusted_body)} bytes")
             try:
                 self.outcome = described(self.decode(untrusted_body), self.limits)
             except GivenUp:

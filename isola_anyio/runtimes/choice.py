@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from isola_anyio.cache.private import path_argument
 from isola_anyio.errors import InvalidArgumentError, clip
+from isola_anyio.kinds import text_of
 from isola_anyio.runtimes.pins import PINS, pick
 
 if TYPE_CHECKING:
@@ -77,6 +78,9 @@ def choose_runtime(
 
 
 def _digest_argument(value: object) -> str | None:
-    if value is not None and not (isinstance(value, str) and SHA256_PATTERN.fullmatch(value)):
+    if value is None:
+        return None
+    text = text_of(value) or ""
+    if not SHA256_PATTERN.fullmatch(text):
         raise InvalidArgumentError(f"runtime_digest must be a SHA-256 in 64 hex digits, not {clip(value)}")
-    return None if value is None else value.lower()
+    return text.lower()

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 from isola_anyio.errors import InvalidArgumentError, clip
+from isola_anyio.kinds import text_of
 
 
 @dataclass(frozen=True)
@@ -130,13 +131,15 @@ def pick(runtime: object, version: object = None, pins: Pins = PINS) -> Pin:
     Raises:
         InvalidArgumentError: there is no such runtime or no such version.
     """
-    if not isinstance(runtime, str) or runtime not in pins:
+    name = text_of(runtime) or ""
+    if name not in pins:
         raise InvalidArgumentError(f"runtime must be {' or '.join(map(repr, pins))}, not {clip(runtime)}")
-    releases = pins[runtime]
+    releases = pins[name]
     if version is None:
         return list(releases.values())[-1]
-    if not isinstance(version, str) or version not in releases:
+    release = text_of(version) or ""
+    if release not in releases:
         raise InvalidArgumentError(
-            f"version {clip(version)} of the {runtime} runtime is not known; known: {', '.join(map(repr, releases))}"
+            f"version {clip(version)} of the {name} runtime is not known; known: {', '.join(map(repr, releases))}"
         )
-    return releases[version]
+    return releases[release]

@@ -130,7 +130,7 @@ def test_errors_whose_names_lie_do_not_break_the_message(guest: ModuleType) -> N
             return 1
 
     for module in (codec, guest):
-        with pytest.raises(TypeError, match="the key \\? is of type"):
+        with pytest.raises(TypeError, match=r"the key .* is of type .*Sly; keys must be str"):
             module.encode({Sly(): 1})
 
 

@@ -14,7 +14,8 @@ import pytest
 from isola_anyio.engine.threads import ThreadPool
 from isola_anyio.errors import CpuLimitError, GuestError
 from isola_anyio.guests.protocol import Status, ToGuest, ToHost
-from isola_anyio.run.hostcalls import WITHHELD_BYTES, Hostcalls
+from isola_anyio.run.answers import WITHHELD_BYTES
+from isola_anyio.run.hostcalls import Hostcalls
 from isola_anyio.run.queue import RunQueue
 from isola_anyio.run.services import Message
 from isola_anyio.run.state import Patience
@@ -153,7 +154,7 @@ async def test_withheld_answers_do_not_fill_the_hosts_memory(pool: ThreadPool) -
             guest.ask("big", next(ops))
             frames = run.turns.frames
             assert frames is not None
-            held.extend(service._answer_bytes for service in frames.services if isinstance(service, Hostcalls))
+            held.extend(service.answers.size_bytes for service in frames.services if isinstance(service, Hostcalls))
             began.set()
             guest.notice()
 

@@ -14,9 +14,10 @@ itself, to no avail.
 
 from __future__ import annotations
 
-__all__ = ["LONGEST_S", "FullCollections", "free_in_pieces", "no_full_collections"]
+__all__ = ["LONGEST_S", "FullCollections", "is_alone", "let_go", "no_full_collections"]
 
 import gc
+import sys
 import time
 from contextlib import contextmanager
 from threading import Lock
@@ -33,9 +34,9 @@ LONGEST_S: Final = 1.0
 _NEVER: Final = 2**31 - 1
 _PIECE: Final = 256
 
-# Untyped, because narrowing Any to "list of unknowns" helps nobody.
-_LIST: Final = cast("type[Any]", list)
-_DICT: Final = cast("type[Any]", dict)
+_CONTAINERS: Final[frozenset[object]] = frozenset({list, dict, tuple})
+_WITH_PLAIN_TRUTH: Final = _CONTAINERS | {str, int, float, bool, bytes, type(None)}
+"""Types whose truth may be asked: a stranger's may do anything."""
 
 
 class FullCollections:
@@ -92,23 +93,64 @@ no_full_collections: Final = _of_process.put_off
 """A context in which full collections are put off, in the whole process; see `FullCollections.put_off`."""
 
 
-def free_in_pieces(value: Any) -> None:
-    """Empty a large value that nobody else has: freed in one go, its containers would hold the interpreter's lock.
+def _references(held: list[Any]) -> int:
+    """Return how many references there are to the last item of ``held``, the call's own included."""
+    return sys.getrefcount(held[-1])
 
-    Between two pieces the lock is given up to whoever has waited for it.
+
+_ALONE: Final = _references([[]])
+"""What `_references` returns where the list has the only one; what the call's own add differs between interpreters."""
+
+
+def is_alone(held: list[Any]) -> bool:
+    """Whether nobody but ``held`` refers to the one item of it."""
+    return _references(held) <= _ALONE
+
+
+def let_go(held: list[Any], pause: Callable[[], object], *, owned: bool = False) -> None:
+    """Empty ``held``: what nobody else refers to is freed in pieces, everything else is left as it is.
+
+    Freed in one go, the containers of a large value would hold the interpreter's lock for a tenth of a second and more.
+    The caller has no other reference to the items; a local variable is one. Whatever else the program refers to, the
+    value as a whole or a part of it, keeps what is in it: containers are emptied only where the reference here is the
+    last one.
+
+    Args:
+        held: a list of values, which is the caller's own.
+        pause: called every few hundred items, to let other threads run; raises nothing.
+        owned: every container in it was made by the caller, and may be emptied whatever else refers to it: frames of
+            an exception that is on its way, perhaps.
     """
-    left: list[Any] = [value]
-    while left:
-        found = left[-1]
+    while held:
+        if not owned and _references(held) > _ALONE:
+            held.pop()
+            continue
+        found = held[-1]
+        kind = cast("Any", type(found))  # exactly these: a subclass may do anything when it is asked for its items
         some: list[Any]
-        if isinstance(found, _LIST):
+        if kind is list:
             some = found[-_PIECE:]
             del found[-_PIECE:]
-        elif isinstance(found, _DICT):
+        elif kind is dict:
             some = [found.popitem()[1] for _ in range(min(len(found), _PIECE))]
+        elif kind is tuple:
+            held[-1:] = [list(found)]  # in its place: a list can be emptied
+            del found
+            continue
         else:
             some = []
         if not some:
-            left.pop()
-        elif any(some) and not is_small(some):
-            left.extend([item for item in some if item and isinstance(item, (_LIST, _DICT))])
+            held.pop()
+        elif _may_hold_much(some):
+            held += [item for item in some if type(item) in _CONTAINERS and item]
+        # What is dropped here is freed here: the piece, less what is still to be taken apart.
+        found = some = None  # type: ignore[assignment]
+        pause()
+
+
+def _may_hold_much(some: list[Any]) -> bool:
+    """Whether there may be containers among a few items that are better taken apart than freed in one go."""
+    kinds: set[object] = set(map(type, some))
+    if not kinds & _CONTAINERS or (kinds <= _WITH_PLAIN_TRUTH and not any(some)):
+        return False
+    return not is_small(some)

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 __all__ = ["SMALL", "is_small", "weight", "write_in_pieces"]
 
+from io import BytesIO
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+from isola_anyio.kinds import CONTAINERS, base_of, items_of, iterate, plain_str, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,10 +27,13 @@ _ITEMS: Final = 1024
 _BYTES_PER_PAUSE: Final = 64 * 1024
 """Text between two pauses: milliseconds. A pause takes five where other threads are busy, so more would cost more."""
 _STR_CHARS: Final = 64 * 1024
+_FEW_LEVELS: Final = 8
 
 # Untyped, because narrowing Any to "dict of unknowns" helps nobody.
-_DICT: Final = cast("type[Any]", dict)
-_SEQUENCES: Final = cast("tuple[type[Any], ...]", (list, tuple))
+_DICT: Final = cast("Any", dict)
+_LIST: Final = cast("Any", list)
+_TUPLE: Final = cast("Any", tuple)
+_BYTES: Final[frozenset[object]] = frozenset({bytes, bytearray})
 _SCALARS: Final[frozenset[object]] = frozenset({float, bool, type(None)})
 _INT: Final[frozenset[object]] = frozenset({int})
 _BITS_PER_UNIT: Final = 128
@@ -54,30 +60,46 @@ def weight(value: Any, limit: int) -> int:
             if type(item) is int:
                 total += item.bit_length() // _BITS_PER_UNIT
                 if total > limit:
-                    return total
+                    return limit + 1
                 continue
             if type(item) is str:
                 total += len(item) // _CHARS_PER_UNIT
                 continue
-            if isinstance(item, _DICT):
+            if type(item) is _DICT:
                 left += (item, item.values())
-            elif isinstance(item, _SEQUENCES):
+                size = len(item)
+            elif type(item) is _LIST or type(item) is _TUPLE:
                 left.append(item)
+                size = len(item)
             else:
-                total += _bytes_held(item) // _BYTES_PER_UNIT
-                continue
-            if total + len(item) > limit:
+                base: Any = base_of(item)
+                if base not in CONTAINERS:
+                    total += _units_of(item, base)
+                    continue
+                left.append(iterate(item, base))
+                if base is _DICT:
+                    left.append(base.values(item))
+                size = size_of(item, base)
+            if total + size > limit:
                 return limit + 1
         if total > limit:
             break
     return total
 
 
-def _bytes_held(item: Any) -> int:
-    if isinstance(item, (bytes, bytearray, str)):
-        return len(item)
-    size = getattr(item, "nbytes", 0)  # a memoryview's, or an array's
-    return size if type(size) is int else 0
+def _units_of(item: Any, base: type[Any] | None) -> int:
+    """Return what an object weighs that is no container, and not of the most frequent types."""
+    if base is str:
+        return size_of(item, str) // _CHARS_PER_UNIT
+    if base is int:
+        return int.bit_length(item) // _BITS_PER_UNIT
+    if base is not None and base in _BYTES:
+        return size_of(item, base) // _BYTES_PER_UNIT
+    try:
+        size = item.nbytes  # a memoryview's, or an array's
+    except Exception:  # noqa: BLE001 - it has none; or a stranger's attribute
+        return 0
+    return size // _BYTES_PER_UNIT if type(size) is int else 0
 
 
 def write_in_pieces(value: Any, write: _Write, max_depth: int, pause: Callable[[], object]) -> bytes | None:
@@ -98,21 +120,23 @@ def write_in_pieces(value: Any, write: _Write, max_depth: int, pause: Callable[[
         writer.write(value, max_depth)
     except _CannotWrite:
         return None
-    return b"".join(writer.pieces)
+    return writer.text()
 
 
 class _CannotWrite(Exception):  # noqa: N818 - a signal
     """Makes `write_in_pieces` return ``None``."""
 
 
-def _fitting(items: Any) -> int:
+def _fitting(items: Any, limit: int) -> int:
     """Return how many of the first items are small when written together."""
     types = set(map(type, items))
     if types <= _SCALARS or (types <= _INT and min(items) > -_SHORT_INT and max(items) < _SHORT_INT):
         return len(items)
-    if weight(items, SMALL) <= SMALL:
+    if len(items) == 1:  # opened without being weighed, or a chain of lists in one another would be at every link
+        return 0 if types <= CONTAINERS else int(weight(items, limit) <= limit)
+    if weight(items, limit) <= limit:
         return len(items)
-    room = SMALL
+    room = limit
     for count, item in enumerate(items):
         room -= weight(item, room)
         if room < 0:
@@ -124,24 +148,36 @@ class _Writer:
     """Walks a value with a stack of its own, so that it works when the thread's is nearly used up."""
 
     def __init__(self, write: _Write, pause: Callable[[], object]) -> None:
-        self.pieces: list[bytes] = []
+        # Grows where it is, and gives away what it holds: nothing as long as the whole is ever copied in one go.
+        self._out = BytesIO()
+        self.put: Callable[[bytes], object] = self._out.write
         self._write_part = write
         self._pause = pause
+        self._max_depth = 0
         self._open: set[int] = set()
         self._until_pause = _BYTES_PER_PAUSE
 
+    def _limit_at(self, depth: int) -> int:
+        """Return what is written together at most where ``depth`` more levels may be: each weighs what the next do."""
+        return SMALL if self._max_depth - depth < _FEW_LEVELS else SMALL // 32
+
+    def text(self) -> bytes:
+        """Return what was written."""
+        return self._out.getvalue()
+
     def write(self, value: Any, max_depth: int) -> None:
         """Write ``value``, which may nest as deep as ``max_depth``."""
+        self._max_depth = max_depth
         stack: list[Iterator[Any]] = [iter([value])]
         while stack:
             depth = max_depth + 1 - len(stack)
             for item in stack[-1]:
-                if isinstance(item, (_DICT, *_SEQUENCES)):
+                base = base_of(item)
+                if base in CONTAINERS:
                     if not depth or id(item) in self._open:
                         raise _CannotWrite
                     self._open.add(id(item))
-                    parts = self._dict(item, depth) if isinstance(item, _DICT) else self._list(item, depth)
-                    stack.append(parts)
+                    stack.append(self._dict(item, depth) if base is dict else self._list(item, depth))
                     break
                 self._leaf(item, depth)
             else:
@@ -150,47 +186,52 @@ class _Writer:
     def _list(self, items: Any, depth: int) -> Iterator[Any]:
         """Write a list's brackets, commas and small items; yields each large item to be written in its place."""
         before = b"["
-        for start in range(0, len(items), _ITEMS):
-            some = items[start : start + _ITEMS]
+        limit = self._limit_at(depth)
+        base: Any = base_of(items)
+        for start in range(0, size_of(items, base), _ITEMS):
+            some = base.__getitem__(items, slice(start, start + _ITEMS))
             while some:
-                count = _fitting(some)
-                self.pieces.append(before)
+                count = _fitting(some, limit)
+                self.put(before)
                 before = b","
                 if count:
                     self._part(some[:count], depth, cut=1)
                 else:
                     yield some[0]
                 some = some[max(count, 1) :]
-        self.pieces.append(b"]" if before == b"," else b"[]")
+        self.put(b"]" if before == b"," else b"[]")
         self._open.discard(id(items))
 
     def _dict(self, fields: dict[Any, Any], depth: int) -> Iterator[Any]:
         """Write a dict's brackets, keys and small items; yields each large item to be written in its place."""
         before = b"{"
-        items = iter(fields.items())
+        limit = self._limit_at(depth)
+        items = items_of(fields)
         while some := list(islice(items, _ITEMS)):
             while some:
-                count = _fitting(some)
-                self.pieces.append(before)
+                count = _fitting(some, limit)
+                self.put(before)
                 before = b","
                 if count:
                     self._part(dict(some[:count]), depth, cut=1)
                 else:
                     key, item = some[0]
-                    if not isinstance(key, str):
+                    # Before a long key is written: what needs an escape, or cannot cross at all.
+                    if not issubclass(type(key), str) or base_of(item) is None:
                         raise _CannotWrite
                     self._leaf(key, depth)
-                    self.pieces.append(b":")
+                    self.put(b":")
                     yield item
                 some = some[max(count, 1) :]
-        self.pieces.append(b"}" if before == b"," else b"{}")
+        self.put(b"}" if before == b"," else b"{}")
         self._open.discard(id(fields))
 
     def _leaf(self, value: Any, depth: int) -> None:
-        if type(value) is not str or is_small(value):
+        if not issubclass(type(value), str) or is_small(value):
             self._part(value, depth)
             return
-        self.pieces.append(b'"')
+        value = plain_str(value)
+        self.put(b'"')
         start = 0
         while start < len(value):
             end = start + _STR_CHARS
@@ -198,14 +239,14 @@ class _Writer:
                 end += 1
             self._part(value[start:end], depth, cut=1)
             start = end
-        self.pieces.append(b'"')
+        self.put(b'"')
 
     def _part(self, value: Any, depth: int, cut: int = 0) -> None:
         """Write a part in one go, without the first and last ``cut`` bytes of its text: its brackets or quotes."""
         text = self._write_part(value, depth)
         if text is None:
             raise _CannotWrite
-        self.pieces.append(text[cut : len(text) - cut])
+        self.put(text[cut : len(text) - cut] if cut else text)
         self._until_pause -= len(text)
         if self._until_pause <= 0:
             self._until_pause = _BYTES_PER_PAUSE

@@ -94,15 +94,74 @@ def test_two_holders_that_end_in_the_order_they_began_give_the_programs_threshol
     assert gc.get_threshold() == before
 
 
-def test_a_value_freed_in_pieces_is_emptied_and_what_it_shares_is_not() -> None:
-    shared = "x" * 10
-    value: Any = {"a": [[{"b": [shared] * 5000}] * 1, *range(3000)], "c": {}, "d": None}
-    inner = value["a"]
-    garbage.free_in_pieces(value)
-    assert value == {}
-    assert inner == []
-    garbage.free_in_pieces(None)
-    garbage.free_in_pieces("text")
+def nothing() -> None:
+    pass
+
+
+def large() -> Any:
+    return {
+        "a": [[{"b": ["x"] * 5000}], *([n] for n in range(3000))],
+        "c": {},
+        "d": None,
+        "e": ([[]] * 3000, (), ((),)),
+    }
+
+
+def test_a_value_that_nobody_else_has_is_emptied() -> None:
+    value = large()
+    held = [value["a"], value["e"]]
+    inner = value["a"][0][0]
+    del value
+    garbage.let_go(held, nothing)
+    assert held == []
+    assert inner == {"b": ["x"] * 5000}  # somebody has it
+    pieces = 0
+
+    def count() -> None:
+        nonlocal pieces
+        pieces += 1
+
+    held = [[[] for _ in range(100_000)]]
+    garbage.let_go(held, count)
+    assert held == []
+    assert pieces >= 100_000 // 256
+
+
+@pytest.mark.parametrize("path", [(), ("a",), ("a", 0), ("a", 0, 0, "b"), ("e",), ("e", 0), ("e", 2)])
+def test_what_the_program_still_has_stays_as_it_is(path: tuple[Any, ...]) -> None:
+    value, expected = large(), large()
+    for step in path:
+        value, expected = value[step], expected[step]
+    whole = large()
+    kept = whole
+    for step in path:
+        kept = kept[step]
+    held = [whole]
+    del whole
+    garbage.let_go(held, nothing)
+    assert held == []
+    assert kept == expected
+
+
+def test_an_iterator_of_the_programs_goes_on() -> None:
+    values = [[n] for n in range(10_000)]
+    items = iter(values)
+    held = [values]
+    del values
+    garbage.let_go(held, nothing)
+    assert sum(1 for _ in items) == 10_000
+
+
+def test_nothing_of_a_stranger_is_asked() -> None:
+    class Stranger(list[Any]):
+        def __bool__(self) -> bool:
+            raise AssertionError
+
+        __len__ = __iter__ = __getitem__ = __bool__  # type: ignore[assignment]
+
+    held: list[Any] = [[[Stranger([1])] for _ in range(5000)], Stranger([2]), None, "text", 7]
+    garbage.let_go(held, nothing)
+    assert held == []
 
 
 @pytest.mark.usefixtures("clock")

@@ -242,7 +242,7 @@ async def _frames(source: Bytes) -> None:
     for service in () if turns.frames is None else turns.frames.services:
         service.abandon()
         if isinstance(service, Hostcalls):
-            assert service._answer_bytes >= 0
+            assert service.answers.size_bytes >= 0
             assert service._pending_bytes >= 0
     assert turns.state == NEW_RUN or turns.state.phase is not Phase.NEW
     outcome = turns.outcome
