@@ -27,7 +27,7 @@ is; nothing else is.
 #   runtimes, cache             which runtime is used; files that are kept
 #   engine                      threads, images, instances; ffi is the one seam to wasmtime
 #   wasi                        the guest's operating system
-#   concurrency, construction, errors
+#   concurrency, construction, errors, fairness
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ import anyio
 from isola_anyio import codec
 from isola_anyio.concurrency import HeldUp, being_cancelled
 from isola_anyio.errors import InvalidArgumentError, LimitError, clip
+from isola_anyio.fairness import baton
 from isola_anyio.guests.protocol import ProtocolError, Status, ToHost, completion, split_hostcall
 from isola_anyio.options import Handler, Handlers
 from isola_anyio.run.failures import Halt
@@ -230,6 +231,7 @@ class Hostcalls:
         # The phase before the meter: what the task sees as SERVED it does not hold against the guest.
         run.step(Event.SERVE)
         run.cpu.pause()
+        baton.give_up()  # the program's code is under no rule of ours
         try:
             return run.context.run(_call_held_up, run.owner, handler, payload)
         finally:

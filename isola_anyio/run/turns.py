@@ -364,7 +364,10 @@ class Turns:
 
     def yield_gil(self) -> None:
         """See :class:`~isola_anyio.run.services.ServedRun`."""
-        ffi.yield_gil()
+        ffi.yield_gil(self._check_stopped)
+        self._check_stopped()
+
+    def _check_stopped(self) -> None:
         # Given up as soon as there is a reason; not after a final interrupt, when there is nobody to be told any more.
         state = self.state
         if state.stop is Stop.CANCELLED and state.notice is Notice.NONE and state.interrupt is not Interrupt.FINAL:

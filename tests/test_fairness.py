@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from isola_anyio import fairness
 from isola_anyio.engine import ffi
-from isola_anyio.engine.ffi import fairness
 from tests.engine.support import call, make_program
 
 CALLS = """(module
@@ -62,11 +62,12 @@ def test_long_host_calls_add_up_and_waiting_makes_good(monkeypatch: pytest.Monke
 
 def test_long_work_gives_way_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     sleeps = slept(monkeypatch)
-    for _ in range(1000):
-        fairness.yield_gil()
-    few = len(sleeps)
-    end = time.perf_counter() + 0.02
-    while time.perf_counter() < end:
-        fairness.yield_gil()
+    with fairness.in_pieces():
+        for _ in range(1000):
+            fairness.yield_gil()
+        few = len(sleeps)
+        end = time.perf_counter() + 0.02
+        while time.perf_counter() < end:
+            fairness.yield_gil()
     assert few < 5
     assert len(sleeps) > few
