@@ -19,10 +19,11 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from isola_anyio.fairness import pause
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.volumes.host import resolver as resolve
 from isola_anyio.wasi.volumes.host.resolver import DIR_FLAGS, FILE_FLAGS, Resolver, Target, admit
-from isola_anyio.wasi.volumes.interfaces import Crossing
+from isola_anyio.wasi.volumes.interfaces import STEPS_MAX, Crossing
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -71,9 +72,15 @@ def walk(
     passed: list[bytes] = []
     todo = list(reversed(names))
     swaps = _SWAPS
+    steps = STEPS_MAX
+    depths = {len(each) - len(prefix) for each in covered}
     try:
         while todo:
             name = todo.pop()
+            steps -= 1
+            if steps < 0:
+                raise WasiError(Errno.LOOP)
+            pause()
             if name == b"..":
                 if not passed:
                     raise WasiError(Errno.PERM)
@@ -81,7 +88,7 @@ def walk(
                 os.close(stack.pop())
                 continue
             here = stack[-1]
-            if covered and (*prefix, *passed, name) in covered:
+            if len(passed) + 1 in depths and (*prefix, *passed, name) in covered:
                 raise Crossing((*prefix, *passed, name), tuple(reversed(todo)))
             try:
                 st = admit(os.stat(name, dir_fd=here, follow_symlinks=False))
