@@ -33,6 +33,7 @@ __all__ = [
     "current",
     "host_call_took",
     "in_pieces",
+    "join_in_pieces",
     "note_gil_released",
     "pause",
     "yield_gil",
@@ -45,7 +46,7 @@ from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
 LONG_CALL_S: Final = 0.0001
 """Host calls that are shorter leave others enough room: the guest computes in between, without the GIL."""
@@ -214,11 +215,19 @@ def in_pieces() -> Generator[None]:
 
 def copy_in_pieces(data: memoryview, pause: Callable[[], object] = pause) -> bytes:
     """Return a copy of bytes; ``pause`` is called between pieces, and may raise."""
-    if len(data) <= PIECE_BYTES:
-        return data.tobytes()
+    return data.tobytes() if len(data) <= PIECE_BYTES else join_in_pieces((data,), pause)
+
+
+def join_in_pieces(parts: Iterable[bytes | memoryview], pause: Callable[[], object] = pause) -> bytes:
+    """Return the parts in one; ``pause`` is called between pieces, and may raise.
+
+    ``b"".join`` gives the GIL up by itself for as many bytes, if all parts are ``bytes``.
+    """
     # Grown by reallocation, which for large blocks moves pages and copies nothing; and `getvalue` gives the block away.
     copy = io.BytesIO()
-    for start in range(0, len(data), PIECE_BYTES):
-        copy.write(data[start : start + PIECE_BYTES])
-        pause()
+    for part in parts:
+        view = memoryview(part)
+        for start in range(0, len(view), PIECE_BYTES):
+            copy.write(view[start : start + PIECE_BYTES])
+            pause()
     return copy.getvalue()
