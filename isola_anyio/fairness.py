@@ -4,8 +4,8 @@ What makes an event loop wait, each measured:
 
 * CPython's GIL is not fair to who waits for it. A thread that releases it and takes it again at once, as one does that
   comes back from a host call and makes the next, has it before another has woken up. A guest whose host calls were long
-  and close together (60 kB of output, again and again) kept an event loop waiting for 1.1 s. ``sleep(0)`` does not help:
-  it is such a release. So a thread that has held the GIL for a while sleeps for as long as others take to wake up.
+  and close together (60 kB of output, again and again) kept an event loop waiting for 1.1 s. So a thread that has held
+  the GIL for a while sleeps for as long as others take to wake up; ``sleep(0)`` does not help, as it does not wait.
 * A waiter may insist on the GIL only when its switch interval (5 ms) has passed, and the interval begins anew whenever
   the GIL changes hands. Among five threads that all want it, the loop has its turn by chance: with four guests that
   read holes of files or moved deep trees, it waited for 70 to 295 ms, although each of them slept now and then. So one
@@ -13,11 +13,12 @@ What makes an event loop wait, each measured:
 * One operation in C is not interrupted: a copy of 250 MB holds the GIL for 160 ms. So large blocks are copied in
   pieces.
 
-The baton is taken at a thread's first yield point, when it has held the GIL for long, and given up at each further
-one, where another may take it. Shorter work knows nothing of it. It is also given up when a host call returns to
-WebAssembly, before a guest's export is called, and before a guest thread blocks or calls the program's code. That is
-for speed only; no deadlock can come of it, because it is a lease: whoever finds the same holder for longer than
-``_LEASE_S`` puts a new baton in its place. So nothing is lost if its holder blocks, on whatever lock, or ends.
+The baton is taken at a thread's first yield point, when it has held the GIL for long, and given up for a moment at
+each further one, where another takes it. Shorter work knows nothing of it. Host calls that are long and close together
+are one long work, so it is kept from one to the next. It is given up when a turn ends or stands aside, before an export
+of the guest's is called, and before a guest thread blocks or calls the program's code. That is for speed only; no
+deadlock can come of it, because it is a lease: whoever finds the same holder for longer than ``_LEASE_S`` puts a new
+baton in its place. So nothing is lost if its holder blocks, on whatever lock, or computes, or ends.
 
 A lock that the event loop may want, such as that of a tree in memory, is not held at a yield point.
 """
