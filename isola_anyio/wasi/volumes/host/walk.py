@@ -72,14 +72,11 @@ def walk(
     passed: list[bytes] = []
     todo = list(reversed(names))
     swaps = _SWAPS
-    steps = STEPS_MAX
-    depths = {len(each) - len(prefix) for each in covered}
+    steps = STEPS_MAX - len(todo)
+    depths = {len(each) - len(prefix) for each in covered} if covered else None
     try:
         while todo:
             name = todo.pop()
-            steps -= 1
-            if steps < 0:
-                raise WasiError(Errno.LOOP)
             pause()
             if name == b"..":
                 if not passed:
@@ -88,7 +85,7 @@ def walk(
                 os.close(stack.pop())
                 continue
             here = stack[-1]
-            if len(passed) + 1 in depths and (*prefix, *passed, name) in covered:
+            if depths and len(passed) + 1 in depths and (*prefix, *passed, name) in covered:
                 raise Crossing((*prefix, *passed, name), tuple(reversed(todo)))
             try:
                 st = admit(os.stat(name, dir_fd=here, follow_symlinks=False))
@@ -110,7 +107,11 @@ def walk(
                     continue
                 if target.startswith(b"/"):
                     raise WasiError(Errno.PERM)
-                todo.extend(part for part in reversed(target.split(b"/")) if part and part != b".")
+                parts = [part for part in target.split(b"/") if part and part != b"."]
+                steps -= len(parts)
+                if steps < 0:
+                    raise WasiError(Errno.LOOP)
+                todo.extend(reversed(parts))
             elif not todo:
                 return WalkEnd(stack.pop(), name, st, (*passed, name))
             elif not stat.S_ISDIR(st.st_mode):

@@ -44,14 +44,15 @@ def _pieces(views: Sequence[memoryview]) -> Iterator[list[memoryview]]:
         yield piece
 
 
-def _transfer(views: Sequence[memoryview], move: Callable[[Sequence[memoryview]], int]) -> int:
-    """Move the views' bytes in pieces, until one is cut short; return how many bytes were moved."""
-    if len(views) == 1 and len(views[0]) <= PIECE_BYTES:  # nearly all there are
-        return move(views)
+def _transfer(views: Sequence[memoryview], move: Callable[[Sequence[memoryview], int], int]) -> int:
+    """Move the views' bytes in pieces until one is cut short; return how many bytes were moved.
+
+    ``move`` is given a piece, and how many bytes there were before it.
+    """
     done = 0
     for piece in _pieces(views):
         try:
-            n = move(piece)
+            n = move(piece, done)
         except WasiError:
             if not done:
                 raise
@@ -92,34 +93,30 @@ class MemoryFile(SeekableFile):
         return self.node.size
 
     def _read_at(self, views: Sequence[memoryview], offset: int) -> int:
-        at = offset
+        if len(views) != 1 or len(views[0]) > PIECE_BYTES:
+            return _transfer(views, lambda piece, done: self._read_piece(piece, offset + done))
+        with self._lock:
+            return self.node.read(views, offset)
 
-        def read(piece: Sequence[memoryview]) -> int:
-            nonlocal at
-            with self._lock:
-                n = self.node.read(piece, at)
-            at += n
-            return n
-
-        return _transfer(views, read)
+    def _read_piece(self, piece: Sequence[memoryview], offset: int) -> int:
+        with self._lock:
+            return self.node.read(piece, offset)
 
     def _write_at(self, views: Sequence[memoryview], offset: int) -> int:
-        at = offset
+        if len(views) != 1 or len(views[0]) > PIECE_BYTES:
+            return _transfer(views, lambda piece, done: self._write_piece(piece, offset + done))
+        return self._write_piece(views, offset)
 
-        def write(piece: Sequence[memoryview]) -> int:
-            nonlocal at
-            with self._lock:
-                n = self.node.write(piece, at)
-                self._mark_changed()
-            at += n
+    def _write_piece(self, views: Sequence[memoryview], offset: int) -> int:
+        with self._lock:
+            n = self.node.write(views, offset)
+            self._mark_changed()
             return n
-
-        return _transfer(views, write)
 
     def _append(self, views: Sequence[memoryview]) -> tuple[int, int]:
         end = 0
 
-        def append(piece: Sequence[memoryview]) -> int:
+        def append(piece: Sequence[memoryview], _done: int) -> int:
             nonlocal end
             with self._lock:
                 n = self.node.write(piece, self.node.size)

@@ -294,20 +294,17 @@ class MemoryTree(Volume):
         names: list[bytes] = []
         todo = list(reversed(path.names))
         links = path.links
-        steps = STEPS_MAX
-        depths = {len(each) - len(prefix) for each in covered}
+        steps = STEPS_MAX - len(todo)
+        depths = {len(each) - len(prefix) for each in covered} if covered else None
         while todo:
             name = todo.pop()
-            steps -= 1
-            if steps < 0:
-                raise WasiError(Errno.LOOP)
             if name == b"..":
                 if not names:
                     raise WasiError(Errno.PERM)
                 dirs.pop()
                 names.pop()
                 continue
-            if len(names) + 1 in depths and (*prefix, *names, name) in covered:
+            if depths and len(names) + 1 in depths and (*prefix, *names, name) in covered:
                 raise Crossing((*prefix, *names, name), tuple(reversed(todo)))
             here = dirs[-1]
             node = self.child(here, name)
@@ -325,6 +322,9 @@ class MemoryTree(Volume):
                 if node.target.startswith(b"/"):
                     raise WasiError(Errno.PERM)
                 parts = [part for part in node.target.split(b"/") if part and part != b"."]
+                steps -= len(parts)
+                if steps < 0:
+                    raise WasiError(Errno.LOOP)
                 todo.extend(reversed(parts))
             elif todo:
                 raise WasiError(Errno.NOTDIR)
