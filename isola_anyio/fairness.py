@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
 
-LONG_CALL_S: Final = 0.0001
+LONG_CALL_S: Final = 0.00005
 """Host calls that are shorter leave others enough room: the guest computes in between, without the GIL."""
 PIECE_BYTES: Final = 1 << 20
 """Bytes copied between two yield points, or under a lock that is shared with the event loop: some tenths of a ms."""
@@ -197,8 +197,9 @@ def host_call_took(began: float, ended: float) -> None:
 
 
 def _let_others(check: Callable[[], object] | None) -> None:
-    baton.give_up()
+    # Sleeps with the baton: who takes it next would be before the loop, which has to wake up.
     sleep(_SLEEP_S)
+    baton.give_up()
     baton.take(check)
     note_gil_released()
 

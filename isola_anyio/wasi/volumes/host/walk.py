@@ -107,11 +107,11 @@ def walk(
                     continue
                 if target.startswith(b"/"):
                     raise WasiError(Errno.PERM)
-                parts = [part for part in target.split(b"/") if part and part != b"."]
+                parts = target.split(b"/")
                 steps -= len(parts)
                 if steps < 0:
                     raise WasiError(Errno.LOOP)
-                todo.extend(reversed(parts))
+                todo.extend([part for part in reversed(parts) if part and part != b"."])
             elif not todo:
                 return WalkEnd(stack.pop(), name, st, (*passed, name))
             elif not stat.S_ISDIR(st.st_mode):

@@ -321,11 +321,11 @@ class MemoryTree(Volume):
                     raise WasiError(Errno.LOOP)
                 if node.target.startswith(b"/"):
                     raise WasiError(Errno.PERM)
-                parts = [part for part in node.target.split(b"/") if part and part != b"."]
+                parts = node.target.split(b"/")
                 steps -= len(parts)
                 if steps < 0:
                     raise WasiError(Errno.LOOP)
-                todo.extend(reversed(parts))
+                todo.extend([part for part in reversed(parts) if part and part != b"."])
             elif todo:
                 raise WasiError(Errno.NOTDIR)
             else:
