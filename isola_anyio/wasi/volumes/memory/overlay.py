@@ -9,6 +9,8 @@ As in Linux's overlayfs, a descriptor opened for reading before a file was first
 The host's view of an overlay, on the event loop, takes its lock, so the lock is not held while a file's bytes are
 copied. An operation that finds it needs them raises ``_BytesNeeded`` before it has changed anything; the bytes are
 copied, and the operation is done again.
+
+Longer than other modules, because what is below shows through in each operation of one class.
 """
 
 # ruff: noqa: D102 - overrides do what the base class documents
