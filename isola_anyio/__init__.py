@@ -28,7 +28,7 @@ is; nothing else is.
 #   runtimes, cache             which runtime is used; files that are kept
 #   engine                      threads, images, instances; ffi is the one seam to wasmtime
 #   wasi                        the guest's operating system
-#   concurrency, construction, errors, clipping, kinds, printable
+#   concurrency, construction, errors, clipping, kinds, printable, fairness
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from time import sleep
 from typing import Any, Final
 
 from isola_anyio import codec
-from isola_anyio.engine import ffi
+from isola_anyio.fairness import in_pieces, yield_gil
 
 _TRIES: Final = 10
 _PAUSE_S: Final = 0.005
@@ -48,9 +48,13 @@ class _Disposal:
         self._waiting.append(held)
         if self._working.acquire(blocking=False):
             try:
-                _thread.start_new_thread(self._work, ())  # `threading.Thread` would wait for its first step
+                _thread.start_new_thread(self._work_in_pieces, ())  # `threading.Thread` would wait for its first step
             except RuntimeError:  # no thread to be had, or the interpreter ends: here then
                 self._work()
+
+    def _work_in_pieces(self) -> None:
+        with in_pieces():
+            self._work()
 
     def _work(self) -> None:
         waiting = self._waiting
@@ -72,7 +76,7 @@ class _Disposal:
                 if codec.is_alone(one):
                     break
                 sleep(_PAUSE_S)
-            codec.let_go(one, ffi.yield_gil)
+            codec.let_go(one, yield_gil)
 
 
 _of_process = _Disposal()

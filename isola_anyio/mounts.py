@@ -163,7 +163,7 @@ class MemoryMount(MountConfig):
         self._access.write(path, data)
 
     def list(self, path: str = "/") -> list[str]:
-        """Return the paths of all files below a directory, in order; ``OSError`` (``EOVERFLOW``) past 64 MiB."""
+        """Return the paths of all files below a directory, in order; ``OSError`` (``EOVERFLOW``) past 32 MiB."""
         return self._access.list(path)
 
     def remove(self, path: str) -> None:

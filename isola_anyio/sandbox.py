@@ -59,8 +59,6 @@ _MAX_PATH_CHARS: Final = 65_536
 """No file of the guest's has a longer path; a guess."""
 _PLAIN_TYPES: Final = frozenset({bool, bytes, dict, float, int, list, str, tuple, type(None)})
 """Arguments of these types are values and nothing else: no ``Arg``, no stream."""
-_LARGE_GUEST_BYTES: Final = 96 << 20
-"""A guest with more memory than this is freed on a thread: giving it back to the kernel takes milliseconds."""
 
 
 def _text(value: object, what: str) -> str:
@@ -187,10 +185,10 @@ class Sandbox(AsyncResource):
     @staticmethod
     async def _release(machine: GuestMachine) -> None:
         try:
-            if machine.memory_size > _LARGE_GUEST_BYTES:
+            if machine.takes_long_to_free:
                 # No thread to be had is no reason for not closing: it is freed here then.
                 with anyio.CancelScope(shield=True), suppress(IsolaError):
-                    await run_sync(machine.pool, machine.close, stop=lambda: None, rank=Rank.FINAL)
+                    await run_sync(machine.pool, machine.close_on_thread, stop=lambda: None, rank=Rank.FINAL)
         finally:
             machine.close()
 

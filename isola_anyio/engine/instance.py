@@ -126,6 +126,7 @@ class Instance:
         """
         if seconds is None or seconds > 0:
             # A slot is the right to compute: whoever waits does not need one, and somebody else may.
+            ffi.baton.give_up()
             self.pool.pause()
             try:
                 self._woken.wait(_LONGEST_WAIT_S if seconds is None else min(seconds, _LONGEST_WAIT_S))

@@ -11,6 +11,7 @@ import anyio
 from isola_anyio.concurrency import outlast
 from isola_anyio.engine.slots import Rank
 from isola_anyio.engine.wakeup import Wakeup
+from isola_anyio.fairness import in_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +49,9 @@ async def run_sync(pool: ThreadPool, work: Callable[[], T], *, stop: Callable[[]
 
     def perform() -> None:
         try:
-            outcome.value = work()
+            # What it does for long outside of the guest gives way to event loops as a guest's host calls do.
+            with in_pieces():
+                outcome.value = work()
         except BaseException as exc:  # noqa: BLE001 - carried to the caller
             outcome.error = exc
 

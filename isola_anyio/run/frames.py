@@ -102,6 +102,6 @@ class Frames:
                 continue  # it is told, above
             left = end - time.monotonic()
             if records or left <= 0:
-                return b"\0" + b"".join(records)
+                return b"".join((b"\0", *records))
             # Whatever comes from the look above to the wait leaves a flag up, and the wait returns at once.
             run.block(None if left == math.inf else left)

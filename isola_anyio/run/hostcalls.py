@@ -24,6 +24,7 @@ from isola_anyio.concurrency import HeldUp, being_cancelled
 from isola_anyio.disposal import dispose
 from isola_anyio.engine import ffi
 from isola_anyio.errors import LimitError, clip
+from isola_anyio.fairness import baton
 from isola_anyio.guests.protocol import ProtocolError, Status, ToHost, split_hostcall
 from isola_anyio.options import Handler, Handlers
 from isola_anyio.run.answers import Answer, Answers, cancelled, failed, failure, failure_of
@@ -200,7 +201,8 @@ class Hostcalls:
             body = self.answers.encode(name, results[0], pause=True)
             if len(body) > LARGE_PAYLOAD_BYTES:
                 codec.let_go(results, ffi.yield_gil)
-            return _OK + body
+            # Joined, not added: for a large body that gives the GIL up.
+            return b"".join((_OK, body))
         except (Exception, self._run.cancelled_class) as exc:  # noqa: BLE001 - whatever it raises is the guest's to see
             return _FAILED + failure(name, exc)
 
@@ -217,6 +219,7 @@ class Hostcalls:
         # The phase before the meter: what the task sees as SERVED it does not hold against the guest.
         run.step(Event.SERVE)
         run.cpu.pause()
+        baton.give_up()  # the program's code is under no rule of ours
         try:
             return run.context.run(_call_held_up, run.owner, handler, payload)
         finally:

@@ -221,7 +221,8 @@ class Turns:
         first_frame = b""
         if not before.delivered:
             machine.conversation = self
-            first_frame = HEAD.pack(self.message.kind, self.number) + self.message.body
+            # Joined, not added: for a large body that gives the GIL up.
+            first_frame = b"".join((HEAD.pack(self.message.kind, self.number), self.message.body))
             # The turn may block for hours inside plain code; the frame is this turn's, the message nobody's.
             self.message = DELIVERED
         began = machine.instance.waiter.began = time.monotonic()
@@ -295,7 +296,7 @@ class Turns:
             return
         port = self.machine.port
         try:
-            port.deliver(HEAD.pack(ToGuest.RESUME, self.number) + b"".join(records), self)
+            port.deliver(b"".join((HEAD.pack(ToGuest.RESUME, self.number), *records)), self)
         except MemoryError as exc:  # the guest has no room for them: as small failures
             failed = codec.encode({"name": "", "type": "MemoryError", "message": str(exc)})
             # They were taken and are nowhere else now; an op that is never answered would be waited for for ever.
@@ -403,7 +404,10 @@ class Turns:
 
     def yield_gil(self) -> None:
         """See :class:`~isola_anyio.run.services.ServedRun`."""
-        ffi.yield_gil()
+        ffi.yield_gil(self._check_stopped)
+        self._check_stopped()
+
+    def _check_stopped(self) -> None:
         # Given up as soon as there is a reason; not after a final interrupt, when there is nobody to be told any more.
         state = self.state
         if state.stop is Stop.CANCELLED and state.notice is Notice.NONE and state.interrupt is not Interrupt.FINAL:

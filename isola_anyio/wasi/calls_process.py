@@ -8,6 +8,7 @@ __all__ = ["GuestExit", "ProcessCalls"]
 
 from typing import TYPE_CHECKING, Final
 
+from isola_anyio.fairness import pause
 from isola_anyio.wasi.answering import answers_errno
 from isola_anyio.wasi.errno import Errno, WasiError
 
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     from isola_anyio.wasi.answering import CallContext
 
 _RANDOM_CHUNK_BYTES: Final = 64 << 10
-_RANDOM_PAUSE_BYTES: Final = 16 << 20
-"""Bytes of randomness between two looks at whether the run is to be interrupted; a guess: some 20 ms."""
+"""Bytes of randomness between two yield points."""
 
 
 class GuestExit(Exception):  # noqa: N818 - the guest ends, which is no error
@@ -92,8 +92,7 @@ class ProcessCalls:
             view[:] = self._random(len(view))
             return
         for start in range(0, len(view), _RANDOM_CHUNK_BYTES):
-            if start and not start % _RANDOM_PAUSE_BYTES:
-                self._sleep(0)  # may interrupt: a guest may ask for 4 GiB, which take seconds
+            pause()  # may interrupt: a guest may ask for 4 GiB, which take seconds
             part = view[start : start + _RANDOM_CHUNK_BYTES]
             part[:] = self._random(len(part))
 

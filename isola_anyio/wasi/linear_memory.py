@@ -15,6 +15,7 @@ __all__ = ["GuestMemory"]
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from isola_anyio.fairness import PIECE_BYTES, copy_in_pieces, pause
 from isola_anyio.wasi.abi import IOVEC
 from isola_anyio.wasi.errno import Errno, WasiError
 
@@ -75,7 +76,8 @@ class GuestMemory:
         end = ptr + (n & _U32_MASK)
         if end > self.length:
             self._recheck(end)
-        return self.buffer[ptr:end].tobytes()
+        view = self.buffer[ptr:end]
+        return view.tobytes() if end - ptr <= PIECE_BYTES else copy_in_pieces(view)
 
     def write(self, ptr: int, data: bytes | bytearray | memoryview) -> None:
         """Copy ``data`` (a ``memoryview`` of bytes, if it is one) to ``ptr``."""
@@ -83,7 +85,14 @@ class GuestMemory:
         end = ptr + len(data)
         if end > self.length:
             self._recheck(end)
-        self.buffer[ptr:end] = data
+        if end - ptr <= PIECE_BYTES:
+            self.buffer[ptr:end] = data
+            return
+        source = memoryview(data)
+        for start in range(0, len(data), PIECE_BYTES):
+            piece = source[start : start + PIECE_BYTES]
+            self.buffer[ptr + start : ptr + start + len(piece)] = piece
+            pause()
 
     def read_u32(self, ptr: int) -> int:
         """Return the 32-bit number at ``ptr``."""

@@ -156,7 +156,7 @@ async def test_typescript_that_misses_the_interrupt_of_its_guest_is_stopped_all_
 async def test_a_large_guest_is_freed_where_no_thread_can_be_had_for_it(
     template: SandboxTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isola_anyio.sandbox._LARGE_GUEST_BYTES", 0)
+    monkeypatch.setattr("isola_anyio.machine._LARGE_MEMORY_BYTES", 0)
     async with template.create() as sandbox:
         await sandbox.load_script(SPIN)
 

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 from isola_anyio.engine.ffi.backing import READ_BYTES as READ_BYTES
 from isola_anyio.engine.ffi.backing import Backing as Backing
-from isola_anyio.engine.ffi.fairness import note_gil_released as note_gil_released
-from isola_anyio.engine.ffi.fairness import yield_gil as yield_gil
 from isola_anyio.engine.ffi.linking import Linker as Linker
 from isola_anyio.engine.ffi.mapping import IMAGE_MAPPING as IMAGE_MAPPING
 from isola_anyio.engine.ffi.mapping import map_private as map_private
@@ -35,6 +33,9 @@ from isola_anyio.engine.ffi.raw import UnusableCodeError as UnusableCodeError
 from isola_anyio.engine.ffi.signals import generation as generation
 from isola_anyio.engine.ffi.signals import trap_handlers as trap_handlers
 from isola_anyio.engine.ffi.store import Export as Export
-from isola_anyio.engine.ffi.store import Host as Host
 from isola_anyio.engine.ffi.store import Store as Store
 from isola_anyio.engine.ffi.store import stores as stores
+from isola_anyio.fairness import Host as Host
+from isola_anyio.fairness import baton as baton
+from isola_anyio.fairness import note_gil_released as note_gil_released
+from isola_anyio.fairness import yield_gil as yield_gil

@@ -48,7 +48,7 @@ class Linker:
             *(module, len(module), name, len(name)),
             ctypes.cast(functype.ptr(), c_void_p),
             ctypes.cast(callback, c_void_p),
-            # No environment and no finalizer: the callback finds its store through `store.current`.
+            # No environment and no finalizer: the callback finds its store through `fairness.current`.
             None,
             None,
         )

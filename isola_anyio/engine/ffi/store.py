@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["Export", "Host", "Store", "current", "host_callback", "stores"]
+__all__ = ["Export", "Store", "host_callback", "stores"]
 
 import ctypes
 import struct
-import threading
 from ctypes import c_size_t, c_ubyte, c_uint64, c_void_p
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from wasmtime import _bindings
 
-from isola_anyio.engine.ffi.fairness import LONG_CALL_S, host_call_took
 from isola_anyio.engine.ffi.raw import (
     EPOCH_CALLBACK,
     EXTERN_FUNC,
@@ -50,26 +48,14 @@ from isola_anyio.engine.ffi.raw import (
 )
 from isola_anyio.engine.ffi.signals import c_sigaction, trap_handlers
 from isola_anyio.errors import InternalError
+from isola_anyio.fairness import LONG_CALL_S, baton, current, host_call_took
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from isola_anyio.engine.ffi.programs import Program
+    from isola_anyio.fairness import Host
 
-
-class Host(Protocol):
-    """What a linker needs of the instance that is running: its host functions, and a place for their exception."""
-
-    handlers: Sequence[Callable[..., Any]]
-    fault: BaseException | None
-
-
-# A thread-local, because a linker's callbacks are shared by all stores, and the C side does not say which one calls.
-class _Current(threading.local):
-    host: Host | None = None
-
-
-current: Final = _Current()
 # By address, for all threads: a view of an address that another thread's stack had before shows what is there now. Each
 # use is one operation under the GIL, so a race makes a view too many, and no wrong one.
 _views: Final[dict[int, memoryview]] = {}
@@ -118,6 +104,7 @@ def host_callback(index: int, params: str, *, result: bool) -> Any:
             # back.
             if host is not None:
                 host.fault = exc
+            baton.give_up()
             return int(c_trap_new(_HOST_MESSAGE, len(_HOST_MESSAGE)))
         return 0
 
@@ -142,6 +129,8 @@ def _on_epoch(_context: int, data: int, delta: int, _kind: int) -> int:
         if store is None or store.interrupted:
             return int(c_error_new(_INTERRUPT_MESSAGE))
         if store.on_epoch is not None:
+            if baton.is_taken:
+                baton.give_up()  # it may have come back from a host call with it, and stand aside now
             store.on_epoch()
             # It may have stood aside for seconds in `on_epoch`, and been stopped there.
             if store.interrupted:
@@ -196,6 +185,9 @@ class Export:
             BaseException: whatever a host function raised while the guest ran; the store is dead.
         """
         self._pack(self._view, 0, *args)
+        # In the middle of a long host call: the guest may compute as long as it likes.
+        if baton.is_taken:
+            baton.give_up()
         # No GIL from here until the guest comes back, or calls the host.
         error = self._call()
         if error is not None or self._trap.value is not None:
@@ -353,7 +345,14 @@ class Store:
     @staticmethod
     def leave(previous: Host | None) -> None:
         """Undo :meth:`enter`."""
+        if baton.is_taken:
+            baton.give_up()
         current.host = previous
+
+    def check_interrupt(self) -> None:
+        """Raise ``StoreInterrupted`` if the guest is being stopped; for the middle of a long host call."""
+        if self.interrupted:
+            raise StoreInterrupted
 
     def fail(self, error: int | None, trap: c_void_p) -> None:
         """Raise what stopped the guest; frees the C objects. The store is dead from here on."""

@@ -112,7 +112,7 @@ class Js:
             raise MemoryError(f"the guest has no room for {length} bytes")
         return pointer
 
-    def put(self, data: bytes) -> int:
+    def put(self, data: bytes | memoryview) -> int:
         """Copy bytes into the guest: an address, to be freed with :meth:`release`.
 
         Short ones share one buffer, which the next call overwrites.
@@ -159,7 +159,7 @@ class Js:
         finally:
             self.release(pointer, len(utf8))
 
-    def uint8array(self, data: bytes) -> int:
+    def uint8array(self, data: bytes | memoryview) -> int:
         """Make a ``Uint8Array``: a handle."""
         pointer = self.put(data)
         try:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from isola_anyio import codec
 from isola_anyio.errors import clip
+from isola_anyio.fairness import PIECE_BYTES, join_in_pieces
 from isola_anyio.guests.js import rehearsal
 from isola_anyio.guests.js.boot import boot, read_environment
 from isola_anyio.guests.js.exports import Js
@@ -55,6 +56,8 @@ _HEAD_BYTES: Final = 16
 """Room for a kind, a number of 32 bits and a blank."""
 _NUMBER_BYTES: Final = 32
 """Of a number in a door call; JavaScript writes no number with more characters, and reading digits holds the GIL."""
+_LARGE_KINDS: Final = frozenset((ToHost.DONE, ToHost.EMIT, ToHost.HOSTCALL))
+"""Kinds of door calls with a value, which is not copied in one go if it is large."""
 _TOLD: Final = 2
 """LOG's reply that delivers a cancellation to a guest that is computing; to JavaScript it is undefined."""
 _MAX_NAME_BYTES: Final = 0xFFFF
@@ -126,7 +129,7 @@ class JsPort:
     def _take_turn(self, frame: bytes) -> None:
         self._sdk.recall()
         kind, number = HEAD.unpack_from(frame)
-        body = frame[HEAD.size :]
+        body: bytes | memoryview = frame[HEAD.size :] if len(frame) <= PIECE_BYTES else memoryview(frame)[HEAD.size :]
         self._ended = False
         if kind in (ToGuest.LOAD, ToGuest.PRELUDE):
             self._send(kind, number, b"")
@@ -160,7 +163,7 @@ class JsPort:
         self._resume(number, b"")
         self._finish(number)
 
-    def _send(self, kind: int, number: int, body: bytes) -> None:
+    def _send(self, kind: int, number: int, body: bytes | memoryview) -> None:
         """Call the dispatcher with a message."""
         js = self._js
         if body and body[0] == _SEGMENTS:
@@ -174,17 +177,20 @@ class JsPort:
             finally:
                 js.free_value(head)
             return
-        message = js.string(b"%c%d %b" % (kind, number, body))
+        head_bytes = b"%c%d " % (kind, number)
+        message = js.string(head_bytes + body if isinstance(body, bytes) else join_in_pieces((head_bytes, body)))
         try:
             self._sdk.call("dispatch", message)
         finally:
             js.free_value(message)
 
-    def _resume(self, number: int, records: bytes) -> None:
-        """Call the dispatcher with completions: as text if all of them are text, which costs less."""
+    def _resume(self, number: int, records: bytes | memoryview) -> None:
+        """Call the dispatcher with completions: as text if all of them are text, which costs less, unless long."""
         texts: list[bytes] = []
         at = 0
         while at < len(records):
+            if not isinstance(records, bytes):
+                break
             op, status, length = _COMPLETION.unpack_from(records, at)
             at += _COMPLETION.size
             body = records[at : at + length]
@@ -258,6 +264,8 @@ class JsPort:
             raise ProtocolError("a door call without a number")
         kind = text[0]
         number = int(text[1:blank]) & 0xFFFF_FFFF
+        if len(text) > PIECE_BYTES and kind in _LARGE_KINDS:
+            return self._answer_large(kind, number, text, blank + 1, extra)
         body = text[blank + 1 :]
         if kind == ToHost.RANDOM:
             return js.uint8array(self._random(body))
@@ -277,7 +285,30 @@ class JsPort:
             untrusted_body = memoryview(_body(kind, body, extra))
         except (ValueError, OverflowError, RecursionError) as exc:
             raise ProtocolError(f"a door call of kind {kind:#x} that makes no sense: {clip(str(exc))}") from None
+        return self._converse(kind, number, untrusted_body)
+
+    def _answer_large(self, kind: int, number: int, text: bytes, start: int, extra: bytes | None) -> int:
+        """Answer a door call whose body, from ``start`` on, is too long to be copied in one go."""
+        body = memoryview(text)[start:]
+        if kind == ToHost.DONE:
+            self._ended = True
+        if kind != ToHost.HOSTCALL:
+            return self._converse(kind, number, body if extra is None else memoryview(extra))
+        end = text.find(_FIELD, start)
+        if end < 0:
+            raise ProtocolError("a hostcall without a name")
+        # What is small is built as ever: all but the value.
+        name = text[start : min(end, start + _MAX_NAME_BYTES + 1)]
+        try:
+            head = _body(kind, name + _FIELD, None)
+        except (ValueError, RecursionError) as exc:
+            raise ProtocolError(f"a hostcall whose name makes no sense: {clip(str(exc))}") from None
+        value = memoryview(text)[end + 1 :] if extra is None else extra
+        return self._converse(kind, number, memoryview(join_in_pieces((head, value))))
+
+    def _converse(self, kind: int, number: int, untrusted_body: memoryview) -> int:
         reply = self._conversation.answer(kind, number, untrusted_body)
+        js = self._js
         try:
             return self._reply(kind, reply)
         except MemoryError as exc:

@@ -199,7 +199,8 @@ class Namespace:
         by_point = self.table.by_point
         mount = by_point[()]
         base = 0
-        for depth in range(1, len(names) + 1):
+        # No further than mount points are deep: each look costs as much as the path so far is long.
+        for depth in range(1, min(len(names), max(map(len, by_point))) + 1):
             if not mount.covered:
                 break
             entered = by_point.get(names[:depth])
@@ -218,11 +219,12 @@ class Namespace:
         inner: list[bytes] = []
         depth = 0  # of `inner`, taking `..` as written
         frames: list[_Frame] = []
+        deepest = max(map(len, by_point))  # as above: deeper there is no mount to look for
         for index, name in enumerate(names):
             if name != b"..":
                 inner.append(name)
                 depth += 1
-                if mount.covered:
+                if mount.covered and len(mount.point) + len(prefix) + len(inner) <= deepest:
                     entered = by_point.get((*mount.point, *prefix, *inner))
                     if entered is not None:
                         frames.append(_Frame(mount, token, prefix, tuple(inner[:-1])))

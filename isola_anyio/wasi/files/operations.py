@@ -10,6 +10,7 @@ __all__ = ["FileOperations"]
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from isola_anyio.fairness import pause
 from isola_anyio.wasi.abi import DIRENT, FileType, Rights, Stat
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.files.namespace import Directory, Namespace, ResolvedPath
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from isola_anyio.wasi.volumes.interfaces import OpenRequest
 
 _NO_MOUNTS: Final[frozenset[bytes]] = frozenset()
+_LISTED_PER_PAUSE: Final = 0x3F
+"""Entries between two yield points, as a mask; they take a tenth of a millisecond, those of the host the more."""
 
 
 def _pack(cookie: int, name: bytes, ino: int, filetype: FileType) -> bytes:
@@ -104,6 +107,8 @@ class FileOperations:
             cookie += 1
             parts.append(entry[:room])
             room -= len(entry)
+            if not cookie & _LISTED_PER_PAUSE:
+                pause()
         return b"".join(parts)
 
     def _entries(self, directory: Directory) -> list[bytes]:
@@ -122,6 +127,8 @@ class FileOperations:
         for name, entry_ino, filetype in directory.volume.list(directory.token, self.usage.limits.max_listing):
             if name not in below:
                 add(_pack(len(packed) + 1, name, entry_ino, filetype))
+                if not len(packed) & _LISTED_PER_PAUSE:
+                    pause()
         for name in sorted(below):
             mount = mounts.by_point.get((*guest, name))
             if mount is not None:

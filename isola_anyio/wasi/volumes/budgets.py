@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["NEW_ENTRY_BYTES", "FileLimits", "FileUsage"]
+__all__ = ["NEW_ENTRY_BYTES", "FileLimits", "FileUsage", "free_entries"]
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from isola_anyio.fairness import yield_gil
 from isola_anyio.wasi.errno import Errno, WasiError
 
 if TYPE_CHECKING:
@@ -67,6 +68,13 @@ class FileLimits:
     charge: Callable[[int], bool] = field(default=_always, repr=False, compare=False)
 
 
+def free_entries(entries: dict[Any, Any]) -> None:
+    """Empty a dict of which nobody else knows; freed in one go, its values would hold the interpreter's lock."""
+    while entries:
+        entries.popitem()
+        yield_gil()
+
+
 class FileUsage:
     """What one sandbox's files cost at this moment.
 
@@ -78,15 +86,24 @@ class FileUsage:
         memory_bytes: bytes charged for in-memory files.
         written_bytes: bytes written to host files so far.
         host_fds: host descriptors open.
+        dropped: large parts of in-memory files that nothing leads to any more, put here under the lock of their tree;
+            whoever has dropped them calls ``free`` when the lock is given up. Any thread may take one out.
     """
 
-    __slots__ = ("host_fds", "limits", "memory_bytes", "written_bytes")
+    __slots__ = ("dropped", "host_fds", "limits", "memory_bytes", "written_bytes")
 
     def __init__(self, limits: FileLimits) -> None:
         self.limits = limits
         self.memory_bytes = 0
         self.written_bytes = 0
         self.host_fds = 0
+        self.dropped: list[dict[Any, Any]] = []
+
+    def free(self) -> None:
+        """Free what was dropped, in pieces; no lock may be held that an event loop wants."""
+        with suppress(IndexError):
+            while True:
+                free_entries(self.dropped.pop())
 
     def hold(self, delta_bytes: int) -> None:
         """Charge in-memory bytes (or, negative, give them back); raise ``NOSPC`` past the budget."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 __all__ = [
     "READ_ONLY",
     "READ_WRITE",
+    "STEPS_MAX",
     "Crossing",
     "Descriptor",
     "Grant",
@@ -57,6 +58,14 @@ class Permissions:
 
 READ_ONLY: Final = Permissions()
 READ_WRITE: Final = Permissions(True, True, True, True)
+
+
+STEPS_MAX: Final = 4096
+"""Components walked while one path is resolved, those of the links' targets included, dots too (``LOOP`` past it).
+
+Twice what a path of the greatest length has. Forty links whose targets are that long lead through 80,000, each of them
+looked up under the interpreter's lock and the lock of a tree.
+"""
 
 
 class VolumePath(NamedTuple):

@@ -12,12 +12,14 @@ from typing import Literal
 import pytest
 
 from isola_anyio.mounts import MountConfig
+from isola_anyio.wasi.abi import FileType
 from isola_anyio.wasi.errno import Errno
 from isola_anyio.wasi.volumes.budgets import NEW_ENTRY_BYTES, FileLimits
 from isola_anyio.wasi.volumes.host import io as hostio
-from isola_anyio.wasi.volumes.memory import overlay
+from isola_anyio.wasi.volumes.memory import overlay, volume
 from isola_anyio.wasi.volumes.memory import view as hostside
-from isola_anyio.wasi.volumes.memory.content import CHUNK_BYTES, CHUNK_COST_BYTES
+from isola_anyio.wasi.volumes.memory.content import CHUNK_BYTES, CHUNK_COST_BYTES, CHUNK_LEAST_BYTES
+from isola_anyio.wasi.volumes.memory.nodes import Dir, levels_of
 from isola_anyio.wasi.volumes.memory.tree import NODE_COST_BYTES
 from tests.wasi.client import BUFFER_BYTES, OUT, PATH2, RW, Guest, W, WasiFailure, refused
 
@@ -119,7 +121,45 @@ def test_one_byte_chunks_are_charged_for_what_they_cost(make_guest: Make) -> Non
             while True:
                 g.pwrite(fd, b"x", n * CHUNK_BYTES)
                 n += 1
-    assert n < 100_000 / CHUNK_COST_BYTES
+    assert n < 100_000 / CHUNK_LEAST_BYTES
+
+
+def test_chunks_of_a_sparse_file_are_given_back_as_they_were_charged(make_guest: Make) -> None:
+    g = make_guest()
+    with g.opened("tmp/f", RW, create=True) as fd:
+        empty = g.files.usage.memory_bytes
+        for i in range(40):
+            g.pwrite(fd, b"x", i * CHUNK_BYTES)
+            g.pwrite(fd, b"y" * 5000, i * CHUNK_BYTES + 1)
+        held = g.files.usage.memory_bytes
+        g.call("fd_filestat_set_size", fd, 20 * CHUNK_BYTES + 100)
+        assert empty < g.files.usage.memory_bytes < held
+        g.call("fd_filestat_set_size", fd, 1 << 50)
+        g.call("fd_filestat_set_size", fd, 10 * CHUNK_BYTES)
+        assert g.pread(fd, 2, 9 * CHUNK_BYTES) == b"xy"
+        g.call("fd_filestat_set_size", fd, 0)
+        assert g.files.usage.memory_bytes == empty
+        assert not g.files.usage.dropped
+
+
+@pytest.mark.parametrize("mode", ["tmp", "disk"])
+def test_a_path_leads_through_so_many_components_only(make_guest: Make, shared: Path, mode: str) -> None:
+    g = make_guest(MountConfig(shared, "/disk", "read-write", "read-write"), MountConfig.memory("/disk/inner"))
+    g.mkdir(f"{mode}/d")
+    g.write_file(f"{mode}/d/f", b"found")
+    links = 10
+    for i in range(links):
+        down = "d/" if i == 0 else f"l{i - 1}/"
+        g.symlink(f"{'./' * 100}{down}", f"{mode}/l{i}")
+    assert g.read_file(f"{mode}/l{links - 1}/f") == b"found"
+    deep = "/".join(["e"] * 200)
+    for depth in range(200):
+        g.mkdir(f"{mode}/" + deep[: 2 * depth + 1])
+    g.symlink("../" * 200 + deep, f"{mode}/{deep}/again0")
+    for i in range(1, 30):
+        g.symlink("../" * 200 + deep + f"/again{i - 1}", f"{mode}/{deep}/again{i}")
+    assert g.stat(f"{mode}/{deep}/again3").filetype == FileType.DIRECTORY
+    refused(Errno.LOOP, g.stat, f"{mode}/{deep}/again29")
 
 
 def test_entries_are_counted(make_guest: Make) -> None:
@@ -388,3 +428,30 @@ def test_one_call_moves_a_bounded_number_of_bytes(make_guest: Make) -> None:
         assert g.write(fd, b"x" * 600, b"y" * 600) == 1000
         assert g.pread(fd, BUFFER_BYTES, 0) == b"x" * 600 + b"y" * 400
         refused(Errno.INVAL, g.call, "fd_write", fd, PATH2, 5, OUT)
+
+
+def test_what_is_put_in_the_place_of_a_measured_tree_is_measured_too(
+    make_guest: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tree is measured without its lock, and another guest of the mount comes in between."""
+    shared = MountConfig.memory("/m")
+    limits = FileLimits(max_tree_depth=10)
+    g = make_guest(shared, limits=limits)
+    shared._volume.usage.limits = limits
+    _nested(g, "m/small", 1)
+    _nested(g, "m/deep", 6)
+    _nested(g, "m/holder", 5)
+    measured: list[int] = []
+    measure = levels_of
+
+    def swap_and_measure(top: Dir) -> int:
+        measured.append(measure(top))
+        if len(measured) == 1:
+            g.rename("m/small", "m/moved")
+            g.rename("m/deep", "m/small")
+        return measured[-1]
+
+    monkeypatch.setattr(volume, "levels_of", swap_and_measure)
+    refused(Errno.NAMETOOLONG, g.rename, "m/small", "m/holder" + "/d" * 4 + "/x")
+    assert measured == [1, 6]
+    g.rename("m/moved", "m/holder" + "/d" * 4 + "/x")

@@ -18,6 +18,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
+from isola_anyio.fairness import pause
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.volumes.host.resolver import DIR_FLAGS, FILE_FLAGS
 from isola_anyio.wasi.volumes.paths import levels_up
@@ -72,6 +73,7 @@ def check_moved(root_fd: int, from_fd: int, name: bytes, to_fd: int, resolver: R
         try:
             with os.scandir(fd) as entries:
                 for entry in entries:
+                    pause()
                     left -= 1
                     if left < 0:
                         raise WasiError(Errno.XDEV)

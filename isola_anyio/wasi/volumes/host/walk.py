@@ -19,10 +19,11 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from isola_anyio.fairness import pause
 from isola_anyio.wasi.errno import Errno, WasiError
 from isola_anyio.wasi.volumes.host import resolver as resolve
 from isola_anyio.wasi.volumes.host.resolver import DIR_FLAGS, FILE_FLAGS, Resolver, Target, admit
-from isola_anyio.wasi.volumes.interfaces import Crossing
+from isola_anyio.wasi.volumes.interfaces import STEPS_MAX, Crossing
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -71,9 +72,12 @@ def walk(
     passed: list[bytes] = []
     todo = list(reversed(names))
     swaps = _SWAPS
+    steps = STEPS_MAX - len(todo)
+    depths = {len(each) - len(prefix) for each in covered} if covered else None
     try:
         while todo:
             name = todo.pop()
+            pause()
             if name == b"..":
                 if not passed:
                     raise WasiError(Errno.PERM)
@@ -81,7 +85,7 @@ def walk(
                 os.close(stack.pop())
                 continue
             here = stack[-1]
-            if covered and (*prefix, *passed, name) in covered:
+            if depths and len(passed) + 1 in depths and (*prefix, *passed, name) in covered:
                 raise Crossing((*prefix, *passed, name), tuple(reversed(todo)))
             try:
                 st = admit(os.stat(name, dir_fd=here, follow_symlinks=False))
@@ -103,7 +107,11 @@ def walk(
                     continue
                 if target.startswith(b"/"):
                     raise WasiError(Errno.PERM)
-                todo.extend(part for part in reversed(target.split(b"/")) if part and part != b".")
+                parts = target.split(b"/")
+                steps -= len(parts)
+                if steps < 0:
+                    raise WasiError(Errno.LOOP)
+                todo.extend([part for part in reversed(parts) if part and part != b"."])
             elif not todo:
                 return WalkEnd(stack.pop(), name, st, (*passed, name))
             elif not stat.S_ISDIR(st.st_mode):

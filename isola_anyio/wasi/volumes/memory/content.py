@@ -4,7 +4,8 @@ Bytes are kept in chunks. A ``bytes`` chunk is shared with a template or another
 to it makes a private ``bytearray``, which is charged. What no chunk covers reads as zeros and costs nothing, so a
 file's size does not tell what it costs.
 
-Nothing here has a lock: a file's bytes are read and written under the lock of the tree the file is in.
+Nothing here has a lock: a file's bytes are read and written under the lock of the tree the file is in. What is dropped
+under it, up to 60,000 chunks, is freed without it, and in pieces: see ``FileUsage.dropped``.
 """
 
 # ruff: noqa: ARG002 - a file without bytes answers without looking at its arguments
@@ -27,6 +28,15 @@ CHUNK_BYTES: Final = 64 << 10
 
 CHUNK_COST_BYTES: Final = 256
 """Charged for each private chunk besides its bytes: a bytearray, a dict entry and an int, rounded up."""
+
+CHUNK_LEAST_BYTES: Final = 4 << 10
+"""Least that is charged for the bytes of a private chunk that is not its file's first.
+
+A sparse file of a million chunks of one byte each would take tenths of a second to cut, to free and to dump.
+"""
+
+FREED_AT_ONCE: Final = 16
+"""Chunks that are freed where they are dropped."""
 
 SIZE_MAX: Final = (1 << 63) - 1
 
@@ -105,14 +115,20 @@ class NoContent:
         return FrozenContent(0, {})
 
 
+def _cost_bytes(index: int, length: int) -> int:
+    """Return what is charged for a private chunk of ``length`` bytes."""
+    return CHUNK_COST_BYTES + (max(length, CHUNK_LEAST_BYTES) if index else length)
+
+
 class Content:
     """A file's bytes; ``usage`` is charged for the private ones."""
 
-    __slots__ = ("_chunks", "_usage", "size")
+    __slots__ = ("_charged_bytes", "_chunks", "_usage", "size")
 
     def __init__(self, usage: FileUsage, frozen: FrozenContent | None = None) -> None:
         self._usage = usage
         self._chunks: dict[int, bytes | bytearray] = {}
+        self._charged_bytes = 0  # for all private chunks, so that dropping them needs no walk over them
         self.size = 0
         if frozen is not None:
             self.size = frozen.size
@@ -173,17 +189,20 @@ class Content:
 
     def _write_chunk(self, index: int, inside: int, data: memoryview | bytes) -> None:
         chunk = self._chunks.get(index)
-        n = len(data)
         if chunk is None and not inside:
-            self._usage.hold(n + CHUNK_COST_BYTES)
+            self._charge(_cost_bytes(index, len(data)))
             self._chunks[index] = bytearray(data)
         elif isinstance(chunk, bytearray) and len(chunk) == inside:
-            self._usage.hold(n)
+            self._charge(_cost_bytes(index, inside + len(data)) - _cost_bytes(index, inside))
             chunk += data
         else:
             # Through a view: assigning a slice of a bytearray directly copies the source first.
-            with memoryview(self._private(index, inside + n)) as private:
-                private[inside : inside + n] = data
+            with memoryview(self._private(index, inside + len(data))) as private:
+                private[inside : inside + len(data)] = data
+
+    def _charge(self, delta_bytes: int) -> None:
+        self._usage.hold(delta_bytes)
+        self._charged_bytes += delta_bytes
 
     def _private(self, index: int, length: int) -> bytearray:
         """Return a private chunk of at least ``length`` bytes, charged."""
@@ -191,12 +210,12 @@ class Content:
         if isinstance(chunk, bytearray):
             missing = length - len(chunk)
             if missing > 0:
-                self._usage.hold(missing)
+                self._charge(_cost_bytes(index, length) - _cost_bytes(index, len(chunk)))
                 chunk.extend(_ZEROS[:missing])
             return chunk
         held = b"" if chunk is None else chunk
         length = max(length, len(held))
-        self._usage.hold(length + CHUNK_COST_BYTES)
+        self._charge(_cost_bytes(index, length))
         fresh = bytearray(held)
         fresh.extend(_ZEROS[: length - len(held)])
         self._chunks[index] = fresh
@@ -206,27 +225,38 @@ class Content:
         """Cut, or extend with zeros that cost nothing."""
         if size > SIZE_MAX:
             raise WasiError(Errno.FBIG)
-        if size < self.size:
+        if not size:
+            self.clear()
+        elif size < self.size:
             last, inside = divmod(size, CHUNK_BYTES)
-            for index in [index for index in self._chunks if index > last or (index == last and not inside)]:
-                self._drop(index)
+            end = -(-self.size // CHUNK_BYTES)
+            # Of a sparse file whichever is fewer: its chunks, or the places that are cut off.
+            places = range(last, end) if end - last < len(self._chunks) else list(self._chunks)
+            dropped: dict[int, bytes | bytearray] = {}
+            for index in places:
+                if (index > last or (index == last and not inside)) and index in self._chunks:
+                    dropped[index] = self._chunks.pop(index)
+            self._charge(-sum(_cost_bytes(i, len(c)) for i, c in dropped.items() if isinstance(c, bytearray)))
+            self._let_go(dropped)
             chunk = self._chunks.get(last)
             if chunk is not None and len(chunk) > inside:
                 if isinstance(chunk, bytearray):
-                    self._usage.hold(inside - len(chunk))
+                    self._charge(_cost_bytes(last, inside) - _cost_bytes(last, len(chunk)))
                     del chunk[inside:]
                 else:
                     self._chunks[last] = chunk[:inside]
         self.size = size
 
-    def _drop(self, index: int) -> None:
-        chunk = self._chunks.pop(index)
-        if isinstance(chunk, bytearray):
-            self._usage.hold(-len(chunk) - CHUNK_COST_BYTES)
+    def _let_go(self, dropped: dict[int, bytes | bytearray]) -> None:
+        if len(dropped) > FREED_AT_ONCE:
+            self._usage.dropped.append(dropped)
 
     def clear(self) -> None:
         """Drop all bytes, and give back what they are charged for."""
-        self.resize(0)
+        dropped, self._chunks = self._chunks, {}
+        self._charge(-self._charged_bytes)
+        self._let_go(dropped)
+        self.size = 0
 
     def freeze(self) -> FrozenContent:
         """Return an immutable copy; chunks that are immutable already are shared with it."""

@@ -25,6 +25,7 @@ __all__ = [
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
+from isola_anyio.fairness import pause
 from isola_anyio.wasi.abi import FileType, Stat
 
 if TYPE_CHECKING:
@@ -219,13 +220,21 @@ class Dir(Node):
 
 
 def levels_of(top: Dir) -> int:
-    """Return how deep directories are nested, ``top`` included; thaws nothing."""
+    """Return how deep directories are nested, ``top`` included; thaws nothing.
+
+    The lock need not be held: of a tree that is changed meanwhile, the answer is that of some moment between.
+    """
     levels = 0
     level: list[Dir | FrozenDir] = [top]
     while level:
         levels += 1
-        known = [each.pending or each if isinstance(each, Dir) else each for each in level]
-        level = [node for each in known for node in each.entries.values() if isinstance(node, Dir | FrozenDir)]
+        below: list[Dir | FrozenDir] = []
+        for each in level:
+            known = each.pending or each if isinstance(each, Dir) else each
+            # Copied in one operation, as somebody may change it.
+            below += [node for node in list(known.entries.values()) if isinstance(node, (Dir, FrozenDir))]
+            pause()
+        level = below
     return levels
 
 

@@ -5,6 +5,12 @@ charged to the sandbox; a deleted name is recorded as hidden. A node of an uncha
 of the tree, and is freed when nobody uses it any more.
 
 As in Linux's overlayfs, a descriptor opened for reading before a file was first changed keeps reading the host's bytes.
+
+The host's view of an overlay, on the event loop, takes its lock, so the lock is not held while a file's bytes are
+copied. An operation that finds it needs them raises ``_BytesNeeded`` before it has changed anything; the bytes are
+copied, and the operation is done again.
+
+Longer than other modules, because what is below shows through in each operation of one class.
 """
 
 # ruff: noqa: D102 - overrides do what the base class documents
@@ -19,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
+from isola_anyio.fairness import PIECE_BYTES, pause
 from isola_anyio.wasi.abi import FileType, Stat
 from isola_anyio.wasi.errno import Errno, WasiError, errno_of
 from isola_anyio.wasi.volumes.budgets import FileLimits, FileUsage
@@ -33,16 +40,18 @@ from isola_anyio.wasi.volumes.paths import guest_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from collections.abc import Set as AbstractSet
 
     from isola_anyio.wasi.volumes.host.volume import HostVolume
-    from isola_anyio.wasi.volumes.interfaces import Descriptor, Grant, Volume
+    from isola_anyio.wasi.volumes.interfaces import Descriptor, Grant, OpenRequest, Permissions, Volume
     from isola_anyio.wasi.volumes.memory.tree import Found
     from isola_anyio.wasi.volumes.paths import Names
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_COPY_BYTES: Final = 1 << 20
+_MANY_NAMES: Final = 64
+"""So many names of one directory are looked for by listing it."""
 
 _ABSENT: Final = frozenset({Errno.NOENT, Errno.NOTDIR, Errno.LOOP, Errno.NAMETOOLONG})
 """The host's errors for a path that does not exist there.
@@ -70,6 +79,36 @@ class Change:
 
     path: str
     kind: Literal["added", "modified", "deleted"]
+
+
+class _BytesNeeded(Exception):  # noqa: N818 - not an error: the operation is done again
+    """A host file's bytes must be copied before the operation can be done."""
+
+    def __init__(self, node: LowerFile) -> None:
+        super().__init__()
+        self.node = node
+
+
+class _Copy:
+    """A copy of a host file's bytes that is not part of the tree yet.
+
+    Attributes:
+        node: the host file, as it was found.
+        file: the copy; its bytes are charged.
+    """
+
+    __slots__ = ("file", "node")
+
+    def __init__(self, node: LowerFile, file: File) -> None:
+        self.node = node
+        self.file = file
+
+    def is_of(self, node: LowerFile) -> bool:
+        """Whether the host still has what was copied."""
+        ours = self.node
+        return (node.lower, node.dev, node.ino, node.bytes, node.times[1]) == (
+            *(ours.lower, ours.dev, ours.ino, ours.bytes, ours.times[1]),
+        )
 
 
 class LowerFile(Node):
@@ -116,13 +155,16 @@ class LowerFileDescriptor(HostFile):
         return node.stat() if isinstance(node, File) else super().stat()
 
     def _stamp(self, atim: int | None, mtim: int | None) -> None:
+        self._volume.with_bytes(self._stamp_in_overlay, atim, mtim)
+
+    def _stamp_in_overlay(self, atim: int | None, mtim: int | None) -> None:
         volume, found = self._volume, self._found
         with volume.lock:
             now = None if found.parent is None else volume.child(found.parent, found.name)
             if now is None or found.node is None or (now.dev, now.ino) != (found.node.dev, found.node.ino):
                 raise WasiError(Errno.ROFS)  # its name is gone or another file's, or it was opened in the template
             self._found = found = found._replace(node=now)
-            self._found = found._replace(node=volume.copy_up(found))
+            self._found = found._replace(node=volume.copy_up(found))  # may ask for its bytes first
             volume.stamp(self._found.existing(), atim, mtim)
 
     def fork(self, volumes: Callable[[Volume], Volume]) -> LowerFileDescriptor:
@@ -154,6 +196,7 @@ class OverlayVolume(MemoryVolume):
         self._closed = False
         self._final: list[Change] | OSError | WasiError | None = None
         self._seen: WeakValueDictionary[Names, Dir] = WeakValueDictionary()
+        self._copy: _Copy | None = None  # the guest's thread: for the operation that it does again
         if frozen is None:
             st = lower.stat_dir(None)
             self.root = Dir(st.dev, st.ino, (st.atim, st.mtim, st.ctim), None)
@@ -215,26 +258,35 @@ class OverlayVolume(MemoryVolume):
         return Node(st.dev, st.ino, times, st.nlink)  # a device or the like: can be seen and removed
 
     def listing(self, directory: Dir, limit: int) -> Iterator[tuple[bytes, int, FileType]]:
-        left = limit
-        for entry in super().listing(directory, limit):
+        upper = super().listing(directory, limit)
+        if directory.lower is None or self._closed:
+            return upper
+        return self._merged(upper, directory.lower, frozenset(self.entries_of(directory)), limit)
+
+    def _merged(
+        self, upper: Iterator[tuple[bytes, int, FileType]], lower: Names, known: AbstractSet[bytes], left: int
+    ) -> Iterator[tuple[bytes, int, FileType]]:
+        """Yield ``upper``, and of the host's directory what is not ``known``; without the lock: that may take long."""
+        limit = left
+        for entry in upper:
             left -= 1
             yield entry
-        if directory.lower is None or self._closed:
-            return
         try:
-            token = self._lower.open_dir(directory.lower)
+            token = self._lower.open_dir(lower)
         except (FileNotFoundError, NotADirectoryError, WasiError):
             return
         try:
-            entries = self.entries_of(directory)
             for entry in self._lower.list(token, limit):
-                if entry[0] not in entries:
+                if entry[0] not in known:
                     left -= 1
                     if left < 0:
                         raise WasiError(Errno.OVERFLOW)
                     yield entry
         finally:
             self._lower.release(token)
+
+    def is_empty(self, directory: Dir) -> bool:
+        return next(self.listing(directory, 1 << 62), None) is None
 
     def name_of(self, directory: Dir) -> bytes:
         if directory.anchored or not directory.lower:
@@ -263,6 +315,30 @@ class OverlayVolume(MemoryVolume):
             directory.anchored = True
         return directory
 
+    def with_bytes(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do an operation of the guest's, which may need a host file's bytes."""
+        try:
+            while True:
+                try:
+                    return operation(*args, **kwargs)
+                except _BytesNeeded as needed:
+                    self._discard_copy()
+                    self._copy_bytes(needed.node)
+        finally:
+            self._discard_copy()
+
+    def open(self, path: VolumePath, request: OpenRequest, grant: Grant, usage: FileUsage) -> Descriptor | Dir:
+        return self.with_bytes(super().open, path, request, grant, usage)
+
+    def link(self, old: VolumePath, new: VolumePath, follow: bool) -> None:
+        self.with_bytes(super().link, old, new, follow)
+
+    def rename(self, old: VolumePath, new: VolumePath) -> None:
+        self.with_bytes(super().rename, old, new)
+
+    def set_times(self, path: VolumePath, follow: bool, atim: int | None, mtim: int | None, perms: Permissions) -> None:
+        self.with_bytes(super().set_times, path, follow, atim, mtim, perms)
+
     def copy_up(self, found: Found, empty: bool = False) -> Node:
         node = found.existing()
         if isinstance(node, Dir):
@@ -271,16 +347,14 @@ class OverlayVolume(MemoryVolume):
         if entries.get(found.name) is node:
             return node
         if isinstance(node, LowerFile):
-            copy: Node = File(node.dev, node.ino, node.times, self.empty)
+            if empty or not node.bytes:
+                copy: Node = File(node.dev, node.ino, node.times, self.empty)
+            elif self._copy is not None and self._copy.is_of(node):
+                copy = self._copy.file
+            else:
+                raise _BytesNeeded(node)
             self._charge_copy(found, copy)
-            try:
-                if not empty:
-                    self._copy_bytes(node, copy)
-            except BaseException:
-                self.count -= 1
-                copy.nlink = 0
-                self.usage.hold(-copy.cost)
-                raise
+            self._copy = None  # the tree's from here on
         elif isinstance(node, Link):
             copy = Link(node.dev, node.ino, node.times, node.target)
             self._charge_copy(found, copy)
@@ -294,20 +368,29 @@ class OverlayVolume(MemoryVolume):
         self._charge(copy, found.name)
         self.count += 1
 
-    def _copy_bytes(self, node: LowerFile, into: Node) -> None:
-        assert isinstance(into, File)
+    def _copy_bytes(self, node: LowerFile) -> None:
+        """Copy a host file's bytes, in pieces."""
+        file = File(node.dev, node.ino, node.times, self.empty)
+        self._copy = _Copy(node, file)
         fd = self._open_lower(node)
         try:
             offset = 0
-            while data := os.pread(fd, _COPY_BYTES, offset):
-                if into.write([data], offset) < len(data):
-                    raise WasiError(Errno.NOSPC)
+            while data := os.pread(fd, PIECE_BYTES, offset):
+                with self.lock:  # for the account, which the tree's other files have too
+                    if file.write([data], offset) < len(data):
+                        raise WasiError(Errno.NOSPC)
                 offset += len(data)
-        except BaseException:
-            into.content.clear()
-            raise
+                pause()
         finally:
             os.close(fd)
+
+    def _discard_copy(self) -> None:
+        """Free a copy that was not needed after all."""
+        copy, self._copy = self._copy, None
+        if copy is not None:
+            with self.lock:
+                copy.file.content.clear()
+            self.free_dropped()
 
     def _put(self, directory: Dir, name: bytes, node: Node) -> None:
         super()._put(self.copy_up_dir(directory), name, node)
@@ -342,14 +425,19 @@ class OverlayVolume(MemoryVolume):
         todo: list[tuple[Dir, Names, bool]] = [(self.root, (), True)]
         while todo:
             directory, names, is_below = todo.pop()
-            for name in self._candidates(directory, names):
+            candidates = self._candidates(directory, names)
+            on_host = self._names_on_host(names) if is_below and len(candidates) > _MANY_NAMES else None
+            parent = guest_text(names) if names else ""
+            entries = self.entries_of(directory)
+            for name in candidates:
                 path = (*names, name)
-                text = guest_text(path)
+                text = f"{parent}/{name.decode('utf-8', 'surrogateescape')}"
                 room -= len(text)
                 if room < 0:
                     raise WasiError(Errno.OVERFLOW)
-                node = self._visible(self.child, directory, name)
-                below = self._visible(self._lower_stat, path) if is_below else None
+                node = entries[name] if name in entries else self._visible(self.child, directory, name)
+                may_be_below = is_below and (on_host is None or name in on_host)
+                below = self._visible(self._lower_stat, path) if may_be_below else None
                 if node is None:
                     if below is not None:
                         yield Change(text, "deleted")
@@ -359,6 +447,22 @@ class OverlayVolume(MemoryVolume):
                     if node.lower == path and below is not None:
                         continue
                 yield Change(text, "added" if below is None else "modified")
+
+    def _names_on_host(self, names: Names) -> AbstractSet[bytes] | None:
+        """Return all names of a host directory: one listing is faster than to look for each of many; ``None``: cannot.
+
+        Whoever asks for the changes may be an event loop, and a guest has made as many files as it may have.
+        """
+        try:
+            token = self._lower.open_dir(names)
+        except (OSError, WasiError):
+            return None
+        try:
+            return {name for name, _, _ in self._lower.list(token, 1 << 62)}
+        except OSError:
+            return None
+        finally:
+            self._lower.release(token)
 
     def _candidates(self, directory: Dir, names: Names) -> dict[bytes, None]:
         """Return the names in a directory at path ``names`` that may differ from what the host has there."""

@@ -18,9 +18,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
+from isola_anyio.fairness import yield_gil
 from isola_anyio.wasi.abi import FileType
 from isola_anyio.wasi.errno import Errno, WasiError
-from isola_anyio.wasi.volumes.interfaces import Crossing, Volume, VolumePath
+from isola_anyio.wasi.volumes.budgets import free_entries
+from isola_anyio.wasi.volumes.interfaces import STEPS_MAX, Crossing, Volume, VolumePath
 from isola_anyio.wasi.volumes.memory.content import Content, NoContent
 from isola_anyio.wasi.volumes.memory.nodes import (
     Dir,
@@ -37,7 +39,7 @@ from isola_anyio.wasi.volumes.memory.nodes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from collections.abc import Set as AbstractSet
 
     from isola_anyio.wasi.volumes.budgets import FileUsage
@@ -46,9 +48,13 @@ if TYPE_CHECKING:
 NODE_COST_BYTES: Final = 512
 """Charged for each file, directory or link besides its bytes and its name: the objects that make it, rounded up."""
 
-LISTED_BYTES_MAX: Final = 64 << 20
-"""Bytes of paths in one list for the host; a guess: 2 KiB for each of as many entries as a tree may have."""
+LISTED_BYTES_MAX: Final = 32 << 20
+"""Bytes of paths in one list for the host: 1 KiB for each of as many entries as a tree may have.
 
+The list is made on the caller's event loop, and the pages for its text are what takes long: 60 ms for 49 MiB.
+"""
+
+_MANY_ENTRIES: Final = 256
 _ROOT_INO: Final = 1
 _NONE_COVERED: Final[frozenset[tuple[bytes, ...]]] = frozenset()
 
@@ -167,24 +173,33 @@ class MemoryTree(Volume):
             self._thawed[frozen.dev, frozen.ino] = link
         return link
 
+    def free_dropped(self) -> None:
+        """Free what an operation has dropped, once it has given up the lock."""
+        if self.usage.dropped:
+            self.usage.free()
+
     def view(self) -> None:
         """Keep the content after ``close``: the host has a view, and may use it after the guest's end."""
         self._viewed = True
 
     def close(self) -> None:
         """Free the whole tree now: directories and their parents are cycles, left to a garbage collection otherwise."""
-        with self.lock:
-            if self._viewed:
-                return
-            todo = [self.root]
-            for directory in todo:
-                directory.parent = directory.pending = None
-                todo.extend(node for node in directory.entries.values() if isinstance(node, Dir))
-            for directory in todo:
-                entries = directory.entries
-                while entries:  # one by one: clearing a large dict holds the GIL until all its values are freed
-                    entries.popitem()
-            self._thawed.clear()
+        # Without the lock: who has no view of it has no way to it any more.
+        if self._viewed:
+            return
+        todo = [self.root]
+        for directory in todo:
+            directory.parent = directory.pending = None
+            todo.extend(node for node in directory.entries.values() if isinstance(node, Dir))
+            yield_gil()
+        for directory in todo:
+            entries = directory.entries
+            for node in entries.values():
+                if isinstance(node, File):
+                    node.content.clear()
+            self.free_dropped()
+            free_entries(entries)
+        free_entries(self._thawed)
 
     def path_of(self, directory: Dir) -> Names | None:
         """Return a directory's path from the root; ``None`` when it was removed."""
@@ -226,15 +241,21 @@ class MemoryTree(Volume):
         return self.entries_of(directory).get(name)
 
     def listing(self, directory: Dir, limit: int) -> Iterator[tuple[bytes, int, FileType]]:
-        """Yield every entry's name, ino and type; ``OVERFLOW`` past ``limit``. The lock must be held meanwhile."""
+        """Yield every entry's name, ino and type; ``OVERFLOW`` past ``limit``.
+
+        The lock must be held for the call, and may be given up then: entries in memory are those of this moment.
+        """
         entries = self.entries_of(directory)
         if len(entries) > limit:
             raise WasiError(Errno.OVERFLOW)
-        return ((name, node.ino, node.filetype) for name, node in entries.items() if node is not None)
+        known: Iterable[tuple[bytes, Node | None]] = list(entries.items())
+        if len(entries) > _MANY_ENTRIES:  # as many pairs would start a garbage collection
+            known = zip(list(entries), list(entries.values()), strict=True)
+        return ((name, node.ino, node.filetype) for name, node in known if node is not None)
 
     def is_empty(self, directory: Dir) -> bool:
         """Return whether a directory has no entries."""
-        return next(self.listing(directory, 1 << 62), None) is None
+        return not self.entries_of(directory)
 
     def copy_up(self, found: Found, empty: bool = False) -> Node:
         """Return the found node as one that may be changed: an overlay copies it up, with no bytes if ``empty``."""
@@ -273,6 +294,8 @@ class MemoryTree(Volume):
         names: list[bytes] = []
         todo = list(reversed(path.names))
         links = path.links
+        steps = STEPS_MAX - len(todo)
+        depths = {len(each) - len(prefix) for each in covered} if covered else None
         while todo:
             name = todo.pop()
             if name == b"..":
@@ -281,7 +304,7 @@ class MemoryTree(Volume):
                 dirs.pop()
                 names.pop()
                 continue
-            if covered and (*prefix, *names, name) in covered:
+            if depths and len(names) + 1 in depths and (*prefix, *names, name) in covered:
                 raise Crossing((*prefix, *names, name), tuple(reversed(todo)))
             here = dirs[-1]
             node = self.child(here, name)
@@ -298,8 +321,11 @@ class MemoryTree(Volume):
                     raise WasiError(Errno.LOOP)
                 if node.target.startswith(b"/"):
                     raise WasiError(Errno.PERM)
-                parts = [part for part in node.target.split(b"/") if part and part != b"."]
-                todo.extend(reversed(parts))
+                parts = node.target.split(b"/")
+                steps -= len(parts)
+                if steps < 0:
+                    raise WasiError(Errno.LOOP)
+                todo.extend([part for part in reversed(parts) if part and part != b"."])
             elif todo:
                 raise WasiError(Errno.NOTDIR)
             else:
@@ -335,7 +361,11 @@ class MemoryTree(Volume):
         Walking a tree costs its depth times its size. That paths are bounded does not bound the depth: a guest can move
         directories into each other by short paths from open directories.
         """
-        if holder.depth + levels_of(node) > self.usage.limits.max_tree_depth:
+        self.check_levels(holder, levels_of(node))
+
+    def check_levels(self, holder: Dir, levels: int) -> None:
+        """Raise ``NAMETOOLONG`` if ``levels`` nested directories in ``holder`` would be too deep."""
+        if holder.depth + levels > self.usage.limits.max_tree_depth:
             raise WasiError(Errno.NAMETOOLONG)
 
     def _insert(self, found: Found, node: Node) -> None:

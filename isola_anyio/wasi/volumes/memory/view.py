@@ -107,7 +107,7 @@ class TreeAccess:
     def list(self, path: str = "/") -> list[str]:
         """Return the paths of all files and links below a directory, in order.
 
-        ``OSError`` (``EOVERFLOW``) when all paths together, of directories too, are longer than 64 MiB.
+        ``OSError`` (``EOVERFLOW``) when all paths together, of directories too, are longer than 32 MiB.
         """
         with self._locked(path):
             return sorted(self._walk(self._resolve(path).names))
@@ -122,7 +122,7 @@ class TreeAccess:
         while todo:
             directory, parent = todo.pop()
             for name, _, filetype in volume.listing(directory, 1 << 62):
-                path = parent + guest_text((name,))
+                path = f"{parent}/{name.decode('utf-8', 'surrogateescape')}"
                 room -= len(path)
                 if room < 0:
                     raise WasiError(Errno.OVERFLOW)
@@ -181,7 +181,7 @@ class MountView(TreeAccess):
     def changes(self) -> list[Change]:
         """Return what an overlay's guest added, modified and deleted, by path; nothing for other mounts.
 
-        ``OSError`` (``EOVERFLOW``) when the paths to compare are longer than 64 MiB together.
+        ``OSError`` (``EOVERFLOW``) when the paths to compare are longer than 32 MiB together.
         """
         with self._locked(self.guest):
             return self._volume.changes() if isinstance(self._volume, OverlayVolume) else []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from isola_anyio.wasi.abi import Rights
 from isola_anyio.wasi.errno import Errno, WasiError
-from isola_anyio.wasi.volumes.memory.nodes import Dir, File, Link, Node
+from isola_anyio.wasi.volumes.memory.nodes import Dir, File, Link, Node, levels_of
 from isola_anyio.wasi.volumes.memory.open_file import MemoryFile
 from isola_anyio.wasi.volumes.memory.tree import Found, MemoryTree
 from isola_anyio.wasi.volumes.paths import levels_up
@@ -55,7 +55,9 @@ class MemoryVolume(MemoryTree):
                     node.resize(0)
                     node.touch(self.now_ns())
                     self.changed()
-            return self.opened(found, grant, usage)
+            opened = self.opened(found, grant, usage)
+        self.free_dropped()
+        return opened
 
     def stat(self, path: VolumePath, follow: bool) -> Stat:
         with self.lock:
@@ -69,7 +71,8 @@ class MemoryVolume(MemoryTree):
 
     def list(self, token: Dir | None, limit: int) -> Iterator[tuple[bytes, int, FileType]]:
         with self.lock:
-            yield from self.listing(token or self.root, limit)
+            entries = self.listing(token or self.root, limit)
+        yield from entries
 
     def readlink(self, path: VolumePath) -> bytes:
         with self.lock:
@@ -123,6 +126,7 @@ class MemoryVolume(MemoryTree):
             if isinstance(found.existing(), Dir):
                 raise WasiError(Errno.ISDIR)
             self._remove(found)
+        self.free_dropped()
 
     def rmdir(self, path: VolumePath) -> None:
         with self.lock:
@@ -142,29 +146,49 @@ class MemoryVolume(MemoryTree):
         self.changed()
 
     def rename(self, old: VolumePath, new: VolumePath) -> None:
-        with self.lock:
-            source = self.find_entry(old)
-            node = source.existing()
-            target = self.find(new, False)
-            if target.holder.removed:
-                raise WasiError(Errno.NOENT)
-            replaced = target.node
-            if replaced is node:
-                return
-            if isinstance(node, Dir):
-                if target.holder.is_within(node):
-                    raise WasiError(Errno.INVAL)
-                if replaced is not None:
-                    if not isinstance(replaced, Dir):
-                        raise WasiError(Errno.NOTDIR)
-                    if not self.is_empty(replaced):
-                        raise WasiError(Errno.NOTEMPTY)
-                self.check_depth(target.holder, node)
-            elif new.slash:
-                raise WasiError(Errno.NOTDIR)
-            elif isinstance(replaced, Dir):
-                raise WasiError(Errno.ISDIR)
-            self._move(source, target, self.copy_up(source))
+        measured: Dir | None = None
+        levels = 0
+        # Measuring a tree takes long, so it is done without the lock, and then everything is looked up again. If it
+        # was put into another one's place meanwhile, that one is measured. Another guest may have made it deeper, by
+        # what the tree's bound allowed where it was: so no tree is deeper than twice the bound.
+        while True:
+            with self.lock:
+                source = self.find_entry(old)
+                node = source.existing()
+                target = self.find(new, False)
+                if not self._check_rename(node, target, new.slash):
+                    return
+                # What is moved up, or stays as deep as it was, needs no measuring.
+                to_measure = node if isinstance(node, Dir) and target.holder.depth > source.holder.depth else None
+                if to_measure is not None and to_measure is measured:
+                    self.check_levels(target.holder, levels)
+                    to_measure = None
+                if to_measure is None:
+                    self._move(source, target, self.copy_up(source))
+                    break
+            measured, levels = to_measure, levels_of(to_measure)
+        self.free_dropped()
+
+    def _check_rename(self, node: Node, target: Found, slash: bool) -> bool:
+        """Raise unless ``node`` may be moved to ``target``; ``False``: it is there."""
+        if target.holder.removed:
+            raise WasiError(Errno.NOENT)
+        replaced = target.node
+        if replaced is node:
+            return False
+        if isinstance(node, Dir):
+            if target.holder.is_within(node):
+                raise WasiError(Errno.INVAL)
+            if replaced is not None:
+                if not isinstance(replaced, Dir):
+                    raise WasiError(Errno.NOTDIR)
+                if not self.is_empty(replaced):
+                    raise WasiError(Errno.NOTEMPTY)
+        elif slash:
+            raise WasiError(Errno.NOTDIR)
+        elif isinstance(replaced, Dir):
+            raise WasiError(Errno.ISDIR)
+        return True
 
     def _move(self, source: Found, target: Found, node: Node) -> None:
         now = self.now_ns()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
@@ -12,6 +13,7 @@ import pytest
 from isola_anyio.wasi.abi import FileType
 from isola_anyio.wasi.errno import Errno
 from isola_anyio.wasi.files.filesystem import FileSystem
+from isola_anyio.wasi.volumes.memory.archive import ArchiveVolume
 from tests.wasi.client import RW, Guest, W, refused
 
 LIB = "usr/local/lib/python315.zip"
@@ -100,3 +102,27 @@ def test_a_missing_or_unfit_archive_is_the_hosts_error(tmp_path: Path) -> None:
         FileSystem.base(stdlib=tmp_path / "no.zip")
     with pytest.raises(OSError, match="regular file"):
         FileSystem.base(stdlib=tmp_path)
+
+
+def test_descriptors_are_closed_and_forked_while_another_guest_unpacks(python: Guest) -> None:
+    fd = python.open(f"{DATA}/matplotlibrc")
+    volume = python.files.namespace.table.by_point[tuple(DATA.encode().split(b"/"))].volume
+    assert isinstance(volume, ArchiveVolume)
+    ready, done = threading.Event(), threading.Event()
+
+    def unpack() -> None:
+        with volume.lock:
+            ready.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=unpack)
+    thread.start()
+    assert ready.wait(30)
+    try:
+        fork = Guest(python.files.fork())
+        python.call("fd_close", fd)
+    finally:
+        done.set()
+        thread.join()
+    assert fork.read(fd, 100) == b"backend: agg\n"
+    fork.close()

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from isola_anyio.errors import InvalidArgumentError
+from isola_anyio.fairness import PIECE_BYTES
 from isola_anyio.mounts import MountConfig, bind
+from isola_anyio.wasi.abi import Stat
 from isola_anyio.wasi.errno import Errno
 from isola_anyio.wasi.volumes.budgets import FileLimits
 from isola_anyio.wasi.volumes.host.open_file import HostFile
+from isola_anyio.wasi.volumes.interfaces import VolumePath
 from isola_anyio.wasi.volumes.memory import overlay
+from isola_anyio.wasi.volumes.memory.volume import MemoryVolume
 from tests.wasi.client import RW, Guest, R, W, refused
 from tests.wasi.files.test_permissions import _picture
 
@@ -288,3 +293,102 @@ def test_every_volume_and_descriptor_is_closed_whatever_closing_another_raises(t
     with pytest.raises(OSError, match=r"the disk is gone|Bad file descriptor"):
         g.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def _is_locked(volume: MemoryVolume) -> bool:
+    got: list[bool] = []
+
+    def look() -> None:
+        got.append(volume.lock.acquire(blocking=False))
+        if got[0]:
+            volume.lock.release()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    return not got[0]
+
+
+@pytest.mark.parametrize("change", ["open", "rename", "link", "utime"])
+def test_the_tree_is_free_while_bytes_are_copied(
+    over: Guest, tree: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = b"x" * (2 * PIECE_BYTES + 1)
+    (tree / "large").write_bytes(data)
+    volume = over.files.namespace.table.by_point[(b"o",)].volume
+    assert isinstance(volume, MemoryVolume)
+    locked: list[bool] = []
+    monkeypatch.setattr(overlay, "pause", lambda: locked.append(_is_locked(volume)))
+    if change == "open":
+        over.call("fd_close", over.open("o/large", RW))
+    elif change == "rename":
+        over.rename("o/large", "o/dir/large")
+    elif change == "link":
+        over.link("o/large", "o/dir/large")
+    else:
+        over.utime("o/large", 1, 2)
+    assert locked == [False] * 3
+    view = over.files.mount_view("/o")
+    assert view.read("dir/large" if change in {"rename", "link"} else "large") == data
+    over.unlink("o/dir/large" if change in {"rename", "link"} else "o/large")
+    if change == "link":
+        over.unlink("o/large")
+    assert over.files.usage.memory_bytes < PIECE_BYTES
+
+
+def test_a_copy_that_is_stopped_leaves_nothing(over: Guest, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree / "large").write_bytes(b"x" * (2 * PIECE_BYTES + 1))
+
+    class StoppedError(BaseException):
+        pass
+
+    def stop() -> None:
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(overlay, "pause", stop)
+        with pytest.raises(StoppedError):
+            over.open("o/large", RW)
+    assert over.files.usage.memory_bytes == 0
+    assert _changes(over) == []
+    with over.opened("o/large", RW) as fd:
+        over.pwrite(fd, b"y", 0)
+    assert over.files.mount_view("/o").read("large")[:2] == b"yx"
+
+
+def test_a_host_file_that_changes_while_it_is_copied_is_copied_again(
+    over: Guest, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "f").write_bytes(b"old")
+
+    def change() -> None:
+        monkeypatch.setattr(overlay, "pause", lambda: None)
+        (tree / "f").write_bytes(b"changed")
+
+    monkeypatch.setattr(overlay, "pause", change)
+    over.call("fd_close", over.open("o/f", RW))
+    assert over.files.mount_view("/o").read("f") == b"changed"
+
+
+def test_many_changes_are_found_by_one_listing(over: Guest, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlay, "_MANY_NAMES", 2)
+    for name in ("one", "two", "three"):
+        over.write_file(f"o/dir/{name}", b"x")
+    over.unlink("o/dir/a.txt")
+    volume = over.files.namespace.table.by_point[(b"o",)].volume
+    assert isinstance(volume, overlay.OverlayVolume)
+    looked: list[object] = []
+    stat = volume._lower.stat
+
+    def look(path: VolumePath, follow: bool) -> Stat:
+        looked.append(path.names)
+        return stat(path, follow)
+
+    monkeypatch.setattr(volume._lower, "stat", look)
+    assert _changes(over) == [
+        ("/dir/a.txt", "deleted"),
+        ("/dir/one", "added"),
+        ("/dir/three", "added"),
+        ("/dir/two", "added"),
+    ]
+    assert (b"dir", b"one") not in looked
