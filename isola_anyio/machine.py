@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 
 from isola_anyio import codec
 from isola_anyio.engine.instance import Instance
-from isola_anyio.fairness import in_pieces
 from isola_anyio.guests import protocol
 from isola_anyio.guests.protocol import FRAME_OVERHEAD_BYTES, ToGuest
 from isola_anyio.guests.silence import SILENCE
@@ -133,7 +132,7 @@ class GuestMachine:
 
     @property
     def takes_long_to_free(self) -> bool:
-        """Whether closing this holds up an event loop, so that it is better done by :meth:`close_on_thread`."""
+        """Whether closing this holds up an event loop, so that it is better done on a guest thread."""
         return self.memory_size > _LARGE_MEMORY_BYTES or self.files.usage.memory_bytes > _LARGE_FILES_BYTES
 
     def deliver(self, frame: bytes, conversation: Conversation) -> None:
@@ -168,11 +167,6 @@ class GuestMachine:
     def _sleep(self, seconds: float | None) -> None:
         """Put the guest's thread to sleep, as plain code asked of the operating system."""
         self.conversation.sleep(seconds)
-
-    def close_on_thread(self) -> None:
-        """:meth:`close`, in pieces; for a guest thread."""
-        with in_pieces():
-            self.close()
 
     def close(self) -> None:
         """Free memory and files, and say so, whatever freeing one of them raises. A second call does nothing."""

@@ -188,7 +188,7 @@ class Sandbox(AsyncResource):
             if machine.takes_long_to_free:
                 # No thread to be had is no reason for not closing: it is freed here then.
                 with anyio.CancelScope(shield=True), suppress(IsolaError):
-                    await run_sync(machine.pool, machine.close_on_thread, stop=lambda: None, rank=Rank.FINAL)
+                    await run_sync(machine.pool, machine.close, stop=lambda: None, rank=Rank.FINAL)
         finally:
             machine.close()
 

@@ -14,6 +14,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import islice
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -92,8 +93,8 @@ class Hostcalls:
     each is checked to be new.
 
     Who writes what: ``_requests`` and ``_drops`` are filled by the guest's thread and emptied by the task; each use of
-    them is one call into C, so that both may make theirs at any time. ``_scopes`` is the task's. ``_open`` is added to
-    by the guest's thread and taken from by the task. ``_pending_bytes`` is changed by both, under ``_lock``.
+    them is one call into C, so that both may make theirs at any time. ``_scopes`` and ``_cut`` are the task's. ``_open``
+    is added to by the guest's thread and taken from by the task. ``_pending_bytes`` is changed by both, under ``_lock``.
 
     Attributes:
         count: hostcalls made so far; written on the guest's thread.
@@ -115,6 +116,7 @@ class Hostcalls:
         self._requests: OrderedDict[int, _Request] = OrderedDict()  # by op, in the order they came
         self._drops: deque[int] = deque()
         self._scopes: dict[int, anyio.CancelScope] = {}
+        self._cut: set[int] = set()  # ops whose handlers were cancelled with the run
         self._open: set[int] = set()
         self._pending_bytes = 0
 
@@ -289,12 +291,26 @@ class Hostcalls:
         started = 0
         while self._requests and self._may_start and started < SLICE:
             op, request = self._requests.popitem(last=False)
-            # Kept before the task has begun, so that a DROP that comes first cancels it.
-            self._scopes[op] = scope = anyio.CancelScope()
+            # Kept before the task has begun, so that a DROP that comes first cancels it. Shielded, because whoever cancels
+            # the run would cancel a thousand handlers in one step; `cancel` does that in slices.
+            self._scopes[op] = scope = anyio.CancelScope(shield=True)
             group.start_soon(self._serve, request, scope, name=f"hostcall {request.name}")
             started += 1
         if self.has_work:
             self._run.notify_task()
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether a handler has yet to end."""
+        return bool(self._scopes)
+
+    def cancel(self) -> bool:
+        """Cancel a slice of the handlers that run, which are shielded; tell whether there are more."""
+        left = ((op, scope) for op, scope in self._scopes.items() if not scope.cancel_called)
+        for op, scope in islice(left, SLICE):
+            self._cut.add(op)
+            scope.cancel()
+        return next(left, None) is not None
 
     async def _serve(self, request: _Request, scope: anyio.CancelScope) -> None:
         """Run an async handler; a task of the run's group."""
@@ -319,7 +335,8 @@ class Hostcalls:
         finally:
             # Of a handler that was cancelled with the whole run, and not because the guest dropped its call, the guest
             # must not hear before it knows of its own cancellation: it would take that for the handler's failure.
-            cut = answer is None and not scope.cancel_called
+            cut = answer is None and (request.op in self._cut or not scope.cancel_called)
+            self._cut.discard(request.op)
             if answer is None:
                 answer = failed(request.op, cancelled(request.name))
             del self._scopes[request.op]

@@ -165,8 +165,24 @@ class Service(Protocol):
         """What the run has to raise whatever the guest made of it."""
         ...
 
+    @property
+    def has_tasks(self) -> bool:
+        """Whether any of its tasks has yet to end; asked by the run's task."""
+        ...
+
     def start(self, group: TaskGroup) -> None:
         """Start, in the run's task group, what was asked for, and cancel what nobody waits for any more."""
+        ...
+
+    def cancel(self) -> bool:
+        """Cancel its tasks that are shielded, as many as one slice of the event loop's time holds.
+
+        For a run that is cancelled, or over. The run's task then cancels the group, and with it those that are not
+        shielded.
+
+        Returns:
+            whether there are more.
+        """
         ...
 
     def take_completions(self) -> list[bytes]:

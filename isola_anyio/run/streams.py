@@ -118,10 +118,20 @@ class Streams:
         if not self._started:
             self._started = True
             for number, pump in enumerate(self._pumps):
+                pump.is_producing = True
                 group.start_soon(pump.produce, name=f"stream argument {number}")
         for pump in self._pumps:
             if pump.stopped:
                 pump.scope.cancel()
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether a producer has yet to end."""
+        return any(pump.is_producing for pump in self._pumps)
+
+    def cancel(self) -> bool:
+        """Do nothing: producers, which are few, are cancelled with the group."""
+        return False
 
     def abandon(self) -> None:
         """Drop items that the guest has not taken; producers are tasks of the run's group, and have ended with it."""
@@ -149,6 +159,7 @@ class StreamPump:
         self._waiting_op: int | None = None
         self._room = Wakeup()
         self._taken = 0
+        self.is_producing = False
         self.scope = anyio.CancelScope()
         self.failure: BaseException | None = None
         self.stopped = False
@@ -311,6 +322,7 @@ class StreamPump:
                 with anyio.CancelScope(shield=True):
                     await self._source.aclose()
             finally:
+                self.is_producing = False
                 self._ended = self._ended or ended
                 self._cut = not self._ended
                 self._run.notify()

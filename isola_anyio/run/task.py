@@ -16,7 +16,7 @@ from __future__ import annotations
 __all__ = ["Run"]
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -37,10 +37,13 @@ from isola_anyio.run.streams import Streams
 from isola_anyio.run.turns import Turns
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from anyio.abc import TaskGroup
 
     from isola_anyio.events import EventQueue
     from isola_anyio.run.queue import RunQueue
+    from isola_anyio.run.services import Service
     from isola_anyio.values import JsonValue
 
 _QUEUES = frozenset({Phase.QUEUED, Phase.PARKED, Phase.BLOCKED})
@@ -217,7 +220,7 @@ class Run:
 
     async def _drive_with_tasks(self) -> None:
         """Drive the run with a task group for what its services start."""
-        async with open_task_group() as group:
+        async with self._open_services() as group:
             try:
                 self._start_services(group)
                 if self.turns.state.phase is Phase.NEW:
@@ -225,9 +228,40 @@ class Run:
                 await self._converse(group)
             except BaseException:
                 self._act(Event.CANCEL)
-                await self._unwind(group.cancel_scope)
+                await self._unwind(group)
                 raise
             # The guest is done. Handlers that it never waited for are cancelled, and the run ends when they have.
+            await self._cancel_services(group)
+
+    @asynccontextmanager
+    async def _open_services(self) -> AsyncGenerator[TaskGroup]:
+        """Open a task group for what services start; none of it is left behind, however the block is left."""
+        async with open_task_group() as group:
+            try:
+                yield group
+            finally:
+                # Shielded tasks too, which the group does not cancel when it is left by an exception. As a rule they
+                # have been cancelled in slices, and there is nothing to be done.
+                for service in self._services:
+                    while service.cancel():
+                        pass
+                self._cancel_group(group)
+
+    @property
+    def _services(self) -> tuple[Service, ...]:
+        frames = self.turns.frames
+        return () if frames is None else frames.services
+
+    async def _cancel_services(self, group: TaskGroup) -> None:
+        """Cancel the tasks of all services, a slice of them in each step of the event loop."""
+        for service in self._services:
+            while service.cancel():
+                await anyio.lowlevel.checkpoint()
+        self._cancel_group(group)
+
+    def _cancel_group(self, group: TaskGroup) -> None:
+        # Asked first: on asyncio a scope's cancellation costs as much as a small run.
+        if any(service.has_tasks for service in self._services):
             group.cancel_scope.cancel()
 
     async def _converse(self, group: TaskGroup) -> None:
@@ -379,14 +413,14 @@ class Run:
 
     # --- being cancelled --------------------------------------------------------------------------------------------
 
-    async def _unwind(self, handlers: anyio.CancelScope | None = None) -> None:
+    async def _unwind(self, tasks: TaskGroup | None = None) -> None:
         """Bring a cancelled run to its end: let the guest unwind within the grace, stop it for good after that.
 
         Shielded, and bounded by the time until the guest is told, its grace, and the time an interrupted guest thread
         takes to come back.
 
         Args:
-            handlers: the scope of the run's handlers, if there are any, to be cancelled too.
+            tasks: those of the run's services, if there are any, to be cancelled too.
         """
         turns = self.turns
         if turns.state.phase is Phase.ENDED:
@@ -397,7 +431,7 @@ class Run:
         try:
             await outlast(
                 lambda: turns.state.phase is Phase.ENDED or self._grace_left(began) <= 0,
-                partial(self._let_unwind, began, handlers),
+                partial(self._let_unwind, began, tasks),
             )
         finally:
             # However that ended. From here on interrupts are final, and the guest, if it is not out, is broken.
@@ -418,7 +452,7 @@ class Run:
             limit = patience.queued_s
         return since + limit - time.monotonic()
 
-    async def _let_unwind(self, began: float, handlers: anyio.CancelScope | None) -> None:
+    async def _let_unwind(self, began: float, tasks: TaskGroup | None) -> None:
         """Give the guest its courtesy and its grace."""
         with ExitStack() as stack:
             if await pace():
@@ -426,21 +460,21 @@ class Run:
                 # finds it still in use.
                 stack.enter_context(no_full_collections())
             # Handlers first, and without waiting for them: what they answer while they are cancelled reaches the guest.
-            if handlers is not None:
-                handlers.cancel()
+            if tasks is not None:
+                await self._cancel_services(tasks)
             await self._tell_and_converse(began)
 
     async def _tell_and_converse(self, began: float) -> None:
         # A group of its own, because the run's is cancelled: a guest may make hostcalls while it unwinds, and is
         # answered.
-        async with open_task_group() as group:
+        async with self._open_services() as group:
             while (left := self._grace_left(began)) > 0:
                 # Looked at again after a grace: one that is told meanwhile has no less than that left.
                 with anyio.move_on_after(min(left, self._runs.patience.grace_s)):
                     await self._wait_until_told()
                     await self._converse(group)
                     break
-            group.cancel_scope.cancel()
+            await self._cancel_services(group)
 
     async def _wait_until_told(self) -> None:
         """Wait until the guest has parked, or knows of its cancellation; interrupt one that computes on."""

@@ -17,6 +17,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 from isola_anyio import codec
+from isola_anyio.disposal import dispose
 from isola_anyio.engine import ffi
 from isola_anyio.engine.cpu import Running, guest_thread, read_clock
 from isola_anyio.engine.threads import SLICE_S
@@ -313,7 +314,7 @@ class Turns:
             self.machine.abandoned = True
         held = [self.outcome]  # what it had said last, perhaps
         self.outcome = outcome_of(exc, self.state.stop, self.limits)
-        codec.let_go(held, ffi.yield_gil)
+        dispose(held)
         # After the outcome, which the task reads once the phase is ENDED.
         self.step(Event.END)
 
