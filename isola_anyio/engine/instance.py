@@ -129,6 +129,7 @@ class Instance:
                 # Whatever the wait ended with: a turn ends with a slot, which the pool then gives to the next.
                 self.pool.resume(self._waiter, self._is_expedited)
                 ffi.note_gil_released()
+                ffi.trap_handlers.guard()  # other threads had time to replace them, and the turn goes on
         # Cleared, then looked: one that is set between the two makes the next wait return at once.
         self._woken.clear()
         if self.store.interrupted:

@@ -21,6 +21,7 @@ import anyio
 
 from isola_anyio import codec
 from isola_anyio.concurrency import HeldUp, being_cancelled
+from isola_anyio.engine import ffi
 from isola_anyio.errors import InvalidArgumentError, LimitError, clip
 from isola_anyio.guests.protocol import ProtocolError, Status, ToHost, completion, split_hostcall
 from isola_anyio.options import Handler, Handlers
@@ -233,6 +234,7 @@ class Hostcalls:
         try:
             return run.context.run(_call_held_up, run.owner, handler, payload)
         finally:
+            ffi.trap_handlers.guard()  # the guest goes on in this very turn
             run.cpu.resume()
             run.step(Event.SERVED)
 
@@ -371,6 +373,7 @@ class Hostcalls:
             # Of a handler that was cancelled with the whole run, and not because the guest dropped its call, the guest
             # must not hear before it knows of its own cancellation: it would take that for the handler's failure.
             answers = self._cut if answer is None and not scope.cancel_called else self._answers
+            ffi.trap_handlers.guard()  # the guest may be computing meanwhile
             if answer is None:
                 answer = _failed(request, _cancelled(request.name))
             del self._scopes[request.op]
