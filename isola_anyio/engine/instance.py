@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio.engine import ffi
+from isola_anyio.engine.headroom import headroom
 from isola_anyio.engine.threads import SlotWaiter
 from isola_anyio.wasi.linear_memory import GuestMemory
 
@@ -30,12 +31,16 @@ _LONGEST_WAIT_S: Final = 3600.0 * 24
 class Instance:
     """A guest ready to be entered. Close it from a thread that is not inside it.
 
+    Raises:
+        IsolaError: the process is near a limit of its memory maps or threads.
+
     Attributes:
         memory: linear memory, checked.
         store: the seam's store, for the driver that prepares exports and installs host functions.
     """
 
     def __init__(self, program: ffi.Program, *, pool: ThreadPool, max_memory: int, image: Image | None = None) -> None:
+        headroom.check_sandbox()
         self.pool = pool
         self.store = ffi.Store(program, max_memory=max_memory)
         try:
