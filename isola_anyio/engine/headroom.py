@@ -41,13 +41,15 @@ MAPS_PER_STORE: Final = 2
 """Memory maps of a sandbox: its image, and the rest of its memory (2.05 measured, over twenty)."""
 MAPS_PER_THREAD: Final = 8
 """Memory maps of a guest thread, at most: two each for its stack, its signal stack, its heap; Python's frames."""
+SPARE_MAPS: Final = 32
+"""What must be there when a guest thread starts: what it takes, and as much again several times for all others."""
 MAX_COUNTED_MAPS: Final = 1 << 16
 """To read more would hold the event loop for more than 20 ms; from there on what others have is not looked at."""
 FRESH_S: Final = 1.0
 """How long a reading holds for what others take, which our margins allow for; a guess."""
 _SELDOM: Final = 100
 """Readings come so many times their own duration apart, so that they take a hundredth of the time at most."""
-_SELDOM_IN_DOUBT: Final = 20
+_SELDOM_IN_DOUBT: Final = 10
 """The same where something would be refused."""
 _CHUNK_BYTES: Final = 1 << 16
 _MAY_EXCEED_NPROC: Final = 1 << 21 | 1 << 24
@@ -240,6 +242,13 @@ class Headroom:
         """
         for gauge in self._gauges:
             gauge.check(THREAD_SHARE, "guest thread")
+        # A reading is old when others take maps fast. On its first steps a thread has the C library allocate memory for
+        # it, which ends the process where it cannot.
+        if self._gauges and not ffi.can_map(SPARE_MAPS):
+            raise IsolaError(
+                f"no room for another guest thread: not even {SPARE_MAPS} memory maps are to be had; raise the limit "
+                "(sysctl vm.max_map_count, ulimit -v), or have less in memory"
+            )
 
 
 def _read_number(path: Path, pattern: re.Pattern[bytes] = _NUMBER) -> int | None:

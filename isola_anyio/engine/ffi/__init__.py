@@ -24,6 +24,7 @@ from isola_anyio.engine.ffi.fairness import note_gil_released as note_gil_releas
 from isola_anyio.engine.ffi.fairness import yield_gil as yield_gil
 from isola_anyio.engine.ffi.linking import Linker as Linker
 from isola_anyio.engine.ffi.mapping import IMAGE_MAPPING as IMAGE_MAPPING
+from isola_anyio.engine.ffi.mapping import can_map as can_map
 from isola_anyio.engine.ffi.mapping import map_private as map_private
 from isola_anyio.engine.ffi.programs import Code as Code
 from isola_anyio.engine.ffi.programs import Engine as Engine
