@@ -90,6 +90,8 @@ class Gauge(ABC):
         self.limits: Sequence[Limit] = ()
         self._stale_at_s = 0.0
         self._doubted_at_s = 0.0
+        # By share: what is ours when that much of a limit is used, if others have what they had at the last reading.
+        self._full_at = {SANDBOX_SHARE: math.inf, THREAD_SHARE: math.inf}
 
     @abstractmethod
     def own(self) -> int:
@@ -106,29 +108,31 @@ class Gauge(ABC):
             IsolaError: of one it is not.
         """
         now_s = time.monotonic()
-        full = self._full(share)
-        if now_s >= self._stale_at_s or (full is not None and now_s >= self._doubted_at_s):
-            self.limits = self.read(self.own())
-            took_s = time.monotonic() - now_s
-            self._stale_at_s = now_s + max(FRESH_S, _SELDOM * took_s)
-            self._doubted_at_s = now_s + _SELDOM_IN_DOUBT * took_s
-            full = self._full(share)
-        if full is not None:
-            raise IsolaError(
-                f"no room for another {wanted}: {full.others + self.own()} of {full.value} {self.what} are in use "
-                f"({full.name}), and none is made from {self._threshold(full, share)} on, so that what is there can "
-                f"go on; close some sandboxes, or raise the limit ({full.remedy})"
-            )
+        if now_s < self._stale_at_s and self.own() < self._full_at[share]:
+            return
+        if now_s >= self._doubted_at_s:
+            self._look(now_s)
+        own = self.own()
+        for limit in self.limits:
+            threshold = self._threshold(limit, share)
+            if limit.others + own >= threshold:
+                raise IsolaError(
+                    f"no room for another {wanted}: {limit.others + own} of {limit.value} {self.what} are in use "
+                    f"({limit.name}), and none is made from {threshold} on, so that what is there can go on; close "
+                    f"some sandboxes, or raise the limit ({limit.remedy})"
+                )
+
+    def _look(self, now_s: float) -> None:
+        self.limits = self.read(self.own())
+        took_s = time.monotonic() - now_s
+        self._stale_at_s = now_s + max(FRESH_S, _SELDOM * took_s)
+        self._doubted_at_s = now_s + _SELDOM_IN_DOUBT * took_s
+        for share in self._full_at:
+            left = (self._threshold(limit, share) - limit.others for limit in self.limits)
+            self._full_at[share] = min(left, default=math.inf)
 
     def _threshold(self, limit: Limit, share: float) -> int:
         return int(max(limit.value * share, limit.value - self.most_reserved))
-
-    def _full(self, share: float) -> Limit | None:
-        own = self.own()
-        for limit in self.limits:
-            if limit.others + own >= self._threshold(limit, share):
-                return limit
-        return None
 
 
 class MapGauge(Gauge):

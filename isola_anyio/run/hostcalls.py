@@ -234,7 +234,7 @@ class Hostcalls:
         try:
             return run.context.run(_call_held_up, run.owner, handler, payload)
         finally:
-            ffi.trap_handlers.guard()  # the guest goes on in this very turn
+            ffi.trap_handlers.glance()  # the guest goes on in this very turn
             run.cpu.resume()
             run.step(Event.SERVED)
 

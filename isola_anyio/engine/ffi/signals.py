@@ -107,13 +107,24 @@ class _TrapHandlers:
     def guard(self) -> None:
         """Put wasmtime's handlers back where another has taken their place; about 1 µs when nothing changed.
 
-        Called wherever the program's own code may have run since a guest was entered: after a plain handler, after a
-        wait without the GIL. ``Store.enter`` does the same in line, before every turn of every guest.
+        Called wherever the program's own code may have run since a guest was entered, such as after a wait without the
+        GIL. ``Store.enter`` does the same in line, before every turn of every guest.
         """
         for handler in self.installed:
             handler.query()
             if handler.seen.value != handler.address:
                 self.restore(handler)
+
+    def glance(self) -> None:
+        """As :meth:`guard`, if the first handler was replaced; a third of its price, for after a plain handler.
+
+        That is SIGSEGV's, which whoever is after crashes takes with the others. ``signal.signal``, which may take one
+        alone, raises on guest threads.
+        """
+        for handler in self.installed[:1]:
+            handler.query()
+            if handler.seen.value != handler.address:
+                self.guard()
 
     def restore(self, handler: TrapHandler) -> None:
         """Put one of wasmtime's handlers back, and say so; raises nothing."""

@@ -48,6 +48,17 @@ def test_a_replaced_handler_is_put_back_with_a_warning(trap_handler: TrapHandler
     assert is_in_force(trap_handler)
 
 
+def test_who_takes_the_first_handler_is_noticed_at_a_glance(trap_handler: TrapHandler) -> None:
+    ffi.trap_handlers.glance()
+    assert not is_in_force(trap_handler)  # SIGILL alone: the next turn's look finds it
+    before = signal.signal(signal.SIGSEGV, lambda *_: None)
+    with pytest.warns(RuntimeWarning, match="was replaced") as said:
+        ffi.trap_handlers.glance()
+    signal.signal(signal.SIGSEGV, before)
+    assert is_in_force(trap_handler)
+    assert len(said) == 2
+
+
 def test_where_warnings_are_errors_it_is_logged(trap_handler: TrapHandler, caplog: pytest.LogCaptureFixture) -> None:
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING, "isola_anyio"):
         warnings.simplefilter("error")
