@@ -30,7 +30,7 @@ def trap_handler(tmp_path: Path) -> Iterator[TrapHandler]:
     handler = next(handler for handler in ffi.trap_handlers.installed if handler.number == signal.SIGILL)
     before = signal.signal(signal.SIGILL, lambda *_: None)
     yield handler
-    signal.signal(signal.SIGILL, before)
+    signal.signal(signal.SIGILL, before or signal.SIG_DFL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ffi.trap_handlers.guard()
@@ -54,7 +54,7 @@ def test_who_takes_the_first_handler_is_noticed_at_a_glance(trap_handler: TrapHa
     before = signal.signal(signal.SIGSEGV, lambda *_: None)
     with pytest.warns(RuntimeWarning, match="was replaced") as said:
         ffi.trap_handlers.glance()
-    signal.signal(signal.SIGSEGV, before)
+    signal.signal(signal.SIGSEGV, before or signal.SIG_DFL)
     assert is_in_force(trap_handler)
     assert len(said) == 2
 
