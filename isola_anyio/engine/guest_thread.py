@@ -20,11 +20,14 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from isola_anyio.engine.ffi.signal_stack import SignalStack
+from isola_anyio.engine.headroom import headroom
 from isola_anyio.errors import IsolaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_LOOK_S: Final = 0.05
+"""Between two looks whether a thread that has not begun has died; nobody waits for one that begins."""
 _stack_size_lock: Final = threading.Lock()
 
 
@@ -52,6 +55,8 @@ class Start(weakref.ref[Any]):
         # One that died before `threading` knew it stays in its list of threads that are about to start, which
         # `threading.enumerate` shows.
         getattr(threading, "_limbo", {}).pop(self.thread, None)
+        if isinstance(self.failure, IsolaError):
+            raise self.failure
         reason = self.failure or "it died on its first steps"
         raise IsolaError(
             f"no thread can be started for a guest ({reason}): the process is at the limit of its threads, of its "
@@ -62,10 +67,19 @@ class Start(weakref.ref[Any]):
 
 
 class _StartedEvent(threading.Event):
-    """What ``Thread.start`` waits for: it need not, since :class:`Start` tells more."""
+    """What ``Thread.start`` waits for.
+
+    Attributes:
+        is_lost: asked now and then by who waits, whether the thread has died; ``None``: there is no waiting.
+    """
+
+    is_lost: Callable[[], bool] | None = None
 
     def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002 - the interface
-        """Return at once."""
+        """Wait for the thread's first step, unless it will never take it."""
+        is_lost = self.is_lost
+        while is_lost is not None and not super().wait(_LOOK_S) and not is_lost():
+            pass
         return self.is_set()
 
 
@@ -84,7 +98,8 @@ class GuestThread(threading.Thread):
         # when the thread has let go of its first step.
         self._notice: Start | None = None
         self._report: Callable[[Start], object] | None = None
-        # Where `threading` waits for something else one day, `start` waits for that as well, and no harm is done.
+        # Where `threading` waits for something else one day, that is waited for as well, and no more harm is done than
+        # it does to any thread.
         self._started = _StartedEvent()
 
     def start(self) -> None:
@@ -94,17 +109,29 @@ class GuestThread(threading.Thread):
             IsolaError: the system has no room for another thread; ``target`` will not be called.
         """
         reports: SimpleQueue[Start] = SimpleQueue()
-        self.start_soon(reports.put)
+        self._started.is_lost = self._is_lost
+        try:
+            self.start_soon(reports.put)
+        finally:
+            self._started.is_lost = None  # a circle otherwise
         reports.get().check()
+
+    def _is_lost(self) -> bool:
+        """Whether the thread has died, or is past its first step."""
+        notice = self._notice
+        return notice is None or notice() is None
 
     def start_soon(self, report: Callable[[Start], object]) -> None:
         """Start it, and have ``report`` called once when it is ready or has failed; raises nothing for a failure.
+
+        Waits for nothing; so it must not be joined before it has been reported.
 
         Called on any thread, the new one included, which may have no memory for a frame: so ``report`` must be a
         function written in C that neither blocks nor raises, such as ``SimpleQueue.put``.
         """
         self._report = report
         try:
+            headroom.check_thread()
             # The size of the next thread's stack is the interpreter's, one for all: nobody else may start one
             # meanwhile.
             with _stack_size_lock:
@@ -113,7 +140,7 @@ class GuestThread(threading.Thread):
                     super().start()
                 finally:
                     threading.stack_size(before)
-        except (RuntimeError, MemoryError) as exc:
+        except (IsolaError, RuntimeError, MemoryError) as exc:
             notice = self._notice
             if notice is not None and notice() is None:
                 notice.failure = exc  # the first step is gone already, and that was reported
@@ -134,15 +161,18 @@ class GuestThread(threading.Thread):
         """Run it, on the new thread; called by ``threading``."""
         target, self._call = self._call, None
         assert target is not None
+        ident = threading.get_ident()
         try:
             stack = SignalStack.install()
         except BaseException as exc:  # noqa: BLE001 - carried to whoever started it
             self._settle(exc)
             return
         try:
+            headroom.guest_threads.add(ident)
             self._settle(None)
             target()
         finally:
+            headroom.guest_threads.discard(ident)
             stack.close()
 
     def _settle(self, failure: BaseException | None) -> None:

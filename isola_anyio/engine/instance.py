@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio.engine import ffi
+from isola_anyio.engine.headroom import headroom
 from isola_anyio.engine.slots import Rank, SlotWaiter
 from isola_anyio.wasi.linear_memory import GuestMemory
 
@@ -30,6 +31,9 @@ _LONGEST_WAIT_S: Final = 3600.0 * 24
 class Instance:
     """A guest ready to be entered. Close it from a thread that is not inside it.
 
+    Raises:
+        IsolaError: the process is near a limit of its memory maps or threads.
+
     Attributes:
         memory: linear memory, checked.
         waiter: the guest's place in the queue for a slot; its ``urgency`` is written by whoever stops the guest, under
@@ -38,6 +42,7 @@ class Instance:
     """
 
     def __init__(self, program: ffi.Program, *, pool: ThreadPool, max_memory: int, image: Image | None = None) -> None:
+        headroom.check_sandbox()
         self.pool = pool
         self.store = ffi.Store(program, max_memory=max_memory)
         try:
@@ -134,6 +139,7 @@ class Instance:
                 # Whatever the wait ended with: a turn ends with a slot, which the pool then gives to the next.
                 self.pool.resume(self.waiter)
                 ffi.note_gil_released()
+                ffi.trap_handlers.guard()  # other threads had time to replace them, and the turn goes on
         # Cleared, then looked: one that is set between the two makes the next wait return at once.
         self._woken.clear()
         if self.store.interrupted:

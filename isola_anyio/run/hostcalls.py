@@ -93,8 +93,9 @@ class Hostcalls:
     each is checked to be new.
 
     Who writes what: ``_requests`` and ``_drops`` are filled by the guest's thread and emptied by the task; each use of
-    them is one call into C, so that both may make theirs at any time. ``_scopes`` and ``_cut`` are the task's. ``_open``
-    is added to by the guest's thread and taken from by the task. ``_pending_bytes`` is changed by both, under ``_lock``.
+    them is one call into C, so that both may make theirs at any time. ``_scopes`` and ``_cut`` are the task's.
+    ``_open`` is added to by the guest's thread and taken from by the task. ``_pending_bytes`` is changed by both,
+    under ``_lock``.
 
     Attributes:
         count: hostcalls made so far; written on the guest's thread.
@@ -225,6 +226,7 @@ class Hostcalls:
         try:
             return run.context.run(_call_held_up, run.owner, handler, payload)
         finally:
+            ffi.trap_handlers.glance()  # the guest goes on in this very turn
             run.cpu.resume()
             run.step(Event.SERVED)
 
@@ -291,8 +293,8 @@ class Hostcalls:
         started = 0
         while self._requests and self._may_start and started < SLICE:
             op, request = self._requests.popitem(last=False)
-            # Kept before the task has begun, so that a DROP that comes first cancels it. Shielded, because whoever cancels
-            # the run would cancel a thousand handlers in one step; `cancel` does that in slices.
+            # Kept before the task has begun, so that a DROP that comes first cancels it. Shielded, because whoever
+            # cancels the run would cancel a thousand handlers in one step; `cancel` does that in slices.
             self._scopes[op] = scope = anyio.CancelScope(shield=True)
             group.start_soon(self._serve, request, scope, name=f"hostcall {request.name}")
             started += 1
@@ -337,6 +339,7 @@ class Hostcalls:
             # must not hear before it knows of its own cancellation: it would take that for the handler's failure.
             cut = answer is None and (request.op in self._cut or not scope.cancel_called)
             self._cut.discard(request.op)
+            ffi.trap_handlers.guard()  # the guest may be computing meanwhile
             if answer is None:
                 answer = failed(request.op, cancelled(request.name))
             del self._scopes[request.op]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from isola_anyio.errors import RuntimeUnavailableError, clip
-from isola_anyio.runtimes.wasm import MalformedModuleError, export_names
+from isola_anyio.runtimes.wasm import MalformedModuleError, export_names, has_start_function
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ def find_own(pin: Pin, cache: Cache, given: Path, lib_dir: Path | None, meter: M
     """Find the module at or below ``given``, and the library in ``lib_dir`` or beside the module.
 
     Raises:
-        RuntimeUnavailableError: a file is missing or unreadable, or the module lacks an export.
+        RuntimeUnavailableError: a file is missing or unreadable, or the module lacks an export or starts itself.
     """
     try:
         path = _find_module(pin, given)
@@ -63,11 +63,19 @@ def _find_module(pin: Pin, given: Path) -> Path:
         )
     try:
         exported = export_names(path)
+        starts_itself = has_start_function(path)
     except MalformedModuleError as exc:
         raise RuntimeUnavailableError(f"{clip(os.fspath(path))} is no WebAssembly module: {exc}") from exc
     if missing := [name for name in pin.exports if name not in exported]:
         raise RuntimeUnavailableError(
             f"{clip(os.fspath(path))} is no {pin.runtime} runtime: it does not export {', '.join(missing)}"
+        )
+    # It would run whenever a sandbox is made, in the event loop and with the interpreter's lock held, where nobody can
+    # interrupt it: sandboxes are made there because nothing of a guest runs until its first turn.
+    if starts_itself:
+        raise RuntimeUnavailableError(
+            f"{clip(os.fspath(path))} has a start function, which no {pin.runtime} runtime may have; build it as a "
+            "reactor, whose initialisation is an export"
         )
     return path
 

@@ -12,6 +12,7 @@ import pytest
 from isola_anyio.engine import guest_thread
 from isola_anyio.engine.ffi.signal_stack import SignalStack
 from isola_anyio.engine.guest_thread import GuestThread, Start
+from isola_anyio.engine.headroom import headroom
 from isola_anyio.errors import IsolaError
 
 if TYPE_CHECKING:
@@ -107,6 +108,28 @@ def test_a_thread_that_cannot_be_had_is_an_error_in_words(
     assert "vm.max_map_count" in str(caught.value)
     assert not called.is_set()
     assert "isola-guest-of-a-test" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_near_a_limit_none_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise IsolaError("no room for another guest thread")
+
+    monkeypatch.setattr(headroom, "check_thread", refuse)
+    called = threading.Event()
+    with pytest.raises(IsolaError, match="no room for another guest thread"):
+        make(called.set).start()
+    assert not called.is_set()
+
+
+def test_a_thread_is_counted_for_as_long_as_it_lives() -> None:
+    before = len(headroom.guest_threads)
+    may_end = threading.Event()
+    thread = make(may_end.wait)
+    thread.start()
+    assert thread.ident in headroom.guest_threads
+    may_end.set()
+    thread.join()
+    assert len(headroom.guest_threads) == before
 
 
 def test_a_refusal_of_the_system_is_an_error_in_words() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from isola_anyio import ErrorEvent, GuestError, IsolaError, PayloadLimitError, build_template
 from tests.hostile.attack import MIB
-from tests.hostile.harness import resident_bytes, watching
+from tests.hostile.watch import resident_bytes, watching
 from tests.loops import ONE_LOOP
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ import pytest
 from isola_anyio import Arg, InvalidArgumentError, IsolaError, MountConfig, SandboxOptions, StreamArg, codec, disposal
 from isola_anyio.codec.chunked import garbage
 from tests.hostile.attack import Attack
-from tests.hostile.harness import World, run_attack, watching
+from tests.hostile.harness import World, run_attack
 from tests.hostile.large_values import ATTACKS
+from tests.hostile.watch import watching
 from tests.timing import SLACK
 from tests.waiting import until
 

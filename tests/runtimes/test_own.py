@@ -52,6 +52,13 @@ async def test_any_module_with_the_exports_will_do_and_its_version_is_custom(cac
     assert bundle.lib_sha256 == hashlib.sha256(b"any").hexdigest()
 
 
+async def test_a_module_that_starts_itself_is_refused(cache: Cache, unpacked: Path) -> None:
+    path = unpacked / PIN.main.member
+    path.write_bytes(wasm_module(("memory", "turn", "host_alloc")) + b"\x08\x01\0")
+    with pytest.raises(RuntimeUnavailableError, match="has a start function"):
+        await find_runtime("python", cache, runtime_path=path, pins=PINS)
+
+
 async def test_only_the_digest_that_is_given_is_checked(cache: Cache, unpacked: Path) -> None:
     path = unpacked / PIN.main.member
     module = wasm_module(("memory", "turn", "host_alloc"), padding=7)

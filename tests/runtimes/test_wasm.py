@@ -1,4 +1,4 @@
-"""The export section, of modules that are well and of files that are anything."""
+"""Exports and start functions, of modules that are well and of files that are anything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from isola_anyio.runtimes.pins import PINS
 from isola_anyio.runtimes.resolve import resolve_runtime
-from isola_anyio.runtimes.wasm import MalformedModuleError, export_names
+from isola_anyio.runtimes.wasm import MalformedModuleError, export_names, has_start_function
 
 from .conftest import EXPORTS, wasm_module
 
@@ -31,6 +31,23 @@ def test_the_names_are_read(tmp_path: Path) -> None:
     assert names_in(tmp_path, wasm_module()) == set(EXPORTS)
     assert names_in(tmp_path, wasm_module(("é", ""), padding=90)) == {"é", ""}
     assert names_in(tmp_path, HEADER) == set()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (HEADER, False),
+        (HEADER + b"\0\x02\x01\x08", False),
+        (HEADER + b"\x08\x01\0", True),
+        (wasm_module(), False),
+        (wasm_module() + b"\x08\x01\0", True),
+        (HEADER + b"\x08\x01\0" + wasm_module()[len(HEADER) :], True),
+    ],
+)
+def test_a_start_function_is_found(tmp_path: Path, content: bytes, expected: bool) -> None:
+    path = tmp_path / "some.wasm"
+    path.write_bytes(content)
+    assert has_start_function(path) is expected
 
 
 async def test_the_pinned_js_runtime_exports_what_is_needed_of_it(tmp_path: Path) -> None:

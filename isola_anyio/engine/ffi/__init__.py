@@ -9,8 +9,11 @@ wasmtime-py's public classes. The rules that keep it sound, each from a fault th
 * Host functions are defined once per linker and find their instance in a thread-local that is set while a guest runs.
 * A store is touched by one thread at a time; one that trapped is never entered again.
 * Guest pointers are unsigned 32-bit numbers and are checked by ``GuestMemory`` before any byte is touched.
-* Other code may take over the signals wasmtime turns into traps (``faulthandler`` does). Before a guest is entered
-  the handlers are compared with wasmtime's own and put back, with a warning, if somebody replaced them.
+* Other code may take over the signals wasmtime turns into traps (``faulthandler`` does). Before a guest is entered,
+  after a handler of the program's own and after a wait, the handlers are compared with wasmtime's own and put back,
+  with a warning, if somebody replaced them. Nobody sees it when another thread does that while a guest computes.
+* Each guest thread has a signal stack before it enters a guest, because wasmtime ends the process if it cannot make
+  one (``signal_stack.py``).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from isola_anyio.engine.ffi.backing import READ_BYTES as READ_BYTES
 from isola_anyio.engine.ffi.backing import Backing as Backing
 from isola_anyio.engine.ffi.linking import Linker as Linker
 from isola_anyio.engine.ffi.mapping import IMAGE_MAPPING as IMAGE_MAPPING
+from isola_anyio.engine.ffi.mapping import can_map as can_map
 from isola_anyio.engine.ffi.mapping import map_private as map_private
 from isola_anyio.engine.ffi.programs import Code as Code
 from isola_anyio.engine.ffi.programs import Engine as Engine

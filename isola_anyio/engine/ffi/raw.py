@@ -158,7 +158,8 @@ c_set_epoch_callback = raw_function(
 c_set_epoch_deadline = raw_function(quick_dll, "wasmtime_context_set_epoch_deadline", None, c_void_p, c_uint64)
 c_set_fuel = raw_function(quick_dll, "wasmtime_context_set_fuel", c_void_p, c_void_p, c_uint64)
 c_get_fuel = raw_function(quick_dll, "wasmtime_context_get_fuel", c_void_p, c_void_p, c_void_p)
-# With the GIL: a start function would keep it for as long as it runs. No pinned runtime has one.
+# With the GIL: a start function would keep it for as long as it runs. Modules that have one are refused, see
+# `runtimes/own.py`.
 c_pre_instantiate = raw_function(
     quick_dll, "wasmtime_instance_pre_instantiate", c_void_p, c_void_p, c_void_p, c_void_p, c_void_p
 )

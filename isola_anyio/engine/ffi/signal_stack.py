@@ -19,11 +19,11 @@ import sys
 import threading
 from typing import Any, ClassVar, Final, Self
 
+from isola_anyio.engine.ffi.mapping import forbid
 from isola_anyio.engine.ffi.raw import libc
 
 STACK_BYTES: Final = 64 * 4096
 """What wasmtime asks for, ``MIN_STACK_SIZE``; less, and it makes its own."""
-_PROT_NONE: Final = 0
 
 
 class _StackT(ctypes.Structure):
@@ -33,13 +33,9 @@ class _StackT(ctypes.Structure):
 
 
 _sigaltstack: Any = None
-_mprotect: Any = None
 if sys.platform.startswith("linux"):
     _sigaltstack = libc["sigaltstack"]
     _sigaltstack.restype = ctypes.c_int
-    _mprotect = libc["mprotect"]
-    _mprotect.restype = ctypes.c_int
-    _mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class _Mine(threading.local):
@@ -65,9 +61,11 @@ class SignalStack:
         memory = mmap.mmap(-1, mmap.PAGESIZE + STACK_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         try:
             base = ctypes.addressof(ctypes.c_ubyte.from_buffer(memory))
-            _check("mprotect", _mprotect(base, mmap.PAGESIZE, _PROT_NONE))
+            forbid(base, mmap.PAGESIZE)
             self._ours = _StackT(base + mmap.PAGESIZE, 0, STACK_BYTES)
-            _check("sigaltstack", _sigaltstack(ctypes.byref(self._ours), ctypes.byref(self._previous)))
+            if _sigaltstack(ctypes.byref(self._ours), ctypes.byref(self._previous)):
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), "sigaltstack")
         except BaseException:
             memory.close()
             raise
@@ -99,9 +97,3 @@ class SignalStack:
         if _sigaltstack(None, ctypes.byref(now)) == 0 and now.sp == self._ours.sp:
             _sigaltstack(ctypes.byref(self._previous), None)
         memory.close()
-
-
-def _check(what: str, answer: int) -> None:
-    if answer:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), f"{what} for a signal stack")

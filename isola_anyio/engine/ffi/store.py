@@ -46,7 +46,7 @@ from isola_anyio.engine.ffi.raw import (
     take_error,
     take_trap,
 )
-from isola_anyio.engine.ffi.signals import c_sigaction, trap_handlers
+from isola_anyio.engine.ffi.signals import trap_handlers
 from isola_anyio.errors import InternalError
 from isola_anyio.fairness import LONG_CALL_S, baton, current, host_call_took
 
@@ -132,6 +132,7 @@ def _on_epoch(_context: int, data: int, delta: int, _kind: int) -> int:
             if baton.is_taken:
                 baton.give_up()  # it may have come back from a host call with it, and stand aside now
             store.on_epoch()
+            trap_handlers.guard()  # as after any wait
             # It may have stood aside for seconds in `on_epoch`, and been stopped there.
             if store.interrupted:
                 return int(c_error_new(_INTERRUPT_MESSAGE))
@@ -331,7 +332,8 @@ class Store:
         # Other code may have put its signal handlers before wasmtime's since the last turn: `trap_handlers.guard`, in
         # line because every turn of every guest comes here.
         for handler in trap_handlers.installed:
-            if c_sigaction(handler.number, None, handler.query) == 0 and handler.seen != handler.address:
+            handler.query()
+            if handler.seen.value != handler.address:
                 trap_handlers.restore(handler)
         if self._memory_limit != self._applied_limit:
             self._apply_memory_limit()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from isola_anyio.engine import ffi
-from isola_anyio.engine.ffi import signal_stack
+from isola_anyio.engine.ffi import mapping, signal_stack
 from isola_anyio.engine.ffi.signal_stack import STACK_BYTES, SignalStack
 from tests.engine.support import call, make_program
 
@@ -143,7 +143,7 @@ def test_a_refused_one_is_an_error_and_leaves_no_memory(monkeypatch: pytest.Monk
         return -1
 
     monkeypatch.setattr(mmap, "mmap", make)
-    monkeypatch.setattr(signal_stack, "_mprotect", refuse)
-    with pytest.raises(OSError, match="signal stack"):
+    monkeypatch.setattr(mapping, "_mprotect", refuse)
+    with pytest.raises(OSError, match="mprotect"):
         SignalStack.install()
     assert [memory.closed for memory in made] == [True]

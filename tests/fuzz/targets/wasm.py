@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isola_anyio.cache.digests import Record, read_record
-from isola_anyio.runtimes.wasm import MalformedModuleError, export_names
+from isola_anyio.runtimes.wasm import MalformedModuleError, export_names, has_start_function
 from tests.fuzz.harness import Bytes, measured, scratch, target
 
 
@@ -34,3 +34,4 @@ def wasm(data: bytes) -> None:
             assert str(exc)
         else:
             assert all(isinstance(name, str) for name in names)
+            assert type(has_start_function(path)) is bool
