@@ -20,6 +20,7 @@ changes an entry of one copy is told which entry of the other differs.
 from __future__ import annotations
 
 __all__ = [
+    "COPY_BYTES",
     "MAX_DEPTH",
     "SMALL",
     "CodecError",
@@ -33,6 +34,7 @@ __all__ = [
     "format_path",
     "is_alone",
     "is_small",
+    "join",
     "let_go",
     "payload_size",
     "weight",
@@ -43,6 +45,6 @@ from isola_anyio.codec.chunked.writer import SMALL, is_small, weight
 from isola_anyio.codec.decoded_size import decoded_size
 from isola_anyio.codec.encoding import Dialect
 from isola_anyio.codec.errors import CodecError, EncodeError, EncodeTypeError, TooLarge, format_path
-from isola_anyio.codec.frame import payload_size
+from isola_anyio.codec.frame import COPY_BYTES, join, payload_size
 from isola_anyio.codec.jsontext import MAX_DEPTH
 from isola_anyio.codec.plain import decode, encode

@@ -21,7 +21,7 @@ from isola_anyio.codec.chunked.garbage import let_go, no_full_collections
 from isola_anyio.codec.chunked.text_parts import PART_BYTES, Part, character_start, cut, graft
 from isola_anyio.codec.encoding import ESCAPE_DEPTH
 from isola_anyio.codec.errors import CodecError
-from isola_anyio.codec.frame import MAGIC, NO_SEGMENTS, SEGMENT_KEYS, Frame, unpack
+from isola_anyio.codec.frame import MAGIC, NO_SEGMENTS, SEGMENT_KEYS, Frame, join, unpack
 from isola_anyio.codec.jsontext import MAX_DEPTH, MAX_INT_DIGITS, is_too_deep, loose_int, scan, scanner
 
 _STR_RUN_BYTES: Final = 128 * 1024
@@ -170,12 +170,12 @@ class _Decoder:
     def _unescape(self, payload: str) -> Any:
         code, rest = payload[:1], payload[1:]
         if code == "b":
-            return bytes(self._take(rest))
+            return join((self._take(rest),), self._pause)
         if code == "t":
             number, _, spec = rest.partition(":")
             data = self._take(number)
             try:
-                return buffers.view(memoryview(bytes(data)) if self._borrowed else data, spec)
+                return buffers.view(memoryview(join((data,), self._pause)) if self._borrowed else data, spec)
             except buffers.Unsupported as exc:
                 raise CodecError("$", str(exc)) from None
         if code == "s":

@@ -19,6 +19,7 @@ segment takes four bytes in the frame, and far more than that on the host.
 from __future__ import annotations
 
 __all__ = [
+    "COPY_BYTES",
     "MAGIC",
     "NO_SEGMENTS",
     "SEGMENT_KEYS",
@@ -59,7 +60,7 @@ LONGEST_REFERENCE_BYTES: Final = 64
 """The longest text that can be one reference and nothing else: with one segment, that segment is the whole value."""
 _LONGEST_FRAMING_BYTES: Final = 12 + 4 + 255 + LONGEST_REFERENCE_BYTES + ALIGNMENT
 _SIZES_PER_PAUSE: Final = 16 * 1024
-_COPY_BYTES: Final = 4 << 20
+COPY_BYTES: Final = 4 << 20
 """Bytes copied in one go: a millisecond or two, most of it for the pages they come to lie on."""
 
 
@@ -112,19 +113,19 @@ def pack(
         gap = -at % ALIGNMENT
         pieces += (_PADDING[:gap], segment)
         at += gap + size
-    return b"".join(pieces) if pause is None or at <= _COPY_BYTES else join(pieces, pause)
+    return b"".join(pieces) if pause is None or at <= COPY_BYTES else join(pieces, pause)
 
 
 def join(pieces: Iterable[Any], pause: Callable[[], object]) -> bytes:
     """Return buffers in one block, copied a few milliseconds' worth at a time."""
     out = BytesIO()  # grows where it is, and gives its bytes away without copying them
     for piece in pieces:
-        if memoryview(piece).nbytes <= _COPY_BYTES:
+        if memoryview(piece).nbytes <= COPY_BYTES:
             out.write(piece)
             continue
         flat = PickleBuffer(piece).raw()  # as bytes, whatever its elements are
-        for start in range(0, flat.nbytes, _COPY_BYTES):
-            out.write(flat[start : start + _COPY_BYTES])
+        for start in range(0, flat.nbytes, COPY_BYTES):
+            out.write(flat[start : start + COPY_BYTES])
             pause()
     return out.getvalue()
 

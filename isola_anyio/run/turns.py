@@ -193,7 +193,8 @@ class Turns:
         first_frame = b""
         if not before.delivered:
             machine.conversation = self
-            first_frame = HEAD.pack(self.message.kind, self.number) + self.message.body
+            head, body = HEAD.pack(self.message.kind, self.number), self.message.body
+            first_frame = head + body if len(body) <= codec.COPY_BYTES else codec.join((head, body), ffi.yield_gil)
             # The turn may block for hours inside plain code; the frame is this turn's, the message nobody's.
             self.message = DELIVERED
         began = time.monotonic()
@@ -262,7 +263,9 @@ class Turns:
             return
         port = self.machine.port
         try:
-            port.deliver(HEAD.pack(ToGuest.RESUME, self.number) + b"".join(records), self)
+            pieces = (HEAD.pack(ToGuest.RESUME, self.number), *records)
+            is_large = sum(map(len, records)) > codec.COPY_BYTES
+            port.deliver(codec.join(pieces, ffi.yield_gil) if is_large else b"".join(pieces), self)
         except MemoryError as exc:  # the guest has no room for them: as small failures
             failed = codec.encode({"name": "", "type": "MemoryError", "message": str(exc)})
             # They were taken and are nowhere else now; an op that is never answered would be waited for for ever.
