@@ -24,7 +24,6 @@ __all__ = [
     "SEGMENT_KEYS",
     "Frame",
     "Segments",
-    "join",
     "pack",
     "payload_size",
     "text_span",
@@ -33,15 +32,15 @@ __all__ = [
 
 import struct
 from array import array
-from io import BytesIO
 from itertools import islice
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from isola_anyio.codec.errors import CodecError
+from isola_anyio.fairness import join_in_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 MAGIC: Final = 0xFE
 VERSION: Final = 1
@@ -112,21 +111,11 @@ def pack(
         gap = -at % ALIGNMENT
         pieces += (_PADDING[:gap], segment)
         at += gap + size
-    return b"".join(pieces) if pause is None or at <= _COPY_BYTES else join(pieces, pause)
+    return b"".join(pieces) if pause is None or at <= _COPY_BYTES else join_in_pieces(map(_flat, pieces), pause)
 
 
-def join(pieces: Iterable[Any], pause: Callable[[], object]) -> bytes:
-    """Return buffers in one block, copied a few milliseconds' worth at a time."""
-    out = BytesIO()  # grows where it is, and gives its bytes away without copying them
-    for piece in pieces:
-        if memoryview(piece).nbytes <= _COPY_BYTES:
-            out.write(piece)
-            continue
-        flat = PickleBuffer(piece).raw()  # as bytes, whatever its elements are
-        for start in range(0, flat.nbytes, _COPY_BYTES):
-            out.write(flat[start : start + _COPY_BYTES])
-            pause()
-    return out.getvalue()
+def _flat(piece: Any) -> memoryview:
+    return PickleBuffer(piece).raw()  # as bytes, whatever its elements are
 
 
 def payload_size(data: bytes | memoryview) -> int:

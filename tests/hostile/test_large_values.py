@@ -259,27 +259,19 @@ async def test_a_script_is_encoded_off_the_loop(
 # --- classes that lie ------------------------------------------------------------------------------------------------
 
 
-class Raises:
-    """Raises whatever it is asked."""
+def asked(*_: object) -> Any:
+    raise OSError("asked")
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override,misc]  # that it lies is the point
-        raise OSError("asked")
 
-    def __repr__(self) -> str:
-        raise OSError("asked")
-
-    __str__ = __repr__
-    __iter__ = __len__ = __bool__ = __index__ = __fspath__ = __hash__ = __eq__ = __repr__
+METHODS: Final = ("repr", "str", "iter", "len", "bool", "index", "fspath", "hash", "eq")
+Raises: Final[Any] = type("Raises", (), {"__class__": property(asked), **{f"__{name}__": asked for name in METHODS}})
+"""Objects that raise whatever they are asked."""
 
 
 def false(kind: type) -> object:
     """An object that says it is of a class that it is not of."""
-
-    class Lies:
-        __class__ = kind
-
-    return Lies()
+    lies: Any = type("Lies", (), {"__class__": kind})
+    return lies()
 
 
 FALSE: Final = (dict, list, str, int, float, bytes, tuple, Arg, StreamArg, MountConfig, type)
@@ -439,7 +431,7 @@ async def test_texts_of_errors_are_short_whatever_is_wrong(templates: Templates)
         with pytest.raises(InvalidArgumentError) as caught:
             await templates("python", False).instantiate(**options)
         assert len(str(caught.value)) < 500
-    options: Any = {long: 1}
-    with pytest.raises(TypeError) as unknown:
-        await templates("python", False).instantiate(**options)
-    assert len(str(unknown.value)) < 1000
+    unknown: Any = {long: 1}
+    with pytest.raises(TypeError) as raised:
+        await templates("python", False).instantiate(**unknown)
+    assert len(str(raised.value)) < 1000
