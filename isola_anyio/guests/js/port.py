@@ -17,6 +17,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio import codec
+from isola_anyio.engine.ffi import yield_gil
 from isola_anyio.errors import clip
 from isola_anyio.guests.js import rehearsal
 from isola_anyio.guests.js.boot import boot, read_environment
@@ -122,7 +123,7 @@ class JsPort:
         self._ended = False
         if kind in (ToGuest.LOAD, ToGuest.PRELUDE):
             self._send(kind, number, b"")
-            self._sources.load(*map(str, codec.decode(body)))
+            self._sources.load(*map(str, codec.decode(body, pause=yield_gil)))
         elif kind == ToGuest.LOAD_FILE:
             self._send(kind, number, b"")
             self._sources.load_file(str(codec.decode(body)))
