@@ -107,7 +107,7 @@ class _Decoder:
         else:
             value = self._decode_parts(frame.text, scan_once, hooks, depth)
         if frame.segments.left:
-            let_go([value], _no_pause, owned=True)
+            let_go([value], self._pause, owned=True)
             raise CodecError("$", "a segment that nothing refers to")
         return value
 
@@ -129,7 +129,8 @@ class _Decoder:
                         value = found
                     self._pause()
             except BaseException as exc:
-                let_go([value], _no_pause, owned=True)  # not its pause, which may be what was raised
+                # A pause that raised is not called again.
+                let_go([value], self._pause if isinstance(exc, Exception) else _no_pause, owned=True)
                 if isinstance(exc, ValueError) and not isinstance(exc, CodecError):  # from reading a long string
                     raise CodecError("$", f"not JSON: {exc}") from None
                 raise

@@ -111,7 +111,9 @@ def encode_escaped(value: Any, root: str, max_depth: int, pause: Callable[[], ob
         except RecursionError:
             raise EncodeError(root, "nested deeper than the rest of this thread's stack allows") from None
         finally:
-            let_go(rewriter.out, _no_pause, owned=True)
+            # A pause that raised, which is no Exception, is not called again.
+            is_stopped = not isinstance(sys.exc_info()[1], (Exception, type(None)))
+            let_go(rewriter.out, _no_pause if is_stopped else breathe, owned=True)
         return pack(key, rewriter.flags, text, rewriter.segments, pause) if rewriter.escapes else text
 
 

@@ -93,6 +93,10 @@ no_full_collections: Final = _of_process.put_off
 """A context in which full collections are put off, in the whole process; see `FullCollections.put_off`."""
 
 
+def _nothing() -> None:
+    pass
+
+
 def _references(held: list[Any]) -> int:
     """Return how many references there are to the last item of ``held``, the call's own included."""
     return sys.getrefcount(held[-1])
@@ -117,7 +121,8 @@ def let_go(held: list[Any], pause: Callable[[], object], *, owned: bool = False)
 
     Args:
         held: a list of values, which is the caller's own.
-        pause: called every few hundred items, to let other threads run; raises nothing.
+        pause: called every few hundred items, to let other threads run. What it raises is left to whoever calls it
+            next: here it is only not called any more.
         owned: every container in it was made by the caller, and may be emptied whatever else refers to it: frames of
             an exception that is on its way, perhaps.
     """
@@ -145,7 +150,10 @@ def let_go(held: list[Any], pause: Callable[[], object], *, owned: bool = False)
             held += [item for item in some if type(item) in _CONTAINERS and item]
         # What is dropped here is freed here: the piece, less what is still to be taken apart.
         found = some = None  # type: ignore[assignment]
-        pause()
+        try:
+            pause()
+        except BaseException:  # noqa: BLE001 - the reason stays, and this is work that has to be done
+            pause = _nothing
 
 
 def _may_hold_much(some: list[Any]) -> bool:

@@ -18,6 +18,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from isola_anyio import codec
+from isola_anyio.engine.ffi import yield_gil
 from isola_anyio.errors import clip
 from isola_anyio.fairness import PIECE_BYTES, join_in_pieces
 from isola_anyio.guests.js import rehearsal
@@ -133,7 +134,7 @@ class JsPort:
         self._ended = False
         if kind in (ToGuest.LOAD, ToGuest.PRELUDE):
             self._send(kind, number, b"")
-            self._sources.load(*map(str, codec.decode(body)))
+            self._sources.load(*map(str, codec.decode(body, pause=yield_gil)))
         elif kind == ToGuest.LOAD_FILE:
             self._send(kind, number, b"")
             self._sources.load_file(str(codec.decode(body)))

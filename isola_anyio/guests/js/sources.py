@@ -6,6 +6,7 @@ __all__ = ["Sources"]
 
 from typing import TYPE_CHECKING, Final
 
+from isola_anyio.engine.ffi import yield_gil
 from isola_anyio.guests.js.engine_patch import NAME_BYTES
 from isola_anyio.guests.js.exports import JsError
 from isola_anyio.guests.js.loader import SourceError, is_module, may_be_module
@@ -114,8 +115,10 @@ class Sources:
         js = self._js
         if not as_module:
             self._sdk.name_script(name)
+            source = code.encode("utf-8", "replace")
+            yield_gil()  # each of these steps takes long for a long source
             try:
-                promise = js.evaluate(code.encode("utf-8", "replace"))
+                promise = js.evaluate(source)
             except JsError as exc:
                 if not (may_be_module(name, code) and is_syntax_error(js, exc.handle)):
                     return exc
@@ -126,8 +129,10 @@ class Sources:
                 return None
         if name in self._loaded:
             name = f"{name}?{len(self._loaded)}"
+        source = (code + _SCOPE).encode("utf-8", "replace")
+        yield_gil()
         try:
-            promise = js.evaluate_module((code + _SCOPE).encode("utf-8", "replace"), name)
+            promise = js.evaluate_module(source, name)
         except JsError as exc:
             return exc
         self._loaded.add(name)
