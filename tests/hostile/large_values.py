@@ -18,6 +18,10 @@ BODY = b'[' + b'[],' * {COUNT - 1} + b'[]]'
 def frame(kind, number, body): return bytes([kind]) + number.to_bytes(4, 'little') + body
 def call(op, name): return _host.call(frame(0x10, op, len(name).to_bytes(2, 'little') + name.encode() + BODY))
 """
+LOOKED_THROUGH: Final[Any] = {
+    "max_gap_s": 0.5,
+    "reason": "a value that a handler keeps for seconds is looked through by the program's next full collection",
+}
 GROWN: Final = 1300 * MIB
 """One such value may be there, as ``max_payload`` allows, and the bytes of the next."""
 
@@ -69,6 +73,7 @@ ATTACKS: Final = [
         "async def attack():\n    call(1000001, 'never')\n    await asyncio.sleep(100)\n",
         stopped(within_s=0.5),
         cancel_after=4.0,
+        **LOOKED_THROUGH,
     ),
     large(
         "an answer that the guest never takes",
@@ -83,12 +88,14 @@ ATTACKS: Final = [
         "        time.sleep(0.2)\n"
         "    return 1\n",
         gives(1),
+        **LOOKED_THROUGH,
     ),
     large(
         "two payloads at once",
         "async def attack():\n    call(1000001, 'never')\n    call(1000002, 'never')\n    return 1\n",
         stopped(within_s=0.5),
         cancel_after=6.0,
+        **LOOKED_THROUGH,
     ),
     large(
         "a value, and then a word too many",
