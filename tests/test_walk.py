@@ -29,6 +29,6 @@ async def test_a_warm_run_walks_a_short_way(python: SandboxTemplate) -> None:
         template.close()
     calls, moves, files = add
     assert 30 < calls <= 60
-    assert moves <= 28  # 24, and what two threads that run at once add when their calls alternate
-    assert files <= 9
+    assert moves <= 32  # 28, and what two threads that run at once add when their calls alternate
+    assert files <= 10
     assert plain <= 105
