@@ -20,6 +20,7 @@ from time import sleep
 from typing import Any, Final
 
 from isola_anyio import codec
+from isola_anyio.codec.chunked.garbage import full_collections
 from isola_anyio.fairness import in_pieces, yield_gil
 
 _TRIES: Final = 10
@@ -53,7 +54,7 @@ class _Disposal:
                 self._work()
 
     def _work_in_pieces(self) -> None:
-        with in_pieces():
+        with in_pieces(), full_collections.put_off(is_due=False):
             self._work()
 
     def _work(self) -> None:

@@ -63,7 +63,7 @@ def encode_any(value: Any, root: str, max_depth: int, pause: Callable[[], object
     """
     if pause is None:
         return _encode(value, root, max_depth, None, js=js)
-    with no_full_collections():
+    with no_full_collections(is_due=False):  # the value is there
         return _encode(value, root, max_depth, pause, js=js)
 
 

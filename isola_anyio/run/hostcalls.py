@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import anyio
 
 from isola_anyio import codec
+from isola_anyio.codec.chunked.garbage import full_collections
 from isola_anyio.concurrency import HeldUp, being_cancelled
 from isola_anyio.disposal import dispose
 from isola_anyio.engine import ffi
@@ -50,6 +51,8 @@ CALL_BYTES: Final = 4096
 pending, which the garbage collector looks through in a few milliseconds while the event loop waits."""
 LARGE_PAYLOAD_BYTES: Final = 16 << 10
 """A longer payload is let go in pieces: decoded it may be several thousand objects."""
+HUGE_PAYLOAD_BYTES: Final = 1 << 20
+"""After a longer payload full collections are put off until the run is over: they would look through all of it."""
 TINY_PAYLOAD_BYTES: Final = 128
 """The longest payload that needs not be weighed: decoded it takes less than every call counts."""
 NAMES_SHOWN: Final = 20
@@ -120,6 +123,7 @@ class Hostcalls:
         self._cut: set[int] = set()  # ops whose handlers were cancelled with the run
         self._open: set[int] = set()
         self._pending_bytes = 0
+        self._holds_collections = False  # written on the guest's thread, and by the task when the run is over
 
     # --- the guest's thread
 
@@ -185,6 +189,9 @@ class Hostcalls:
             held = [codec.decode(untrusted_payload, pause=run.yield_gil)]
         except codec.CodecError as exc:
             return _FAILED + failure_of(name, "ValueError", str(exc))
+        if len(untrusted_payload) > HUGE_PAYLOAD_BYTES and not self._holds_collections:
+            self._holds_collections = True
+            full_collections.begin()
         if _is_async(handler):
             self._queue(op, name, handler, held, untrusted_payload)
             return b""
@@ -371,6 +378,9 @@ class Hostcalls:
             request.held.clear()
         held += self.answers.abandon()
         dispose(held)
+        if self._holds_collections:
+            self._holds_collections = False
+            full_collections.end()
 
 
 _OK: Final = bytes((Status.OK,))

@@ -458,7 +458,7 @@ class Run:
             if await pace():
                 # Of a crowd: a full collection goes through all that the crowd holds, a tenth of a second or more, and
                 # finds it still in use.
-                stack.enter_context(no_full_collections())
+                stack.enter_context(no_full_collections(is_due=False))
             # Handlers first, and without waiting for them: what they answer while they are cancelled reaches the guest.
             if tasks is not None:
                 await self._cancel_services(tasks)

@@ -2,24 +2,25 @@
 
 CPython collects everything whenever the number of containers has grown by a quarter, and holds the interpreter's lock
 while it does: 16 MiB of empty lists, decoded in parts of 20 ms, stood still for 300 ms at a time, and took three times
-as long. What is being decoded has no cycles, so nothing is lost by waiting until it is there.
+as long. What is being decoded has no cycles, so nothing is lost by waiting until it is there, nor by waiting on until
+the library has let it go.
 
 **State, and a side effect on the whole program.** The collector is the process's. While a large value is encoded or
-decoded on any thread, ``gc``'s third threshold is out of reach, and then what it was. A threshold that the program
-sets meanwhile stays. Guests that decode one value over the other could keep full collections off for ever, and with
-them what the program's own cycles hold. So after `LONGEST_S` of that, however many values they are, one collection is
-let through before the next value begins. A value that is under way is spared, for then it would be looked through
-itself, to no avail.
+decoded on any thread, is a hostcall's payload, or is being let go, ``gc``'s third threshold is out of reach, and then
+what it was. A threshold that the program sets meanwhile stays. Guests that send one value over the other could keep
+full collections off for ever, and with them what the program's own cycles hold. So after `LONGEST_S` of that, however
+many values they are, everything is collected before the next value begins, when the last one is gone as a rule. Should
+there never be such a moment, it is done all the same, or let through, after twice that.
 """
 
 from __future__ import annotations
 
-__all__ = ["LONGEST_S", "FullCollections", "is_alone", "let_go", "no_full_collections"]
+__all__ = ["LONGEST_S", "FullCollections", "full_collections", "is_alone", "let_go", "no_full_collections"]
 
 import gc
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -28,8 +29,8 @@ from isola_anyio.codec.chunked.writer import is_small
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-LONGEST_S: Final = 1.0
-"""How long full collections may be put off in all before one is let through, and how long that one has to come."""
+LONGEST_S: Final = 5.0
+"""How long full collections may be put off in all before there is one."""
 
 _NEVER: Final = 2**31 - 1
 _PIECE: Final = 256
@@ -53,43 +54,74 @@ class FullCollections:
         self._seen = 0  # full collections there had been when `_spent_s` was last set to zero
 
     @contextmanager
-    def put_off(self) -> Generator[None, None, None]:
-        """Collect only young objects for a while, unless that was so for `LONGEST_S` already."""
-        with self._lock:
-            self._users += 1
-            self._begin()
+    def put_off(self, *, is_due: bool = True) -> Generator[None, None, None]:
+        """Collect only young objects for a while; see :meth:`begin`."""
+        self.begin(is_due=is_due)
         try:
             yield
         finally:
-            with self._lock:
-                self._users -= 1
-                if not self._users:
-                    self._restore()
+            self.end()
 
-    def _begin(self) -> None:
-        """Put full collections off if they may be put off any longer, else let them through."""
-        now = self._clock()
-        young, middle, old = gc.get_threshold()
-        collections = gc.get_stats()[-1]["collections"]
-        if collections != self._seen or (old != _NEVER and now - self._put_off_at >= 2 * LONGEST_S):
-            self._seen, self._spent_s = collections, 0.0
-        if old == _NEVER:
-            if self._spent_s + now - self._put_off_at >= LONGEST_S:
+    def begin(self, *, is_due: bool = True) -> None:
+        """Collect only young objects until :meth:`end`; everything first, if that was put off for long already.
+
+        Not with ``is_due=False``, where the large value is there already: to be encoded, or to be let go.
+        """
+        with self._lock:
+            self._users += 1
+            now = self._clock()
+            young, middle, old = gc.get_threshold()
+            is_put_off = old == _NEVER
+            self._count_anew_after_collection(now)
+            spent = self._spent_s + (now - self._put_off_at if is_put_off else 0.0)
+            is_due = is_due and spent >= (LONGEST_S if self._users == 1 else 2 * LONGEST_S)
+            if not is_put_off:
+                self._threshold = old
+                gc.set_threshold(young, middle, _NEVER)
+                gc.callbacks.append(self._on_collection)
+            if is_due or not is_put_off:
+                self._put_off_at = now
+            if is_due:
+                self._spent_s = 0.0
+        # Without the lock: what is collected may run anything. A program that has switched collections off has none.
+        if is_due and gc.isenabled():
+            gc.collect()
+
+    def end(self) -> None:
+        """Let full collections through again, unless there is another who puts them off."""
+        with self._lock:
+            self._users -= 1
+            if not self._users:
                 self._restore()
-        elif self._spent_s < LONGEST_S:
-            self._threshold, self._put_off_at = old, now
-            gc.set_threshold(young, middle, _NEVER)
+
+    def _count_anew_after_collection(self, now: float) -> None:
+        collections = gc.get_stats()[-1]["collections"]
+        if collections != self._seen:
+            self._seen, self._spent_s, self._put_off_at = collections, 0.0, now
 
     def _restore(self) -> None:
         young, middle, old = gc.get_threshold()
+        with suppress(ValueError):
+            gc.callbacks.remove(self._on_collection)
         if old == _NEVER:  # unless the program has set another one meanwhile
             self._spent_s += self._clock() - self._put_off_at
             gc.set_threshold(young, middle, self._threshold)
 
+    def _on_collection(self, phase: str, info: dict[str, int]) -> None:
+        """After a collection of young objects: do not put full ones off for longer than twice `LONGEST_S`."""
+        # On any thread, at any moment, maybe in the middle of a method above: the lock is not waited for.
+        if phase == "stop" and info["generation"] and self._lock.acquire(blocking=False):
+            try:
+                if self._clock() - self._put_off_at >= 2 * LONGEST_S:
+                    self._restore()
+            finally:
+                self._lock.release()
 
-_of_process: Final = FullCollections()
 
-no_full_collections: Final = _of_process.put_off
+full_collections: Final = FullCollections()
+"""Of the process."""
+
+no_full_collections: Final = full_collections.put_off
 """A context in which full collections are put off, in the whole process; see `FullCollections.put_off`."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from itertools import groupby
 from typing import Any
 
 import pytest
@@ -54,32 +53,76 @@ def is_put_off() -> bool:
     return gc.get_threshold()[2] > 10**9
 
 
-def test_values_decoded_one_over_the_other_let_a_full_collection_through() -> None:
+@pytest.fixture
+def collected(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Full collections that are asked for: whether further ones were put off by then."""
+    asked: list[bool] = []
+    collect = gc.collect
+
+    def note(generation: int | None = None) -> int:
+        if generation is not None:
+            return collect(generation)
+        asked.append(is_put_off())
+        return collect()
+
+    monkeypatch.setattr(gc, "collect", note)
+    return asked
+
+
+def test_values_decoded_one_after_the_other_leave_room_for_a_full_collection_between_two(
+    collected: list[bool],
+) -> None:
     clock = Clock()
     full_collections = garbage.FullCollections(clock)
     before = gc.get_threshold()
-    seen: list[bool] = []
-    with full_collections.put_off():  # there is always one of several guests that decodes
-        for _ in range(40):
-            with full_collections.put_off():
-                clock.now += garbage.LONGEST_S / 4
-            seen.append(is_put_off())
-    assert gc.get_threshold() == before
-    assert set(seen) == {True, False}
-    assert max(len(list(run)) for _, run in groupby(seen)) <= 5
-
-
-def test_a_full_collection_that_was_let_through_starts_the_count_anew() -> None:
-    clock = Clock()
-    full_collections = garbage.FullCollections(clock)
-    with full_collections.put_off():
-        assert is_put_off()
-        clock.now += garbage.LONGEST_S
-        with full_collections.put_off():
-            assert not is_put_off()
-        gc.collect()
+    for _ in range(41):
         with full_collections.put_off():
             assert is_put_off()
+            clock.now += garbage.LONGEST_S / 4
+        assert gc.get_threshold() == before
+    assert collected == [True] * 8
+
+
+def test_values_decoded_one_over_the_other_do_so_in_the_end(collected: list[bool]) -> None:
+    clock = Clock()
+    full_collections = garbage.FullCollections(clock)
+    before = gc.get_threshold()
+    with full_collections.put_off():  # there is always one of several guests that decodes
+        for _ in range(41):
+            with full_collections.put_off():
+                clock.now += garbage.LONGEST_S / 4
+            with full_collections.put_off(is_due=False):
+                pass
+    assert gc.get_threshold() == before
+    assert collected == [True] * 4
+
+
+def test_whoever_holds_a_value_for_long_lets_collections_through() -> None:
+    clock = Clock()
+    full_collections = garbage.FullCollections(clock)
+    before = gc.get_threshold()
+    with full_collections.put_off():
+        gc.collect(1)
+        assert is_put_off()
+        clock.now += 2 * garbage.LONGEST_S
+        gc.collect(0)
+        assert is_put_off()
+        gc.collect(1)
+        assert gc.get_threshold() == before
+        with full_collections.put_off(is_due=False):  # another value puts them off again
+            assert is_put_off()
+    assert gc.get_threshold() == before
+    assert full_collections._on_collection not in gc.callbacks
+
+
+def test_a_full_collection_of_the_programs_starts_the_count_anew(collected: list[bool]) -> None:
+    clock = Clock()
+    full_collections = garbage.FullCollections(clock)
+    for _ in range(8):
+        with full_collections.put_off():
+            clock.now += garbage.LONGEST_S / 2
+        gc.collect(2)
+    assert collected == []
 
 
 def test_two_holders_that_end_in_the_order_they_began_give_the_programs_threshold_back() -> None:
