@@ -221,7 +221,9 @@ class ThreadPool:
         slots = self._slots
         while (granted := slots.take(has_thread=bool(self._idle))) is not None:
             self._hand_over(granted)
-        if slots.waiting and not self._is_rung and (not self._is_watched or slots.without_thread()):
+        # Rung for already, unless the manager's start has something to report: it may have died before it looked.
+        is_rung = self._is_rung and self._manager_starts.empty()
+        if slots.waiting and not is_rung and (not self._is_watched or slots.without_thread()):
             return self._ring()
         return None
 
@@ -298,21 +300,25 @@ class ThreadPool:
         """
         self._is_rung = True
         self._bell.put(None)
-        failure: IsolaError | None = None
-        if not self._is_managed:
-            manager = GuestThread(self._manage, name="isola-manager", stack_bytes=_MANAGER_STACK_BYTES)
-            # Without waiting for it: this may be an event loop.
-            manager.start_soon(self._manager_starts.put)
-            self._is_managed = True
-        # Reported by now is a refusal; a thread that dies on its first steps is found by the next that rings.
+        self._check_manager()  # the one there is may have died on its first steps
+        if self._is_managed:
+            return None
+        manager = GuestThread(self._manage, name="isola-manager", stack_bytes=_MANAGER_STACK_BYTES)
+        # Without waiting for it: this may be an event loop.
+        manager.start_soon(self._manager_starts.put)
+        self._is_managed = self._is_rung = True
+        return self._check_manager()  # a refusal is reported by now
+
+    def _check_manager(self) -> IsolaError | None:
+        """Look at the reports of its start; return why there is none after all."""
         with suppress(Empty):
             try:
                 while True:
                     self._manager_starts.get_nowait().check()
             except IsolaError as exc:
-                failure = exc
                 self._is_managed = self._is_rung = False
-        return failure
+                return exc
+        return None
 
     def _manage(self) -> None:
         try:

@@ -11,6 +11,7 @@ from typing import Self
 
 import pytest
 
+from isola_anyio.engine.guest_thread import GuestThread
 from isola_anyio.engine.slots import EXTRA_SLOTS, Rank, SlotWaiter
 from isola_anyio.engine.threads import ThreadPool, WorkItem
 from isola_anyio.errors import IsolaError
@@ -266,6 +267,23 @@ def test_without_the_thread_that_starts_threads_work_is_refused_at_once(
                 Work(pool)
             assert pool.busy == 0
     Work(pool).finish()
+
+
+def test_a_manager_that_dies_on_its_first_steps_is_found_by_the_next_who_brings_work(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(thread: threading.Thread) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GuestThread, "run", die)
+        patch.setattr("threading.excepthook", lambda _: None)
+        first = Work(pool)
+        while pool._manager_starts.empty():
+            time.sleep(0.001)
+    second = Work(pool)  # finds that out, and starts another
+    for work in (first, second):
+        work.finish()
 
 
 def test_threads_are_not_started_by_who_brings_work(pool: ThreadPool, monkeypatch: pytest.MonkeyPatch) -> None:
