@@ -13,6 +13,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from isola_anyio import GuestError, LimitError, SandboxBusyError, SandboxClosedError
+from isola_anyio.run.hostcalls import SLICE
 from tests.run.support import CODE
 
 if TYPE_CHECKING:
@@ -268,6 +269,42 @@ async def leaves_it():
             events.clear()
             assert await sandbox.run(how) == answer
             assert events == ["began", "cancelled"]
+
+
+async def test_handlers_of_a_cancelled_run_are_cancelled_a_slice_at_a_time(template: SandboxTemplate) -> None:
+    count, step, inside = 4 * SLICE, 0, 0
+    all_in = anyio.Event()
+    cancelled_at: list[int] = []
+
+    async def never(_payload: Any) -> None:
+        nonlocal inside
+        inside += 1
+        if inside == count:
+            all_in.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled_at.append(step)
+
+    async def count_steps() -> None:
+        nonlocal step
+        while True:
+            await checkpoint()
+            step += 1
+
+    async with template.create(hostcalls={"never": never}) as sandbox:
+        await sandbox.load_script(CODE)
+        async with anyio.create_task_group() as steps:
+            async with anyio.create_task_group() as group:
+                group.start_soon(sandbox.run, "gather", "never", list(range(count)))
+                await all_in.wait()
+                steps.start_soon(count_steps)
+                group.cancel_scope.cancel()
+            steps.cancel_scope.cancel()
+        assert len(cancelled_at) == count
+        # The counter may come between two slices.
+        assert max(map(cancelled_at.count, cancelled_at)) <= 2 * SLICE
+        assert not sandbox.broken
 
 
 async def test_a_cancellation_of_a_handlers_own_making_is_an_error_and_cancels_nobody(
