@@ -189,16 +189,16 @@ class Hostcalls:
             held = [codec.decode(untrusted_payload, pause=run.yield_gil)]
         except codec.CodecError as exc:
             return _FAILED + failure_of(name, "ValueError", str(exc))
-        if len(untrusted_payload) > HUGE_PAYLOAD_BYTES and not self._holds_collections:
-            self._holds_collections = True
-            full_collections.begin()
         if _is_async(handler):
             self._queue(op, name, handler, held, untrusted_payload)
             return b""
-        reply = self._call(op, name, handler, held, untrusted_payload)
-        # Not if it is queued: what was awaited may have it.
-        if reply and len(untrusted_payload) > LARGE_PAYLOAD_BYTES:
-            codec.let_go(held, ffi.yield_gil)
+        if len(untrusted_payload) <= LARGE_PAYLOAD_BYTES:
+            return self._call(op, name, handler, held, untrusted_payload)
+        with full_collections.put_off(is_due=False):
+            reply = self._call(op, name, handler, held, untrusted_payload)
+            # Not if it is queued: what was awaited may have it.
+            if reply:
+                codec.let_go(held, ffi.yield_gil)
         return reply
 
     def _call(self, op: int, name: str, handler: Handler, held: list[Any], untrusted_payload: memoryview) -> bytes:
@@ -245,6 +245,9 @@ class Hostcalls:
         if len(untrusted_payload) > TINY_PAYLOAD_BYTES:
             # May be given up, and then nothing was queued.
             size += codec.decoded_size(untrusted_payload, PENDING_BYTES, self._run.yield_gil)
+            if len(untrusted_payload) > HUGE_PAYLOAD_BYTES and not self._holds_collections:
+                self._holds_collections = True
+                full_collections.begin(is_due=False)
         # Open before the task can see the request, which may end it before this returns.
         self._open.add(op)
         with self._lock:
