@@ -146,8 +146,8 @@ class ThreadPool:
         self._idle: list[_Thread] = []
         self._started = 0
         self._slice = PATIENCE_S
-        # The manager: its start, until that has gone well; whether there is one, whether it watches the queue, and
-        # whether it was rung for and has yet to look.
+        # The manager: reports of its start, until somebody looks; whether there is one, whether it watches the queue,
+        # and whether it was rung for and has yet to look.
         self._manager_starts: Final[SimpleQueue[Start]] = SimpleQueue()
         self._is_managed = False
         self._is_watched = False
@@ -221,7 +221,9 @@ class ThreadPool:
         slots = self._slots
         while (granted := slots.take(has_thread=bool(self._idle))) is not None:
             self._hand_over(granted)
-        if slots.waiting and not self._is_rung and (not self._is_watched or slots.without_thread()):
+        # A report is there: of a start that was still under way when somebody rang, and that may have failed.
+        is_heard = self._is_rung and self._manager_starts.empty()
+        if slots.waiting and not is_heard and (not self._is_watched or slots.without_thread()):
             return self._ring()
         return None
 
@@ -256,6 +258,7 @@ class ThreadPool:
             slots = self._slots
             if not slots.waiting and slots.active < slots.limit(turn.rank):
                 slots.active += 1
+                turn.began = time.monotonic()
                 return
             slots.add(turn, turn.rank, time.monotonic())
             self._serve()
@@ -296,23 +299,27 @@ class ThreadPool:
             why there is none. Slots go on changing hands as guests end or block, and with the next that queues it is
             tried again.
         """
+        self._failure_of_manager()  # one that has died on its first steps is replaced
         self._is_rung = True
         self._bell.put(None)
-        failure: IsolaError | None = None
-        if not self._is_managed:
-            manager = GuestThread(self._manage, name="isola-manager", stack_bytes=_MANAGER_STACK_BYTES)
-            # Without waiting for it: this may be an event loop.
-            manager.start_soon(self._manager_starts.put)
-            self._is_managed = True
-        # Reported by now is a refusal; a thread that dies on its first steps is found by the next that rings.
+        if self._is_managed:
+            return None
+        self._is_managed = True
+        # Without waiting for it: this may be an event loop. Reported at once is a refusal as a rule.
+        manager = GuestThread(self._manage, name="isola-manager", stack_bytes=_MANAGER_STACK_BYTES)
+        manager.start_soon(self._manager_starts.put)
+        return self._failure_of_manager()
+
+    def _failure_of_manager(self) -> IsolaError | None:
+        """Return why there is no manager, if its start has failed since the last look; under the lock."""
         with suppress(Empty):
             try:
                 while True:
                     self._manager_starts.get_nowait().check()
             except IsolaError as exc:
-                failure = exc
                 self._is_managed = self._is_rung = False
-        return failure
+                return exc
+        return None
 
     def _manage(self) -> None:
         try:
@@ -382,7 +389,10 @@ class ThreadPool:
             works = [work for work in works if self._slots.remove(work)]
         # Without the lock: the run's own lock is taken, inside which runs take this one.
         for work in works:
-            work.refuse(error)
+            # One each: it is raised in several tasks, and an exception that is raised collects its raisers' frames.
+            own = IsolaError(*error.args)
+            own.__cause__ = error.__cause__
+            work.refuse(own)
 
     # --- state -------------------------------------------------------------------------------------------------------
 

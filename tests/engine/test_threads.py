@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ from typing import Self
 
 import pytest
 
+from isola_anyio.engine import threads
+from isola_anyio.engine.ffi.signal_stack import SignalStack
 from isola_anyio.engine.slots import EXTRA_SLOTS, Rank, SlotWaiter
-from isola_anyio.engine.threads import ThreadPool, WorkItem
+from isola_anyio.engine.threads import ThreadPool, WorkItem, _Thread
 from isola_anyio.errors import IsolaError
 
 
@@ -368,3 +371,49 @@ def test_the_manager_ends_with_a_retired_pool() -> None:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     Work(pool).finish()  # what still comes has a new one
+
+
+@pytest.mark.parametrize("is_failure", [True, False], ids=["fails", "dies"])
+def test_a_manager_that_fails_on_its_first_steps_is_replaced_by_the_next_that_queues(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch, *, is_failure: bool
+) -> None:
+    def fail() -> SignalStack:
+        raise OSError(12, "Cannot allocate memory")
+
+    def die(_thread: threading.Thread) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda _unraisable: None)
+    with monkeypatch.context() as patch:
+        if is_failure:
+            patch.setattr(SignalStack, "install", fail)
+        else:
+            patch.setattr(threading.Thread, "_bootstrap", die)
+        try:
+            first = Work(pool)
+        except IsolaError:  # it had failed before the pool looked
+            first = None
+        while not pool._is_managed or pool._manager_starts.empty():
+            if first is None:
+                break
+            time.sleep(0.001)
+    second = Work(pool)
+    if first is not None:
+        first.finish()
+    second.finish()
+    assert pool._is_managed
+
+
+def test_work_that_is_refused_gets_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each is raised in another task, whose frames it then refers to.
+    def refuse(_self: _Thread, _pool: ThreadPool, _number: int) -> None:
+        raise IsolaError("no thread") from OSError("none")
+
+    monkeypatch.setattr(_Thread, "__init__", refuse)
+    monkeypatch.setattr(threads, "THREAD_PATIENCE_S", 0.0)
+    pool = ThreadPool(max_parallel=2)
+    errors = [work.refused.get(timeout=30) for work in (Work(pool), Work(pool))]
+    assert [str(error) for error in errors] == ["no thread", "no thread"]
+    assert errors[0] is not errors[1]
+    assert all(isinstance(error.__cause__, OSError) for error in errors)
+    pool.retire()
