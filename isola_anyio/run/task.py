@@ -175,10 +175,13 @@ class Run:
         assert message.encode is not None
         stopped: list[bool] = []
 
-        def pause() -> None:
-            ffi.yield_gil()
+        def check() -> None:
             if stopped:
                 raise GivenUp
+
+        def pause() -> None:
+            ffi.yield_gil(check)
+            check()
 
         with anyio.CancelScope() as self._encoding:
             encode = partial(message.encode, pause)
@@ -445,11 +448,17 @@ class Run:
     def _grace_left(self, began: float) -> float:
         """Return for how many seconds a guest that is cancelled since ``began`` may go on, as things are."""
         turns, patience = self.turns, self._runs.patience
+        # The state first: when its thread had its slot was noted before the phase changed.
+        state = turns.state
         since, limit = began, patience.grace_s
         if turns.told_at is not None:
             since = turns.told_at
-        elif turns.state.phase in _QUEUES:
+        # SENT: its thread is about to note when.
+        elif state.phase in _QUEUES or state.notice is Notice.SENT:
             limit = patience.queued_s
+        # One that queued until now had no moment in which it could be told.
+        else:
+            since = max(began, min(turns.machine.instance.waiter.began, began + patience.queued_s))
         return since + limit - time.monotonic()
 
     async def _let_unwind(self, began: float, tasks: TaskGroup | None) -> None:
