@@ -183,11 +183,16 @@ class Run:
             ffi.yield_gil(check)
             check()
 
-        with anyio.CancelScope() as self._encoding:
-            encode = partial(message.encode, pause)
-            body = await run_sync(self._runs.machine.pool, encode, stop=lambda: stopped.append(True))
-            self._message = Message(message.kind, body, message.streams)
-        self._encoding = None
+        try:
+            with anyio.CancelScope() as self._encoding:
+                encode = partial(message.encode, pause)
+                body = await run_sync(self._runs.machine.pool, encode, stop=lambda: stopped.append(True))
+                self._message = Message(message.kind, body, message.streams)
+        finally:
+            self._encoding = None
+            # Not encoded: the caller may have given its arguments away.
+            if message.held:
+                dispose(message.held)
 
     async def _drive_alone(self) -> None:
         """Drive the run without a task group, for as long as nothing needs one."""
