@@ -66,7 +66,7 @@ def test_work_is_done_in_the_order_it_came(pool: ThreadPool) -> None:
     assert order == list(range(20))
 
 
-def test_a_queued_ticket_can_be_withdrawn_and_a_started_one_cannot(pool: ThreadPool) -> None:
+def test_queued_work_can_be_withdrawn_and_started_work_cannot(pool: ThreadPool) -> None:
     first, second = Work(pool), Work(pool)
     assert first.began.wait(10)
     assert pool.withdraw(second.item)
@@ -134,7 +134,7 @@ def test_a_stopped_guest_resumes_at_once(pool: ThreadPool) -> None:
     second.finish()
 
 
-def test_a_hurried_guest_leaves_the_queue_for_a_slot(pool: ThreadPool) -> None:
+def test_an_expedited_guest_leaves_the_queue_for_a_slot(pool: ThreadPool) -> None:
     blocked = Blocked(pool)
     second = Work(pool)
     assert second.began.wait(10)
