@@ -221,9 +221,9 @@ class ThreadPool:
         slots = self._slots
         while (granted := slots.take(has_thread=bool(self._idle))) is not None:
             self._hand_over(granted)
-        # A report is there: of a start that was still under way when somebody rang, and that may have failed.
-        is_heard = self._is_rung and self._manager_starts.empty()
-        if slots.waiting and not is_heard and (not self._is_watched or slots.without_thread()):
+        # Rung for already, unless the manager's start has something to report: it may have died before it looked.
+        is_rung = self._is_rung and self._manager_starts.empty()
+        if slots.waiting and not is_rung and (not self._is_watched or slots.without_thread()):
             return self._ring()
         return None
 
@@ -299,19 +299,19 @@ class ThreadPool:
             why there is none. Slots go on changing hands as guests end or block, and with the next that queues it is
             tried again.
         """
-        self._failure_of_manager()  # one that has died on its first steps is replaced
         self._is_rung = True
         self._bell.put(None)
+        self._check_manager()  # the one there is may have died on its first steps
         if self._is_managed:
             return None
-        self._is_managed = True
-        # Without waiting for it: this may be an event loop. Reported at once is a refusal as a rule.
         manager = GuestThread(self._manage, name="isola-manager", stack_bytes=_MANAGER_STACK_BYTES)
+        # Without waiting for it: this may be an event loop.
         manager.start_soon(self._manager_starts.put)
-        return self._failure_of_manager()
+        self._is_managed = self._is_rung = True
+        return self._check_manager()  # a refusal is reported by now
 
-    def _failure_of_manager(self) -> IsolaError | None:
-        """Return why there is no manager, if its start has failed since the last look; under the lock."""
+    def _check_manager(self) -> IsolaError | None:
+        """Look at the reports of its start; return why there is none after all."""
         with suppress(Empty):
             try:
                 while True:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Self
 import pytest
 
 from isola_anyio.engine import threads
-from isola_anyio.engine.ffi.signal_stack import SignalStack
+from isola_anyio.engine.guest_thread import GuestThread
 from isola_anyio.engine.slots import EXTRA_SLOTS, Rank, SlotWaiter
 from isola_anyio.engine.threads import ThreadPool, WorkItem, _Thread
 from isola_anyio.errors import IsolaError
@@ -271,6 +270,23 @@ def test_without_the_thread_that_starts_threads_work_is_refused_at_once(
     Work(pool).finish()
 
 
+def test_a_manager_that_dies_on_its_first_steps_is_found_by_the_next_who_brings_work(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(thread: threading.Thread) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GuestThread, "run", die)
+        patch.setattr("threading.excepthook", lambda _: None)
+        first = Work(pool)
+        while pool._manager_starts.empty():
+            time.sleep(0.001)
+    second = Work(pool)  # finds that out, and starts another
+    for work in (first, second):
+        work.finish()
+
+
 def test_threads_are_not_started_by_who_brings_work(pool: ThreadPool, monkeypatch: pytest.MonkeyPatch) -> None:
     start, starters = threading.Thread.start, dict[str, str]()
 
@@ -371,37 +387,6 @@ def test_the_manager_ends_with_a_retired_pool() -> None:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     Work(pool).finish()  # what still comes has a new one
-
-
-@pytest.mark.parametrize("is_failure", [True, False], ids=["fails", "dies"])
-def test_a_manager_that_fails_on_its_first_steps_is_replaced_by_the_next_that_queues(
-    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch, *, is_failure: bool
-) -> None:
-    def fail() -> SignalStack:
-        raise OSError(12, "Cannot allocate memory")
-
-    def die(_thread: threading.Thread) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(sys, "unraisablehook", lambda _unraisable: None)
-    with monkeypatch.context() as patch:
-        if is_failure:
-            patch.setattr(SignalStack, "install", fail)
-        else:
-            patch.setattr(threading.Thread, "_bootstrap", die)
-        try:
-            first = Work(pool)
-        except IsolaError:  # it had failed before the pool looked
-            first = None
-        while not pool._is_managed or pool._manager_starts.empty():
-            if first is None:
-                break
-            time.sleep(0.001)
-    second = Work(pool)
-    if first is not None:
-        first.finish()
-    second.finish()
-    assert pool._is_managed
 
 
 def test_work_that_is_refused_gets_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

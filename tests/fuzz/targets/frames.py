@@ -238,6 +238,9 @@ async def _frames(source: Bytes) -> None:
             turns.step(Event.LOOK)
             if turns.state.phase is Phase.PARKED and not turns.step(Event.DUE):
                 break
+        for service in () if turns.frames is None else turns.frames.services:
+            while service.cancel():
+                pass
         group.cancel_scope.cancel()
     for service in () if turns.frames is None else turns.frames.services:
         service.abandon()
