@@ -16,16 +16,17 @@ __all__ = ["dispose"]
 import _thread
 import os
 from collections import deque
-from time import sleep
+from time import monotonic, sleep
 from typing import Any, Final
 
 from isola_anyio import codec
 from isola_anyio.codec.chunked.garbage import full_collections
 from isola_anyio.fairness import in_pieces, yield_gil
 
-_TRIES: Final = 10
+_PATIENCE_S: Final = 0.1
+"""For how long after it came a value is waited for that somebody else still has."""
 _PAUSE_S: Final = 0.005
-"""Between two looks whether somebody else still has a value: longer than most threads wait for the GIL."""
+"""Between two such looks: longer than most threads wait for the GIL."""
 
 
 class _Disposal:
@@ -35,7 +36,9 @@ class _Disposal:
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[list[Any]] = deque()
+        # Each with the time until when it is waited for: since it came, not since its turn. So a guest whose payloads
+        # the program keeps holds up nobody's for long.
+        self._waiting: deque[tuple[float, list[Any]]] = deque()
         # Held while the thread lives; only ever tried, never waited for.
         self._working = _thread.allocate_lock()
 
@@ -46,36 +49,39 @@ class _Disposal:
 
     def put(self, held: list[Any]) -> None:
         # The items before the look whether there is a thread: one that is about to end looks for items once more.
-        self._waiting.append(held)
+        self._waiting.append((monotonic() + _PATIENCE_S, held))
         if self._working.acquire(blocking=False):
             try:
                 _thread.start_new_thread(self._work_in_pieces, ())  # `threading.Thread` would wait for its first step
-            except RuntimeError:  # no thread to be had, or the interpreter ends: here then
-                self._work()
+            # No thread to be had, or the interpreter ends: here then, which may be an event loop, so without waiting.
+            except (RuntimeError, MemoryError):
+                self._work(is_patient=False)
 
     def _work_in_pieces(self) -> None:
         with in_pieces(), full_collections.put_off(is_due=False):
-            self._work()
+            self._work(is_patient=True)
 
-    def _work(self) -> None:
+    def _work(self, *, is_patient: bool) -> None:
         waiting = self._waiting
         while True:
-            while waiting:
-                self._let_go(waiting.popleft())
-            self._working.release()
+            try:
+                while waiting:
+                    until, held = waiting.popleft()
+                    self._let_go(held, until if is_patient else 0.0)
+            # Whatever was raised, for want of memory perhaps: who puts something next finds no thread, and starts one.
+            finally:
+                self._working.release()
             # Whoever put something since the last look found the lock taken.
             if not waiting or not self._working.acquire(blocking=False):
                 return
 
     @staticmethod
-    def _let_go(held: list[Any]) -> None:
+    def _let_go(held: list[Any], until: float) -> None:
         while held:
             one = [held.pop()]
             # Whoever dropped it, or handed it over from another thread, may still have it in a frame that is about to
             # end, and would be the one to free it.
-            for _ in range(_TRIES):
-                if codec.is_alone(one):
-                    break
+            while not codec.is_alone(one) and monotonic() < until:
                 sleep(_PAUSE_S)
             codec.let_go(one, yield_gil)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import _thread
+import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from isola_anyio import codec
-from isola_anyio.disposal import _Disposal, _of_process, dispose
+from isola_anyio import disposal as disposal_module
+from isola_anyio.disposal import _Disposal, dispose
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +24,7 @@ class Watched:
     """Let-gos: on which threads, and whether the value was nobody else's."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.patch = monkeypatch
         self.threads: list[int] = []
         self.alone: list[bool] = []
         self.over = threading.Event()
@@ -45,6 +49,15 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
 
 def large() -> list[Any]:
     return [[] for _ in range(10_000)]
+
+
+def wait_until_idle(disposal: _Disposal) -> None:
+    deadline = threading.Event()
+    for _ in range(3000):
+        if not disposal.busy:
+            return
+        deadline.wait(0.01)
+    raise AssertionError("it is still busy")
 
 
 def test_a_large_value_is_let_go_on_another_thread(watched: Watched) -> None:
@@ -85,12 +98,7 @@ def test_one_thread_does_all_and_ends(watched: Watched) -> None:
         disposal.put([large()])
     assert disposal.busy
     watched.go_on.set()
-    deadline = threading.Event()
-    for _ in range(3000):
-        if not disposal.busy:
-            break
-        deadline.wait(0.01)
-    assert not disposal.busy
+    wait_until_idle(disposal)
     assert watched.alone == [True] * 20
     assert len(set(watched.threads)) == 1
 
@@ -100,10 +108,13 @@ def test_without_a_thread_to_be_had_it_is_done_at_once(watched: Watched, monkeyp
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    monkeypatch.setattr(disposal_module, "sleep", lambda _seconds: pytest.fail("it may be an event loop"))
+    kept = large()
     disposal = _Disposal()
-    disposal.put([large()])
-    assert watched.threads == [threading.get_ident()]
+    disposal.put([large(), kept])
+    assert watched.threads == [threading.get_ident()] * 2
     assert not disposal.busy
+    assert len(kept) == 10_000
 
 
 def test_a_put_from_within_a_put_waits_for_nothing(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,4 +133,43 @@ def test_a_put_from_within_a_put_waits_for_nothing(watched: Watched, monkeypatch
             break
         watched.over.wait(0.01)
     assert watched.alone == [True, True]
-    assert not _of_process._waiting
+
+
+def test_values_that_the_program_keeps_hold_up_no_others(watched: Watched) -> None:
+    # Waited for one after the other, they would take a minute.
+    kept = [large() for _ in range(1000)]
+    disposal = _Disposal()
+    watched.go_on.clear()
+    for value in kept:
+        disposal.put([value])
+    del value
+    disposal.put([large()])
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        time.sleep(seconds)
+
+    watched.patch.setattr(disposal_module, "sleep", nap)
+    watched.go_on.set()
+    wait_until_idle(disposal)
+    assert watched.alone == [False] * 1000 + [True]
+    assert len(naps) <= 100
+
+
+def test_after_a_failure_the_next_value_is_let_go(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = threading.Event()
+
+    def fail(_held: list[Any], _pause: Callable[[], object]) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda _unraisable: failed.set())
+    disposal = _Disposal()
+    with monkeypatch.context() as patch:
+        patch.setattr(codec, "let_go", fail)
+        disposal.put([large()])
+        assert failed.wait(WITHIN_S)
+    wait_until_idle(disposal)
+    disposal.put([large()])
+    assert watched.over.wait(WITHIN_S)
+    assert watched.alone == [True]

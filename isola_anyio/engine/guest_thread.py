@@ -26,8 +26,6 @@ from isola_anyio.errors import IsolaError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LOOK_S: Final = 0.05
-"""Between two looks whether a thread that has not begun has died; nobody waits for one that begins."""
 _stack_size_lock: Final = threading.Lock()
 
 
@@ -67,19 +65,10 @@ class Start(weakref.ref[Any]):
 
 
 class _StartedEvent(threading.Event):
-    """What ``Thread.start`` waits for.
-
-    Attributes:
-        is_lost: asked now and then by who waits, whether the thread has died; ``None``: there is no waiting.
-    """
-
-    is_lost: Callable[[], bool] | None = None
+    """What ``Thread.start`` waits for, in vain if the thread dies: who waits, waits for the report instead."""
 
     def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002 - the interface
-        """Wait for the thread's first step, unless it will never take it."""
-        is_lost = self.is_lost
-        while is_lost is not None and not super().wait(_LOOK_S) and not is_lost():
-            pass
+        """Wait for nothing."""
         return self.is_set()
 
 
@@ -109,17 +98,9 @@ class GuestThread(threading.Thread):
             IsolaError: the system has no room for another thread; ``target`` will not be called.
         """
         reports: SimpleQueue[Start] = SimpleQueue()
-        self._started.is_lost = self._is_lost
-        try:
-            self.start_soon(reports.put)
-        finally:
-            self._started.is_lost = None  # a circle otherwise
+        self.start_soon(reports.put)
+        # Outside the lock of `start_soon`, which event loops take that start a manager.
         reports.get().check()
-
-    def _is_lost(self) -> bool:
-        """Whether the thread has died, or is past its first step."""
-        notice = self._notice
-        return notice is None or notice() is None
 
     def start_soon(self, report: Callable[[Start], object]) -> None:
         """Start it, and have ``report`` called once when it is ready or has failed; raises nothing for a failure.

@@ -146,8 +146,8 @@ class ThreadPool:
         self._idle: list[_Thread] = []
         self._started = 0
         self._slice = PATIENCE_S
-        # The manager: its start, until that has gone well; whether there is one, whether it watches the queue, and
-        # whether it was rung for and has yet to look.
+        # The manager: reports of its start, until somebody looks; whether there is one, whether it watches the queue,
+        # and whether it was rung for and has yet to look.
         self._manager_starts: Final[SimpleQueue[Start]] = SimpleQueue()
         self._is_managed = False
         self._is_watched = False
@@ -258,6 +258,7 @@ class ThreadPool:
             slots = self._slots
             if not slots.waiting and slots.active < slots.limit(turn.rank):
                 slots.active += 1
+                turn.began = time.monotonic()
                 return
             slots.add(turn, turn.rank, time.monotonic())
             self._serve()
@@ -388,7 +389,10 @@ class ThreadPool:
             works = [work for work in works if self._slots.remove(work)]
         # Without the lock: the run's own lock is taken, inside which runs take this one.
         for work in works:
-            work.refuse(error)
+            # One each: it is raised in several tasks, and an exception that is raised collects its raisers' frames.
+            own = IsolaError(*error.args)
+            own.__cause__ = error.__cause__
+            work.refuse(own)
 
     # --- state -------------------------------------------------------------------------------------------------------
 

@@ -189,24 +189,34 @@ class Hostcalls:
             held = [codec.decode(untrusted_payload, pause=run.yield_gil)]
         except codec.CodecError as exc:
             return _FAILED + failure_of(name, "ValueError", str(exc))
-        if _is_async(handler):
-            self._queue(op, name, handler, held, untrusted_payload)
-            return b""
-        if len(untrusted_payload) <= LARGE_PAYLOAD_BYTES:
-            return self._call(op, name, handler, held, untrusted_payload)
-        with full_collections.put_off(is_due=False):
-            reply = self._call(op, name, handler, held, untrusted_payload)
-            # Not if it is queued: what was awaited may have it.
-            if reply:
-                codec.let_go(held, ffi.yield_gil)
+        try:
+            if _is_async(handler):
+                self._queue(op, name, handler, held, untrusted_payload)
+                return b""
+            if len(untrusted_payload) <= LARGE_PAYLOAD_BYTES:
+                return self._call(op, name, handler, held, untrusted_payload)
+            with full_collections.put_off(is_due=False):
+                reply = self._call(op, name, handler, held, untrusted_payload)
+                # Not if it is queued: what was awaited may have it.
+                if reply:
+                    codec.let_go(held, ffi.yield_gil)
+        except BaseException:  # given up: what is on its way refers to the payload until it has been caught
+            dispose(held)
+            raise
         return reply
 
     def _call(self, op: int, name: str, handler: Handler, held: list[Any], untrusted_payload: memoryview) -> bytes:
         """Answer by a plain handler; empty if it returned something to be awaited."""
+        results: list[Any] = []
         try:
-            results = [self._serve_plain(handler, held[0])]
+            results.append(self._serve_plain(handler, held[0]))
             if inspect.isawaitable(results[0]):
-                self._queue(op, name, _Given(results[0]), held, untrusted_payload)
+                given = _Given(results.pop())
+                try:
+                    self._queue(op, name, given, held, untrusted_payload)
+                except BaseException:
+                    given.close(name)
+                    raise
                 return b""
             body = self.answers.encode(name, results[0], pause=True)
             if len(body) > LARGE_PAYLOAD_BYTES:
@@ -214,7 +224,11 @@ class Hostcalls:
             # Joined, not added: for a large body that gives the GIL up.
             return b"".join((_OK, body))
         except (Exception, self._run.cancelled_class) as exc:  # noqa: BLE001 - whatever it raises is the guest's to see
+            dispose(results)
             return _FAILED + failure(name, exc)
+        except BaseException:
+            dispose(results)
+            raise
 
     def _offer(self) -> str:
         """Return the names a guest may call, which are its API and no secret."""
@@ -299,6 +313,8 @@ class Hostcalls:
                 scope.cancel()
             elif (request := self._requests.pop(op, None)) is not None:
                 self._end(request)
+                if isinstance(request.work, _Given):
+                    request.work.close(request.name)
                 dispose(request.held)
         started = 0
         while self._requests and self._may_start and started < SLICE:
@@ -373,10 +389,7 @@ class Hostcalls:
         held: list[Any] = []
         for request in requests.values():
             if isinstance(request.work, _Given):
-                try:
-                    request.work.close()
-                except Exception as exc:
-                    _logger.warning("what hostcall %r returned could not be closed", request.name, exc_info=exc)
+                request.work.close(request.name)
             held += request.held
             request.held.clear()
         held += self.answers.abandon()
@@ -404,8 +417,11 @@ class _Given:
     def __call__(self, _payload: JsonValue) -> Awaitable[Any]:
         return self._awaitable
 
-    def close(self) -> None:
-        """Nobody will await it: a coroutine must not be left for the collector to complain about."""
-        close = getattr(self._awaitable, "close", None)
-        if close is not None:
-            close()
+    def close(self, name: str) -> None:
+        """Nobody will await it: a coroutine must not be left for the collector to complain about. Raises nothing."""
+        try:
+            close = getattr(self._awaitable, "close", None)
+            if close is not None:
+                close()
+        except Exception as exc:
+            _logger.warning("what hostcall %r returned could not be closed", name, exc_info=exc)

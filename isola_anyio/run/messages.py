@@ -46,7 +46,7 @@ def call_message(name: str, bound: BoundArguments, limits: Limits, dialect: Dial
     encode = partial(_encode_call, held, [where for where, _ in bound.streams], limits, dialect)
     if codec.is_small(held[0]):
         return Message(ToGuest.CALL, encode(None), streams)
-    return Message(ToGuest.CALL, b"", streams, encode)
+    return Message(ToGuest.CALL, b"", streams, encode, held)
 
 
 def script_message(code: str, filename: str, dialect: Dialect) -> Message:

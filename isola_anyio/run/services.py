@@ -46,12 +46,14 @@ class Message(NamedTuple):
         body: what follows its head; empty as long as it is not encoded.
         streams: the sources, by number.
         encode: returns the body of a large message that is not encoded yet; called with a pause, on a guest thread.
+        held: what it encodes, until it has.
     """
 
     kind: ToGuest
     body: bytes
     streams: Sequence[StreamSource] = ()
     encode: Callable[[Callable[[], object]], bytes] | None = None
+    held: list[Any] | None = None
 
 
 DELIVERED: Final = Message(ToGuest.CALL, b"")

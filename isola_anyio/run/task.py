@@ -175,16 +175,24 @@ class Run:
         assert message.encode is not None
         stopped: list[bool] = []
 
-        def pause() -> None:
-            ffi.yield_gil()
+        def check() -> None:
             if stopped:
                 raise GivenUp
 
-        with anyio.CancelScope() as self._encoding:
-            encode = partial(message.encode, pause)
-            body = await run_sync(self._runs.machine.pool, encode, stop=lambda: stopped.append(True))
-            self._message = Message(message.kind, body, message.streams)
-        self._encoding = None
+        def pause() -> None:
+            ffi.yield_gil(check)
+            check()
+
+        try:
+            with anyio.CancelScope() as self._encoding:
+                encode = partial(message.encode, pause)
+                body = await run_sync(self._runs.machine.pool, encode, stop=lambda: stopped.append(True))
+                self._message = Message(message.kind, body, message.streams)
+        finally:
+            self._encoding = None
+            # Not encoded: the caller may have given its arguments away.
+            if message.held:
+                dispose(message.held)
 
     async def _drive_alone(self) -> None:
         """Drive the run without a task group, for as long as nothing needs one."""
@@ -445,11 +453,17 @@ class Run:
     def _grace_left(self, began: float) -> float:
         """Return for how many seconds a guest that is cancelled since ``began`` may go on, as things are."""
         turns, patience = self.turns, self._runs.patience
+        # The state first: when its thread had its slot was noted before the phase changed.
+        state = turns.state
         since, limit = began, patience.grace_s
         if turns.told_at is not None:
             since = turns.told_at
-        elif turns.state.phase in _QUEUES:
+        # SENT: its thread is about to note when.
+        elif state.phase in _QUEUES or state.notice is Notice.SENT:
             limit = patience.queued_s
+        # One that queued until now had no moment in which it could be told.
+        else:
+            since = max(began, min(turns.machine.instance.waiter.began, began + patience.queued_s))
         return since + limit - time.monotonic()
 
     async def _let_unwind(self, began: float, tasks: TaskGroup | None) -> None:

@@ -219,13 +219,8 @@ class Turns:
         if not self.step(Event.ENTER):
             return
         machine = self.machine
-        first_frame = b""
         if not before.delivered:
             machine.conversation = self
-            # Joined, not added: for a large body that gives the GIL up.
-            first_frame = b"".join((HEAD.pack(self.message.kind, self.number), self.message.body))
-            # The turn may block for hours inside plain code; the frame is this turn's, the message nobody's.
-            self.message = DELIVERED
         began = machine.instance.waiter.began = time.monotonic()
         thread, cpu, store = guest_thread, self.cpu, machine.store
         # Begins to count: the meter first shows what it showed when the last turn ended, on whatever thread that was.
@@ -236,13 +231,17 @@ class Turns:
             # Raises if the guest is being stopped: an interrupt that came while the turn was queued.
             previous = store.enter()
             try:
-                if not first_frame:
+                if before.delivered:
                     self._deliver_more()
                 else:
                     try:
                         if machine.fresh or machine.metered:
                             machine.prepare()
                             self.has_fuel = machine.metered
+                        # Joined, not added: for a large body that gives the GIL up.
+                        first_frame = b"".join((HEAD.pack(self.message.kind, self.number), self.message.body))
+                        # The turn may block for hours inside plain code: the frame is its own, the message nobody's.
+                        self.message = DELIVERED
                         machine.port.deliver(first_frame, self)
                     except MemoryError as exc:
                         raise MemoryLimitError("MemoryError", str(exc)) from None

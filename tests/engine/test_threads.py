@@ -11,9 +11,10 @@ from typing import Self
 
 import pytest
 
+from isola_anyio.engine import threads
 from isola_anyio.engine.guest_thread import GuestThread
 from isola_anyio.engine.slots import EXTRA_SLOTS, Rank, SlotWaiter
-from isola_anyio.engine.threads import ThreadPool, WorkItem
+from isola_anyio.engine.threads import ThreadPool, WorkItem, _Thread
 from isola_anyio.errors import IsolaError
 
 
@@ -64,7 +65,7 @@ def test_work_is_done_in_the_order_it_came(pool: ThreadPool) -> None:
     assert order == list(range(20))
 
 
-def test_a_queued_ticket_can_be_withdrawn_and_a_started_one_cannot(pool: ThreadPool) -> None:
+def test_queued_work_can_be_withdrawn_and_started_work_cannot(pool: ThreadPool) -> None:
     first, second = Work(pool), Work(pool)
     assert first.began.wait(10)
     assert pool.withdraw(second.item)
@@ -132,7 +133,7 @@ def test_a_stopped_guest_resumes_at_once(pool: ThreadPool) -> None:
     second.finish()
 
 
-def test_a_hurried_guest_leaves_the_queue_for_a_slot(pool: ThreadPool) -> None:
+def test_an_expedited_guest_leaves_the_queue_for_a_slot(pool: ThreadPool) -> None:
     blocked = Blocked(pool)
     second = Work(pool)
     assert second.began.wait(10)
@@ -386,3 +387,18 @@ def test_the_manager_ends_with_a_retired_pool() -> None:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     Work(pool).finish()  # what still comes has a new one
+
+
+def test_work_that_is_refused_gets_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each is raised in another task, whose frames it then refers to.
+    def refuse(_self: _Thread, _pool: ThreadPool, _number: int) -> None:
+        raise IsolaError("no thread") from OSError("none")
+
+    monkeypatch.setattr(_Thread, "__init__", refuse)
+    monkeypatch.setattr(threads, "THREAD_PATIENCE_S", 0.0)
+    pool = ThreadPool(max_parallel=2)
+    errors = [work.refused.get(timeout=30) for work in (Work(pool), Work(pool))]
+    assert [str(error) for error in errors] == ["no thread", "no thread"]
+    assert errors[0] is not errors[1]
+    assert all(isinstance(error.__cause__, OSError) for error in errors)
+    pool.retire()

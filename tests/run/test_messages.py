@@ -10,7 +10,7 @@ import pytest
 
 from isola_anyio import InvalidArgumentError, SandboxClosedError, StreamArg
 from isola_anyio.limits import Limits
-from isola_anyio.run import messages
+from isola_anyio.run import messages, task
 from isola_anyio.run.messages import call_message, script_message
 from isola_anyio.values import bind_arguments
 from tests.waiting import WITHIN_S, cancel_when, until
@@ -129,7 +129,8 @@ async def test_a_large_call_is_encoded_on_another_thread_and_the_loop_goes_on(
         async with anyio.create_task_group() as group:
             group.start_soon(let_go)
             assert await sandbox.run("f", list(range(LARGE)), x=1) == 2
-    assert held.threads != [threading.get_ident()]
+    assert held.threads
+    assert threading.get_ident() not in held.threads
 
 
 async def test_runs_keep_their_order_while_one_is_encoded(python: SandboxTemplate, held: Held) -> None:
@@ -157,6 +158,32 @@ async def test_cancelled_while_it_is_encoded_it_ends_at_once_and_the_guest_is_we
         held.go_on.set()
         assert await sandbox.run("made") == []
         assert await sandbox.run("f", list(range(LARGE))) == 1
+
+
+async def test_arguments_of_a_call_that_is_cancelled_or_refused_are_let_go_elsewhere(
+    python: SandboxTemplate, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disposed: list[int] = []
+
+    def note(values: list[Any]) -> None:
+        disposed.extend(len(call[1][0]) for call in values if isinstance(call, list))
+        values.clear()
+
+    monkeypatch.setattr(task, "dispose", note)
+    async with python.create() as sandbox:
+        await sandbox.load_script(CODE)
+
+        async def ready() -> None:
+            await until(held.begun.is_set)
+
+        await cancel_when(ready, lambda: sandbox.run("f", list(range(LARGE))))
+        assert disposed == [LARGE]
+        held.go_on.set()
+        with pytest.raises(InvalidArgumentError):
+            await sandbox.run("f", [*range(LARGE), {1}])
+        assert disposed == [LARGE, LARGE + 1]
+        assert await sandbox.run("f", list(range(LARGE))) == 1
+    assert disposed == [LARGE, LARGE + 1]
 
 
 async def test_closed_while_it_is_encoded_the_run_is_told(python: SandboxTemplate, held: Held) -> None:

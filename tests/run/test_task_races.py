@@ -30,12 +30,14 @@ from isola_anyio.errors import (
 )
 from isola_anyio.events import EventQueue
 from isola_anyio.guests.protocol import ToGuest, ToHost
+from isola_anyio.run import hostcalls
 from isola_anyio.run.frames import Frames
-from isola_anyio.run.services import Message
-from isola_anyio.run.state import Patience, Phase
+from isola_anyio.run.services import GivenUp, Message
+from isola_anyio.run.state import Notice, Patience, Phase, State, Stop
 from isola_anyio.run.streaming import Streaming
 from isola_anyio.run.streams import StreamPump
 from isola_anyio.run.task import Run
+from isola_anyio.run.turns import Turns
 from isola_anyio.values import StreamSource
 from tests.run.fake_machine import (
     CALL,
@@ -380,6 +382,61 @@ async def test_a_handler_whose_awaitable_cannot_be_closed_does_not_end_the_run(p
     assert runs.usage.runs == 1
 
 
+class Closable:
+    """What a plain handler returned, to be awaited; or to be closed."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def __await__(self) -> Any:
+        yield
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+async def test_an_awaitable_whose_call_is_dropped_before_its_task_is_started_is_closed(pool: ThreadPool) -> None:
+    def ask_and_drop(guest: FakeGuest) -> None:
+        guest.ask("hold", 1)
+        guest.ask("give", 2)
+        guest.door(ToHost.DROP, number=2)
+        guest.park(0.0)
+
+    given = Closable()
+    closed_in_run: list[int] = []
+
+    def end(guest: FakeGuest) -> None:
+        closed_in_run.append(given.closed)
+        guest.done(4)
+
+    async def hold(_payload: object) -> None:
+        await anyio.sleep_forever()
+
+    machine = FakeMachine(pool, ask_and_drop, end, max_hostcalls=1)
+    assert await Run(runs_of(machine, handlers={"hold": hold, "give": lambda _: given}), CALL).complete() == 4
+    assert closed_in_run == [1]
+    assert given.closed == 1
+
+
+async def test_an_awaitable_that_is_given_up_while_its_payload_is_weighed_is_closed(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up(*_args: object) -> int:
+        raise GivenUp
+
+    monkeypatch.setattr(hostcalls, "TINY_PAYLOAD_BYTES", 0)
+    monkeypatch.setattr(codec, "decoded_size", give_up)
+    given = Closable()
+
+    def ask(guest: FakeGuest) -> None:
+        guest.ask("give", 1)
+        guest.done(4)
+
+    machine = FakeMachine(pool, ask)
+    assert await Run(runs_of(machine, handlers={"give": lambda _: given}), CALL).complete() == 4
+    assert given.closed == 1
+
+
 async def test_what_a_run_used_that_never_began_is_nothing(pool: ThreadPool) -> None:
     machine = FakeMachine(pool, lambda guest: guest.done())
     machine.metered = True
@@ -421,6 +478,28 @@ class Body(bytes):
 
     def __del__(self) -> None:
         self.gone.set()
+
+
+@pytest.mark.parametrize(
+    ("state", "had_its_slot_s_ago", "is_left"),
+    [
+        pytest.param(State(Phase.BLOCKED, Stop.CANCELLED), 60.0, True, id="queues"),
+        pytest.param(State(Phase.COMPUTING, Stop.CANCELLED), 0.0, True, id="queued until now"),
+        pytest.param(State(Phase.COMPUTING, Stop.CANCELLED, Notice.SENT), 60.0, True, id="is being told"),
+        pytest.param(State(Phase.COMPUTING, Stop.CANCELLED), 60.0, False, id="computes on"),
+    ],
+)
+async def test_the_grace_of_a_guest_that_queued_is_not_over_before_it_is_told(
+    pool: ThreadPool, *, state: State, had_its_slot_s_ago: float, is_left: bool
+) -> None:
+    # Between its slot and the line that notes that it was told the task may look, after a long time in the queue.
+    runs = runs_of(FakeMachine(pool), Patience(grace_s=10, queued_s=50))
+    run = Run(runs, CALL)
+    run.turns = Turns(runs, CALL, None, owner=run)
+    run.turns.state = state
+    now = time.monotonic()
+    runs.machine.instance.waiter.began = now - had_its_slot_s_ago
+    assert (run._grace_left(began=now - 30) > 0) is is_left
 
 
 async def test_a_message_is_let_go_when_the_guest_has_it(pool: ThreadPool) -> None:

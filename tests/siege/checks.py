@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import anyio
 
+from tests.held import Held, count_descriptors, count_maps
 from tests.hostile.attack import MIB
 from tests.hostile.watch import Watch, resident_bytes
 from tests.siege.assaults import Assault
@@ -67,34 +64,6 @@ class Violation:
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.text}"
-
-
-@dataclass
-class Held:
-    """What the process holds."""
-
-    private_bytes: int
-    threads: int
-    descriptors: int
-    maps: int
-
-    @classmethod
-    def now(cls) -> Held:
-        """Measure, after a full collection, and without what the allocator merely keeps."""
-        gc.collect()
-        with suppress(OSError, AttributeError):  # another C library than glibc
-            ctypes.CDLL(None).malloc_trim(0)
-        rollup = Path("/proc/self/smaps_rollup").read_text()
-        private = next(line for line in rollup.splitlines() if line.startswith("Private_Dirty"))
-        return cls(int(private.split()[1]) * 1024, threading.active_count(), _descriptors(), _maps())
-
-
-def _descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-def _maps() -> int:
-    return Path("/proc/self/maps").read_bytes().count(b"\n")
 
 
 @dataclass
@@ -271,8 +240,8 @@ class Inspector:
         )
         for kind, count, before, for_each in (
             ("threads", threading.active_count(), self._before.threads + self._slots + 8, bounds.threads),
-            ("descriptors", _descriptors(), self._before.descriptors + 8, bounds.descriptors),
-            ("maps", _maps(), self._before.maps + 200, bounds.maps),
+            ("descriptors", count_descriptors(), self._before.descriptors + 8, bounds.descriptors),
+            ("maps", count_maps(), self._before.maps + 200, bounds.maps),
             ("tasks", len(anyio.get_running_tasks()), self._tasks + 20, bounds.tasks),
         ):
             ledger.measure(kind, count, before + alive * for_each, f"{{value:.0f}} {kind}, {{bound:.0f}} are allowed")

@@ -23,12 +23,13 @@ from typing import Final
 import anyio
 
 from isola_anyio import Sandbox, SandboxContext, SandboxTemplate
+from tests.held import Held
 from tests.hostile.attack import MIB, Attack
 from tests.hostile.harness import CANARY, CANARY_NAME, GUEST, World
 from tests.hostile.tables import ATTACKS
 from tests.hostile.watch import Watch, available_bytes
 from tests.siege.assaults import draw
-from tests.siege.checks import Bounds, Held, Inspector, Ledger, Violation
+from tests.siege.checks import Bounds, Inspector, Ledger, Violation
 from tests.siege.conductor import Conductor
 from tests.templates import built_template
 from tests.waiting import until

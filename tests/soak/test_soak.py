@@ -6,14 +6,10 @@ each backend makes.
 
 from __future__ import annotations
 
-import gc
 import os
-import threading
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 
 import anyio
@@ -26,6 +22,7 @@ from isola_anyio import (
     SandboxContext,
     SandboxTemplate,
 )
+from tests.held import Held
 
 pytestmark = [pytest.mark.soak, pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -69,29 +66,6 @@ function flood() { for (;;) console.log("x".repeat(1000)) }
 function die() { const deep = () => deep() + 1; return deep() }
 function fail() { throw new RangeError("on purpose") }
 """
-
-
-@dataclass
-class Held:
-    """What this process holds at one moment."""
-
-    private_bytes: int
-    threads: int
-    descriptors: int
-    maps: int
-
-    @classmethod
-    def now(cls) -> Held:
-        """Measure, after a full collection."""
-        gc.collect()
-        rollup = Path("/proc/self/smaps_rollup").read_text()
-        private = next(line for line in rollup.splitlines() if line.startswith("Private_Dirty"))
-        return cls(
-            int(private.split()[1]) * 1024,
-            threading.active_count(),
-            len(os.listdir("/proc/self/fd")),
-            Path("/proc/self/maps").read_text().count("\n"),
-        )
 
 
 async def echo(payload: object) -> object:
