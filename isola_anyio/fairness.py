@@ -207,11 +207,11 @@ def _let_others(check: Callable[[], object] | None) -> None:
 @contextmanager
 def in_pieces() -> Generator[None]:
     """Yield at yield points in this block, although no guest runs on the calling thread; for work of no event loop."""
-    current.in_pieces = True
+    before, current.in_pieces = current.in_pieces, True
     try:
         yield
     finally:
-        current.in_pieces = False
+        current.in_pieces = before
         baton.give_up()
 
 

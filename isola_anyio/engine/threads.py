@@ -378,6 +378,8 @@ class ThreadPool:
             thread = _Thread(self, self._started)
         except IsolaError as exc:
             return exc
+        except MemoryError as exc:
+            return IsolaError(f"no thread can be started for a guest: the process is out of memory ({exc})")
         with self._lock:
             self._idle.append(thread)
             self._serve()

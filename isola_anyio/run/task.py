@@ -8,7 +8,8 @@ and a wake-up tells the task to look. The straight line::
                  ^                                           |
                  +---- completions, room for events, a timer <
 
-What follows from what is decided by ``state.py`` alone.
+What follows from what is decided by ``state.py`` alone. Longer than other modules, because driving a run and bringing
+a cancelled one to its end are the same few loops.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Two threads meet here: the guest thread that has the turn, and the event loop's,
 share is :attr:`Turns.state`, which changes under a lock and by ``state.transition`` alone; everything else belongs to
 one side at a time, as :class:`Turns` says field by field. What a turn has come to is noted while it goes on, and
 becomes the phase only when no WebAssembly frame is left on the thread, for from then on others may enter the guest or
-free it.
+free it. Longer than other modules by a few lines, because the two threads' parts are read together.
 """
 
 from __future__ import annotations

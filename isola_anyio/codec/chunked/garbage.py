@@ -18,6 +18,7 @@ from __future__ import annotations
 __all__ = ["LONGEST_S", "FullCollections", "full_collections", "is_alone", "let_go", "no_full_collections"]
 
 import gc
+import os
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -117,9 +118,18 @@ class FullCollections:
             finally:
                 self._lock.release()
 
+    def _begin_anew(self) -> None:
+        """In a child of ``os.fork``, where nobody is under way: give the program's threshold back."""
+        self._lock = Lock()  # another thread of the parent's may have held it
+        self._users = 0
+        self._restore()
+
 
 full_collections: Final = FullCollections()
 """Of the process."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=full_collections._begin_anew)  # noqa: SLF001 - same module
 
 no_full_collections: Final = full_collections.put_off
 """A context in which full collections are put off, in the whole process; see `FullCollections.put_off`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from typing import Any
 
 import pytest
@@ -135,6 +136,20 @@ def test_two_holders_that_end_in_the_order_they_began_give_the_programs_threshol
     assert is_put_off()
     second.__exit__(None, None, None)
     assert gc.get_threshold() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_of_a_fork_has_the_programs_threshold() -> None:
+    before = gc.get_threshold()
+    with garbage.full_collections.put_off(is_due=False), garbage.full_collections._lock:
+        child = os.fork()
+        if not child:
+            is_as_before = gc.get_threshold() == before
+            with garbage.full_collections.put_off(is_due=False):
+                is_as_before = is_as_before and is_put_off()
+            os._exit(not is_as_before or gc.get_threshold() != before)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def nothing() -> None:
