@@ -175,15 +175,12 @@ _batches: Final[RunVar[deque[_Batch]]] = RunVar("isola_anyio_batches")
 """Of each event loop: the batches that have yet to go, and the one that is about to."""
 
 
-async def pace() -> bool:
+async def pace() -> None:
     """Let a bounded number of tasks go on in one step of the event loop, in the order in which they come here.
 
     For what a crowd of tasks begins at one moment, because all are cancelled at once: without it the loop would stand
     still until each of them has made its first step. A task that comes alone waits for one checkpoint. Cancelled, it
     goes on at once: the caller shields it.
-
-    Returns:
-        whether the task had to wait for others: it is one of a crowd.
     """
     batches = _batches.get(None)
     if batches is None:
@@ -206,4 +203,3 @@ async def pace() -> bool:
             batches.remove(batch)
             if batches:
                 batches[0].event.set()
-    return not is_first

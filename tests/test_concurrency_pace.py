@@ -16,7 +16,6 @@ class Crowd:
     def __init__(self) -> None:
         self.step = 0
         self.went: list[tuple[int, int]] = []
-        self.waited: list[bool] = []
 
     async def count_steps(self) -> None:
         while True:
@@ -24,15 +23,14 @@ class Crowd:
             self.step += 1
 
     async def go(self, number: int) -> None:
-        waited = await pace()
+        await pace()
         self.went.append((number, self.step))
-        self.waited.append(waited)
 
 
 async def test_a_task_that_comes_alone_goes_on_at_once() -> None:
     for _ in range(3):
         with anyio.fail_after(5):
-            assert await pace() is False
+            await pace()
 
 
 async def test_a_crowd_goes_on_a_few_at_a_time_in_the_order_it_came() -> None:
@@ -52,7 +50,6 @@ async def test_a_crowd_goes_on_a_few_at_a_time_in_the_order_it_came() -> None:
         at = [step for _, step in crowd.went]
         assert max(at.count(step) for step in at) <= 2 * _BATCH  # the counter may come between two batches
     assert crowd.step >= CROWD // _BATCH
-    assert crowd.waited.count(False) <= 1
 
 
 @pytest.mark.parametrize("victims", [[0], [_BATCH], [0, _BATCH, 2 * _BATCH], list(range(_BATCH))])
@@ -72,4 +69,4 @@ async def test_tasks_that_are_cancelled_leave_nobody_behind(victims: list[int]) 
                 scopes[number].cancel()
     assert {number for number, _ in crowd.went} >= set(range(CROWD)) - set(victims)
     with anyio.fail_after(5):
-        assert await pace() is False
+        await pace()

@@ -17,7 +17,7 @@ from __future__ import annotations
 __all__ = ["Run"]
 
 import time
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -434,6 +434,13 @@ class Run:
         turns = self.turns
         if turns.state.phase is Phase.ENDED:
             return
+        # From the first moment on: for a crowd that is cancelled at once, each with its exceptions, the loop would look
+        # for garbage in all that the crowd holds, which takes a tenth of a second or more, and finds it still in use.
+        with no_full_collections(is_due=False):
+            await self._stop(tasks)
+
+    async def _stop(self, tasks: TaskGroup | None) -> None:
+        turns = self.turns
         began = time.monotonic()
         # By the clock and not by a scope alone: asyncio's own `Task.cancel` ends `_let_unwind` early, as often as it is
         # called, and each time what is left of the grace is begun again.
@@ -469,17 +476,10 @@ class Run:
 
     async def _let_unwind(self, began: float, tasks: TaskGroup | None) -> None:
         """Give the guest its courtesy and its grace."""
-        with ExitStack() as stack:
-            if await pace():
-                # Of a crowd: a full collection goes through all that the crowd holds, a tenth of a second or more, and
-                # finds it still in use.
-                stack.enter_context(no_full_collections(is_due=False))
-            # Handlers first, and without waiting for them: what they answer while they are cancelled reaches the guest.
-            if tasks is not None:
-                await self._cancel_services(tasks)
-            await self._tell_and_converse(began)
-
-    async def _tell_and_converse(self, began: float) -> None:
+        await pace()
+        # Handlers first, and without waiting for them: what they answer while they are cancelled reaches the guest.
+        if tasks is not None:
+            await self._cancel_services(tasks)
         # A group of its own, because the run's is cancelled: a guest may make hostcalls while it unwinds, and is
         # answered.
         async with self._open_services() as group:
