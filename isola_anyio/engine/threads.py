@@ -221,7 +221,11 @@ class ThreadPool:
         slots = self._slots
         while (granted := slots.take(has_thread=bool(self._idle))) is not None:
             self._hand_over(granted)
-        if slots.waiting and not self._is_rung and (not self._is_watched or slots.without_thread()):
+        if not slots.waiting:
+            return None
+        # A manager that was rung for and has not looked, because it is dead: its start says so.
+        is_rung = self._is_rung and self._manager_starts.empty()
+        if not is_rung and (not self._is_watched or slots.without_thread()):
             return self._ring()
         return None
 
@@ -298,20 +302,29 @@ class ThreadPool:
         """
         self._is_rung = True
         self._bell.put(None)
+        self._hear_of_managers()  # an earlier one may have died on its first steps
+        if self._is_managed:
+            return None
+        manager = GuestThread(self._manage, name="isola-manager", stack_bytes=_MANAGER_STACK_BYTES)
+        # Without waiting for it: this may be an event loop.
+        manager.start_soon(self._manager_starts.put)
+        self._is_managed = True
+        # Reported by now is a refusal; a thread that dies on its first steps is found by the next that serves the
+        # queue.
+        failure = self._hear_of_managers()
+        if failure is not None:
+            self._is_rung = False
+        return failure
+
+    def _hear_of_managers(self) -> IsolaError | None:
+        """Take the reports of managers' starts; return why one that was started is none; under the lock."""
         failure: IsolaError | None = None
-        if not self._is_managed:
-            manager = GuestThread(self._manage, name="isola-manager", stack_bytes=_MANAGER_STACK_BYTES)
-            # Without waiting for it: this may be an event loop.
-            manager.start_soon(self._manager_starts.put)
-            self._is_managed = True
-        # Reported by now is a refusal; a thread that dies on its first steps is found by the next that rings.
-        with suppress(Empty):
+        while not self._manager_starts.empty():
             try:
-                while True:
-                    self._manager_starts.get_nowait().check()
+                self._manager_starts.get_nowait().check()
             except IsolaError as exc:
                 failure = exc
-                self._is_managed = self._is_rung = False
+                self._is_managed = False
         return failure
 
     def _manage(self) -> None:

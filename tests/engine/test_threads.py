@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Self
@@ -14,6 +15,7 @@ import pytest
 from isola_anyio.engine.slots import EXTRA_SLOTS, Rank, SlotWaiter
 from isola_anyio.engine.threads import ThreadPool, WorkItem
 from isola_anyio.errors import IsolaError
+from tests.engine.test_guest_thread import kill_threads_at_birth, refuse_signal_stacks
 
 
 @pytest.fixture
@@ -266,6 +268,20 @@ def test_without_the_thread_that_starts_threads_work_is_refused_at_once(
                 Work(pool)
             assert pool.busy == 0
     Work(pool).finish()
+
+
+@pytest.mark.parametrize("kill", [refuse_signal_stacks, kill_threads_at_birth])
+def test_the_next_that_queues_finds_out_that_the_thread_that_starts_threads_has_died(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch, kill: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    with monkeypatch.context() as patch:
+        kill(patch)
+        with suppress(IsolaError):  # it may have died by then
+            Work(pool).may_end.set()
+        while pool._is_managed and pool._manager_starts.empty():
+            time.sleep(0.001)
+    Work(pool).finish()
+    assert pool.busy == 0
 
 
 def test_threads_are_not_started_by_who_brings_work(pool: ThreadPool, monkeypatch: pytest.MonkeyPatch) -> None:
