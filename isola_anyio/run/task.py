@@ -426,12 +426,21 @@ class Run:
         if turns.state.phase is Phase.ENDED:
             return
         began = time.monotonic()
+        # A group of its own, because the run's is cancelled: a guest may make hostcalls while it unwinds, and is
+        # answered. It is left when the guest is out: handlers that are slow to end must not keep the guest from being
+        # stopped.
+        with anyio.CancelScope(shield=True):
+            async with self._open_services() as group:
+                await self._unwind_beside(group, tasks, began)
+
+    async def _unwind_beside(self, group: TaskGroup, tasks: TaskGroup | None, began: float) -> None:
+        turns = self.turns
         # By the clock and not by a scope alone: asyncio's own `Task.cancel` ends `_let_unwind` early, as often as it is
         # called, and each time what is left of the grace is begun again.
         try:
             await outlast(
                 lambda: turns.state.phase is Phase.ENDED or self._grace_left(began) <= 0,
-                partial(self._let_unwind, began, tasks),
+                partial(self._let_unwind, began, group, tasks),
             )
         finally:
             # However that ended. From here on interrupts are final, and the guest, if it is not out, is broken.
@@ -441,6 +450,7 @@ class Run:
             await outlast(lambda: turns.state.phase in (Phase.PARKED, Phase.ENDED), self._wait_for_news)
             # A turn that was withdrawn too late was refused, and has parked: that is the end of it.
             self._act(Event.GRACE_OVER)
+        await self._cancel_services(group)
 
     def _grace_left(self, began: float) -> float:
         """Return for how many seconds a guest that is cancelled since ``began`` may go on, as things are."""
@@ -452,8 +462,8 @@ class Run:
             limit = patience.queued_s
         return since + limit - time.monotonic()
 
-    async def _let_unwind(self, began: float, tasks: TaskGroup | None) -> None:
-        """Give the guest its courtesy and its grace."""
+    async def _let_unwind(self, began: float, group: TaskGroup, tasks: TaskGroup | None) -> None:
+        """Give the guest its courtesy and its grace; hostcalls that it makes meanwhile are tasks of ``group``."""
         with ExitStack() as stack:
             if await pace():
                 # Of a crowd: a full collection goes through all that the crowd holds, a tenth of a second or more, and
@@ -462,19 +472,12 @@ class Run:
             # Handlers first, and without waiting for them: what they answer while they are cancelled reaches the guest.
             if tasks is not None:
                 await self._cancel_services(tasks)
-            await self._tell_and_converse(began)
-
-    async def _tell_and_converse(self, began: float) -> None:
-        # A group of its own, because the run's is cancelled: a guest may make hostcalls while it unwinds, and is
-        # answered.
-        async with self._open_services() as group:
             while (left := self._grace_left(began)) > 0:
                 # Looked at again after a grace: one that is told meanwhile has no less than that left.
                 with anyio.move_on_after(min(left, self._runs.patience.grace_s)):
                     await self._wait_until_told()
                     await self._converse(group)
                     break
-            await self._cancel_services(group)
 
     async def _wait_until_told(self) -> None:
         """Wait until the guest has parked, or knows of its cancellation; interrupt one that computes on."""
