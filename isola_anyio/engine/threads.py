@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Final
 from isola_anyio.engine.guest_thread import GuestThread
 from isola_anyio.engine.slots import Rank, SlotQueue, SlotWaiter
 from isola_anyio.errors import IsolaError
+from isola_anyio.fairness import baton, note_gil_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -290,6 +291,14 @@ class ThreadPool:
             self._hand_over(granted)
         turn.wait()
         turn.began = time.monotonic()
+
+    def stand_aside(self, turn: SlotWaiter) -> None:
+        """As :meth:`preempt`, in the middle of long work of the host's: called where its thread holds no lock."""
+        if self._slots.waiting:
+            baton.give_up()
+            self.preempt(turn)
+            baton.take(None)  # the work goes on as it was when it stood aside
+            note_gil_released()
 
     # --- the manager -------------------------------------------------------------------------------------------------
 

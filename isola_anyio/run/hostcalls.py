@@ -198,7 +198,7 @@ class Hostcalls:
         reply = self._call(op, name, handler, held, untrusted_payload)
         # Not if it is queued: what was awaited may have it.
         if reply and len(untrusted_payload) > LARGE_PAYLOAD_BYTES:
-            codec.let_go(held, ffi.yield_gil)
+            codec.let_go(held, run.give_way)
         return reply
 
     def _call(self, op: int, name: str, handler: Handler, held: list[Any], untrusted_payload: memoryview) -> bytes:
@@ -210,7 +210,7 @@ class Hostcalls:
                 return b""
             body = self.answers.encode(name, results[0], pause=True)
             if len(body) > LARGE_PAYLOAD_BYTES:
-                codec.let_go(results, ffi.yield_gil)
+                codec.let_go(results, self._run.give_way)
             # Joined, not added: for a large body that gives the GIL up.
             return b"".join((_OK, body))
         except (Exception, self._run.cancelled_class) as exc:  # noqa: BLE001 - whatever it raises is the guest's to see

@@ -27,7 +27,7 @@ from isola_anyio.concurrency import open_task_group, outlast, pace
 from isola_anyio.disposal import dispose
 from isola_anyio.engine import ffi
 from isola_anyio.engine.run_sync import run_sync
-from isola_anyio.engine.slots import Rank
+from isola_anyio.engine.slots import Rank, SlotWaiter
 from isola_anyio.errors import GuestError, IsolaError
 from isola_anyio.guests.silence import SILENCE
 from isola_anyio.run.frames import Frames
@@ -173,16 +173,24 @@ class Run:
         """
         message = self._message
         assert message.encode is not None
+        pool = self._runs.machine.pool
         stopped: list[bool] = []
+        waiter = SlotWaiter()
 
         def pause() -> None:
-            ffi.yield_gil()
+            if ffi.yield_gil():
+                pool.stand_aside(waiter)
             if stopped:
                 raise GivenUp
 
+        def stop() -> None:
+            stopped.append(True)
+            waiter.urgency = Rank.FINAL
+            pool.expedite(waiter)
+
         with anyio.CancelScope() as self._encoding:
             encode = partial(message.encode, pause)
-            body = await run_sync(self._runs.machine.pool, encode, stop=lambda: stopped.append(True))
+            body = await run_sync(pool, encode, stop=stop)
             self._message = Message(message.kind, body, message.streams)
         self._encoding = None
 

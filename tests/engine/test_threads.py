@@ -215,6 +215,26 @@ def test_computing_guests_take_turns_once_somebody_has_waited_too_long(monkeypat
     pool.retire()
 
 
+def test_long_work_of_the_hosts_stands_aside_for_who_has_waited_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isola_anyio.engine.threads.PATIENCE_S", 0.02)
+    pool = ThreadPool(max_parallel=1)
+    turn, stop = SlotWaiter(), threading.Event()
+
+    def decode() -> None:
+        while not stop.wait(0.001):
+            pool.stand_aside(turn)
+
+    pool.submit(decode)
+    for _ in range(3):
+        done = threading.Event()
+        pool.submit(done.set)
+        assert done.wait(10)
+    stop.set()
+    turn.urgency = Rank.FINAL
+    pool.expedite(turn)
+    pool.retire()
+
+
 class NoThreads:
     """While it is entered the system refuses threads, but for the first few."""
 
