@@ -59,25 +59,46 @@ class _Disposal:
 
     def _work(self) -> None:
         waiting = self._waiting
+        # By how often they were looked at: what somebody else had each time.
+        shared: deque[list[Any]] = deque()
         while True:
-            while waiting:
-                self._let_go(waiting.popleft())
+            while waiting or shared:
+                fresh: list[Any] = []
+                while waiting:
+                    held = waiting.popleft()
+                    fresh += held
+                    held.clear()  # whoever gave it away may still have the list
+                shared.appendleft(fresh)
+                del fresh
+                # All of it, before anything is waited for: values that the program keeps must not hold up others.
+                for held in shared:
+                    self._let_go_alone(held)
+                if len(shared) > _TRIES:
+                    codec.let_go(shared.pop(), yield_gil)
+                while shared and not shared[-1]:
+                    shared.pop()
+                if shared:
+                    sleep(_PAUSE_S)
             self._working.release()
             # Whoever put something since the last look found the lock taken.
             if not waiting or not self._working.acquire(blocking=False):
                 return
 
     @staticmethod
-    def _let_go(held: list[Any]) -> None:
+    def _let_go_alone(held: list[Any]) -> None:
+        """Let the items go that nobody else has.
+
+        Whoever dropped one, or handed it over from another thread, may still have it in a frame that is about to end,
+        and would be the one to free it.
+        """
+        others: list[Any] = []
         while held:
             one = [held.pop()]
-            # Whoever dropped it, or handed it over from another thread, may still have it in a frame that is about to
-            # end, and would be the one to free it.
-            for _ in range(_TRIES):
-                if codec.is_alone(one):
-                    break
-                sleep(_PAUSE_S)
-            codec.let_go(one, yield_gil)
+            if codec.is_alone(one):
+                codec.let_go(one, yield_gil)
+            else:
+                others += one
+        held += others
 
 
 _of_process = _Disposal()

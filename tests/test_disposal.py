@@ -78,6 +78,28 @@ def test_a_value_that_the_program_keeps_stays_whole(watched: Watched) -> None:
     assert len(value) == 10_000
 
 
+def test_values_that_the_program_keeps_hold_up_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[None] = []
+    monkeypatch.setattr("isola_anyio.disposal.sleep", lambda _s: looks.append(None))
+    kept = [large() for _ in range(50)]
+    disposal = _Disposal()
+    freed_after: list[int] = []
+
+    class Last(list[Any]):
+        def __del__(self) -> None:
+            freed_after.append(len(looks))
+
+    disposal.put([Last(large()), *kept])  # taken from the end
+    for _ in range(3000):
+        if not disposal.busy:
+            break
+        threading.Event().wait(0.01)
+    assert not disposal.busy
+    assert freed_after == [0]
+    assert len(looks) <= 11
+    assert all(len(value) == 10_000 for value in kept)
+
+
 def test_one_thread_does_all_and_ends(watched: Watched) -> None:
     watched.go_on.clear()
     disposal = _Disposal()
