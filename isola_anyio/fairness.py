@@ -147,16 +147,21 @@ def note_gil_released() -> None:
     current.released_at = perf_counter()
 
 
-def yield_gil(check: Callable[[], object] | None = None) -> None:
+def yield_gil(check: Callable[[], object] | None = None) -> bool:
     """Let others have the GIL if the calling guest thread has not released it for long; for the middle of long work.
 
     Args:
         check: called while the thread waits; may raise to end the work.
+
+    Returns:
+        whether others had it.
     """
     thread = current
     # An event loop's own thread, which does the same work for the program, is to go on: it would only wait for itself.
     if perf_counter() - thread.released_at > _HOLD_S and (thread.host is not None or thread.in_pieces):
         _let_others(check)
+        return True
+    return False
 
 
 def pause() -> None:

@@ -23,7 +23,7 @@ from isola_anyio.codec.encoding import ESCAPE_DEPTH
 from isola_anyio.codec.errors import CodecError
 from isola_anyio.codec.frame import MAGIC, NO_SEGMENTS, SEGMENT_KEYS, Frame, unpack
 from isola_anyio.codec.jsontext import MAX_DEPTH, MAX_INT_DIGITS, is_too_deep, loose_int, scan, scanner
-from isola_anyio.fairness import copy_in_pieces
+from isola_anyio.fairness import copy_in_pieces, yield_gil
 
 _STR_RUN_BYTES: Final = 128 * 1024
 """How much of a str segment is decoded at once; at worst, all surrogates, it takes seven milliseconds."""
@@ -129,8 +129,8 @@ class _Decoder:
                         value = found
                     self._pause()
             except BaseException as exc:
-                # A pause that raised is not called again.
-                let_go([value], self._pause if isinstance(exc, Exception) else _no_pause, owned=True)
+                # A pause that raised is not called again, but others need the lock as before.
+                let_go([value], self._pause if isinstance(exc, Exception) else yield_gil, owned=True)
                 if isinstance(exc, ValueError) and not isinstance(exc, CodecError):  # from reading a long string
                     raise CodecError("$", f"not JSON: {exc}") from None
                 raise

@@ -28,6 +28,7 @@ from isola_anyio.codec.jsontext import (
     has_surrogate_pair,
     is_exact,
 )
+from isola_anyio.fairness import yield_gil
 from isola_anyio.kinds import CONTAINERS, base_of, items_of, iterate, plain_str
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def encode_escaped(value: Any, root: str, max_depth: int, pause: Callable[[], ob
         finally:
             # A pause that raised, which is no Exception, is not called again.
             is_stopped = not isinstance(sys.exc_info()[1], (Exception, type(None)))
-            let_go(rewriter.out, _no_pause if is_stopped else breathe, owned=True)
+            let_go(rewriter.out, yield_gil if is_stopped else breathe, owned=True)
         return pack(key, rewriter.flags, text, rewriter.segments, pause) if rewriter.escapes else text
 
 

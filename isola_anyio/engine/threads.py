@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Final
 from isola_anyio.engine.guest_thread import GuestThread
 from isola_anyio.engine.slots import Rank, SlotQueue, SlotWaiter
 from isola_anyio.errors import IsolaError
+from isola_anyio.fairness import baton, note_gil_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -290,6 +291,14 @@ class ThreadPool:
         turn.wait()
         turn.began = time.monotonic()
 
+    def stand_aside(self, turn: SlotWaiter) -> None:
+        """As :meth:`preempt`, in the middle of long work of the host's: called where its thread holds no lock."""
+        if self._slots.waiting:
+            baton.give_up()
+            self.preempt(turn)
+            baton.take(None)  # the work goes on as it was when it stood aside
+            note_gil_released()
+
     # --- the manager -------------------------------------------------------------------------------------------------
 
     def _ring(self) -> IsolaError | None:
@@ -314,8 +323,7 @@ class ThreadPool:
         """Look at the reports of its start; return why there is none after all."""
         with suppress(Empty):
             try:
-                while True:
-                    self._manager_starts.get_nowait().check()
+                self._manager_starts.get_nowait().check()
             except IsolaError as exc:
                 self._is_managed = self._is_rung = False
                 return exc

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from isola_anyio import codec
 from isola_anyio.disposal import dispose
-from isola_anyio.engine import ffi
 from isola_anyio.errors import InvalidArgumentError, clip
 from isola_anyio.guests.protocol import Status, completion
 
@@ -205,7 +204,7 @@ class Answers:
             record = completion(op, Status.OK, self.encode(name, held[0], pause=True))
         except Exception as exc:  # noqa: BLE001 - it cannot cross, or the handler went on changing it
             record = completion(op, Status.FAILED, failure(name, exc))
-        codec.let_go(held, ffi.yield_gil)
+        codec.let_go(held, self._run.give_way)
         return record
 
     # --- both

@@ -145,11 +145,11 @@ class Hostcalls:
             reply: bytes | None = self._reply(op, untrusted_body)
         except GivenUp:
             reply = None
-        # Its handler is a task: the guest waits for the completion anyway, and hears of a cancellation there.
-        if reply == b"":
-            return reply
         # Asked in any case, also after `GivenUp`: it withdraws an interrupt that this guest is not to notice any more.
-        if not run.must_tell(Event.DEFERRABLE) and reply is not None:
+        is_told = run.must_tell(Event.DEFERRABLE)
+        # With an empty reply its handler is a task: the guest waits for the completion anyway, and hears of a
+        # cancellation there.
+        if reply == b"" or (not is_told and reply is not None):
             return reply
         self.answers.withhold(op, reply)
         return b""
@@ -199,7 +199,7 @@ class Hostcalls:
                 reply = self._call(op, name, handler, held, untrusted_payload)
                 # Not if it is queued: what was awaited may have it.
                 if reply:
-                    codec.let_go(held, ffi.yield_gil)
+                    codec.let_go(held, run.give_way)
         except BaseException:  # given up: what is on its way refers to the payload until it has been caught
             dispose(held)
             raise
@@ -220,7 +220,7 @@ class Hostcalls:
                 return b""
             body = self.answers.encode(name, results[0], pause=True)
             if len(body) > LARGE_PAYLOAD_BYTES:
-                codec.let_go(results, ffi.yield_gil)
+                codec.let_go(results, self._run.give_way)
             # Joined, not added: for a large body that gives the GIL up.
             return b"".join((_OK, body))
         except (Exception, self._run.cancelled_class) as exc:  # noqa: BLE001 - whatever it raises is the guest's to see

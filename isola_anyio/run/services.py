@@ -100,12 +100,16 @@ class ServedRun(Protocol):
         ...
 
     def yield_gil(self) -> None:
-        """Let others have the GIL in the middle of long work on the guest's thread.
+        """Let others have the GIL, and the slot, in the middle of long work on the guest's thread, which has no lock.
 
         Raises:
             GivenUp: the guest is being cancelled and has not been told.
             ffi.StoreInterrupted: the guest is being stopped, and nobody waits for the work any more.
         """
+        ...
+
+    def give_way(self) -> None:
+        """As :meth:`yield_gil`, for work that is not given up; raises nothing."""
         ...
 
     def block(self, seconds: float | None = None) -> None:

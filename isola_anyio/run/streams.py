@@ -21,7 +21,6 @@ import anyio
 from isola_anyio import codec
 from isola_anyio.concurrency import HeldUp
 from isola_anyio.disposal import dispose
-from isola_anyio.engine import ffi
 from isola_anyio.engine.wakeup import Wakeup
 from isola_anyio.errors import InvalidArgumentError
 from isola_anyio.guests.protocol import ProtocolError, Status, ToHost, completion
@@ -252,7 +251,7 @@ class StreamPump:
             self._held = 0
             raise
         if len(body) > LARGE_BATCH_BYTES:
-            codec.let_go(batch, ffi.yield_gil)
+            codec.let_go(batch, self._run.give_way)
         return Status.ITEMS, body
 
     def _careful_batch(self, batch: list[JsonValue]) -> tuple[Status, bytes]:

@@ -28,7 +28,7 @@ from isola_anyio.concurrency import open_task_group, outlast, pace
 from isola_anyio.disposal import dispose
 from isola_anyio.engine import ffi
 from isola_anyio.engine.run_sync import run_sync
-from isola_anyio.engine.slots import Rank
+from isola_anyio.engine.slots import Rank, SlotWaiter
 from isola_anyio.errors import GuestError, IsolaError
 from isola_anyio.guests.silence import SILENCE
 from isola_anyio.run.frames import Frames
@@ -174,20 +174,28 @@ class Run:
         """
         message = self._message
         assert message.encode is not None
+        pool = self._runs.machine.pool
         stopped: list[bool] = []
+        waiter = SlotWaiter()
 
         def check() -> None:
             if stopped:
                 raise GivenUp
 
         def pause() -> None:
-            ffi.yield_gil(check)
+            if ffi.yield_gil(check):
+                pool.stand_aside(waiter)
             check()
+
+        def stop() -> None:
+            stopped.append(True)
+            waiter.urgency = Rank.FINAL
+            pool.expedite(waiter)
 
         try:
             with anyio.CancelScope() as self._encoding:
                 encode = partial(message.encode, pause)
-                body = await run_sync(self._runs.machine.pool, encode, stop=lambda: stopped.append(True))
+                body = await run_sync(pool, encode, stop=stop)
                 self._message = Message(message.kind, body, message.streams)
         finally:
             self._encoding = None
@@ -440,14 +448,22 @@ class Run:
             await self._stop(tasks)
 
     async def _stop(self, tasks: TaskGroup | None) -> None:
-        turns = self.turns
         began = time.monotonic()
+        # A group of its own, because the run's is cancelled: a guest may make hostcalls while it unwinds, and is
+        # answered. It is left when the guest is out: handlers that are slow to end must not keep the guest from being
+        # stopped.
+        with anyio.CancelScope(shield=True):
+            async with self._open_services() as group:
+                await self._unwind_beside(group, tasks, began)
+
+    async def _unwind_beside(self, group: TaskGroup, tasks: TaskGroup | None, began: float) -> None:
+        turns = self.turns
         # By the clock and not by a scope alone: asyncio's own `Task.cancel` ends `_let_unwind` early, as often as it is
         # called, and each time what is left of the grace is begun again.
         try:
             await outlast(
                 lambda: turns.state.phase is Phase.ENDED or self._grace_left(began) <= 0,
-                partial(self._let_unwind, began, tasks),
+                partial(self._let_unwind, began, group, tasks),
             )
         finally:
             # However that ended. From here on interrupts are final, and the guest, if it is not out, is broken.
@@ -457,6 +473,7 @@ class Run:
             await outlast(lambda: turns.state.phase in (Phase.PARKED, Phase.ENDED), self._wait_for_news)
             # A turn that was withdrawn too late was refused, and has parked: that is the end of it.
             self._act(Event.GRACE_OVER)
+        await self._cancel_services(group)
 
     def _grace_left(self, began: float) -> float:
         """Return for how many seconds a guest that is cancelled since ``began`` may go on, as things are."""
@@ -474,22 +491,18 @@ class Run:
             since = max(began, min(turns.machine.instance.waiter.began, began + patience.queued_s))
         return since + limit - time.monotonic()
 
-    async def _let_unwind(self, began: float, tasks: TaskGroup | None) -> None:
-        """Give the guest its courtesy and its grace."""
+    async def _let_unwind(self, began: float, group: TaskGroup, tasks: TaskGroup | None) -> None:
+        """Give the guest its courtesy and its grace; hostcalls that it makes meanwhile are tasks of ``group``."""
         await pace()
         # Handlers first, and without waiting for them: what they answer while they are cancelled reaches the guest.
         if tasks is not None:
             await self._cancel_services(tasks)
-        # A group of its own, because the run's is cancelled: a guest may make hostcalls while it unwinds, and is
-        # answered.
-        async with self._open_services() as group:
-            while (left := self._grace_left(began)) > 0:
-                # Looked at again after a grace: one that is told meanwhile has no less than that left.
-                with anyio.move_on_after(min(left, self._runs.patience.grace_s)):
-                    await self._wait_until_told()
-                    await self._converse(group)
-                    break
-            await self._cancel_services(group)
+        while (left := self._grace_left(began)) > 0:
+            # Looked at again after a grace: one that is told meanwhile has no less than that left.
+            with anyio.move_on_after(min(left, self._runs.patience.grace_s)):
+                await self._wait_until_told()
+                await self._converse(group)
+                break
 
     async def _wait_until_told(self) -> None:
         """Wait until the guest has parked, or knows of its cancellation; interrupt one that computes on."""

@@ -404,8 +404,21 @@ class Turns:
 
     def yield_gil(self) -> None:
         """See :class:`~isola_anyio.run.services.ServedRun`."""
-        ffi.yield_gil(self._check_stopped)
+        if ffi.yield_gil(self._check_stopped):
+            self._stand_aside()
         self._check_stopped()
+
+    def give_way(self) -> None:
+        """See :class:`~isola_anyio.run.services.ServedRun`."""
+        if ffi.yield_gil():
+            self._stand_aside()
+
+    def _stand_aside(self) -> None:
+        # Others that wait for a slot must not wait until a value of many megabytes has been decoded: several guests
+        # that send nothing else have all the slots.
+        instance = self.machine.instance
+        instance.pool.stand_aside(instance.waiter)
+        ffi.trap_handlers.guard()  # other threads had time to replace them, and the turn goes on
 
     def _check_stopped(self) -> None:
         # Given up as soon as there is a reason; not after a final interrupt, when there is nobody to be told any more.

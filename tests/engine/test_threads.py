@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Self
@@ -16,6 +17,7 @@ from isola_anyio.engine.guest_thread import GuestThread
 from isola_anyio.engine.slots import EXTRA_SLOTS, Rank, SlotWaiter
 from isola_anyio.engine.threads import ThreadPool, WorkItem, _Thread
 from isola_anyio.errors import IsolaError
+from tests.engine.test_guest_thread import kill_threads_at_birth, refuse_signal_stacks
 
 
 @pytest.fixture
@@ -215,6 +217,26 @@ def test_computing_guests_take_turns_once_somebody_has_waited_too_long(monkeypat
     pool.retire()
 
 
+def test_long_work_of_the_hosts_stands_aside_for_who_has_waited_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isola_anyio.engine.threads.PATIENCE_S", 0.02)
+    pool = ThreadPool(max_parallel=1)
+    turn, stop = SlotWaiter(), threading.Event()
+
+    def decode() -> None:
+        while not stop.wait(0.001):
+            pool.stand_aside(turn)
+
+    pool.submit(decode)
+    for _ in range(3):
+        done = threading.Event()
+        pool.submit(done.set)
+        assert done.wait(10)
+    stop.set()
+    turn.urgency = Rank.FINAL
+    pool.expedite(turn)
+    pool.retire()
+
+
 class NoThreads:
     """While it is entered the system refuses threads, but for the first few."""
 
@@ -285,6 +307,20 @@ def test_a_manager_that_dies_on_its_first_steps_is_found_by_the_next_who_brings_
     second = Work(pool)  # finds that out, and starts another
     for work in (first, second):
         work.finish()
+
+
+@pytest.mark.parametrize("kill", [refuse_signal_stacks, kill_threads_at_birth])
+def test_the_next_that_queues_finds_out_that_the_thread_that_starts_threads_has_died(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch, kill: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    with monkeypatch.context() as patch:
+        kill(patch)
+        with suppress(IsolaError):  # it may have died by then
+            Work(pool).may_end.set()
+        while pool._is_managed and pool._manager_starts.empty():
+            time.sleep(0.001)
+    Work(pool).finish()
+    assert pool.busy == 0
 
 
 def test_threads_are_not_started_by_who_brings_work(pool: ThreadPool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,10 @@ import pytest
 from isola_anyio import Arg, InvalidArgumentError, IsolaError, MountConfig, SandboxOptions, StreamArg, codec, disposal
 from isola_anyio.codec.chunked import garbage
 from tests.hostile.attack import Attack
-from tests.hostile.harness import World, run_attack
+from tests.hostile.harness import World, max_answer_s, run_attack
 from tests.hostile.large_values import ATTACKS
 from tests.hostile.watch import watching
-from tests.timing import SLACK
+from tests.timing import NOISE, SLACK
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -49,6 +49,44 @@ async def let_go_of_all() -> AsyncIterator[None]:
 async def test_attack(attack: Attack, templates: Templates, neighbours: Neighbours, world: World) -> None:
     template = templates(attack.runtime, attack.metered)
     await run_attack(attack, template, world, await neighbours(template))
+
+
+# --- slots -----------------------------------------------------------------------------------------------------------
+
+SENDING: Final = """
+import _host
+from sandbox import _port
+BODY = b'[' + b'[],' * 2_500_000 + b'1]'
+def send(_):
+    number = 100000
+    while True:
+        number += 1
+        _host.call(bytes([0x10]) + number.to_bytes(4, 'little') + b'\\4\\0gone' + BODY)
+def take(value): return len(value)
+"""
+
+
+@pytest.mark.usefixtures("let_go_of_all")
+@pytest.mark.parametrize("name", ["send", "take"])
+async def test_large_values_do_not_keep_all_slots(name: str, templates: Templates, neighbours: Neighbours) -> None:
+    """Of as many guests as there are slots: short runs of others have one while values are encoded and decoded."""
+    template = templates("python", False)
+    neighbour = await neighbours(template)
+    value: list[Any] = [[number] for number in range(1_000_000)]
+
+    async def send() -> None:
+        async with template.create(hostcalls={"gone": lambda _: None}) as sandbox:
+            await sandbox.load_script(SENDING)
+            with anyio.move_on_after(3):
+                await sandbox.run(name, value if name == "take" else None)
+
+    with garbage.no_full_collections():
+        async with watching(neighbour) as watch, anyio.create_task_group() as group:
+            for _ in range(template._context._pool.max_parallel):
+                group.start_soon(send)
+    assert watch.answers
+    assert watch.max_answer_s <= max_answer_s(4) * NOISE
+    assert watch.max_gap_s <= MAX_GAP_S * NOISE
 
 
 # --- what is let go, and where ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from tests.run.places import Place
 from tests.templates import short_grace
 from tests.timing import SLACK
-from tests.waiting import Signal, cancel_when
+from tests.waiting import Signal, cancel_when, until
 
 if TYPE_CHECKING:
     from isola_anyio import SandboxTemplate
@@ -67,6 +67,59 @@ async def test_a_guest_that_ignores_its_cancellation_is_stopped_after_the_grace(
         assert time.perf_counter() - cancelled_at < 1.5 * SLACK
         assert sandbox.broken
         assert place.never.inside == 0
+
+
+@pytest.mark.parametrize("told_again", [0, 2], ids=["", "told_again"])
+async def test_a_handler_that_is_slow_to_end_does_not_lengthen_the_grace(
+    template: SandboxTemplate, anyio_backend_name: str, told_again: int
+) -> None:
+    ready, stubborn, may_end = Signal(), Signal(), anyio.Event()
+
+    async def slow(payload: Any) -> None:
+        with anyio.CancelScope(shield=True):
+            await stubborn(payload)
+            await may_end.wait()
+
+    with short_grace(template):
+        created = template.create(hostcalls={"ready": ready, "slow": slow})
+    async with created as sandbox:
+        await sandbox.load_script(
+            "import asyncio\nfrom sandbox.asyncio import hostcall\n"
+            "async def spin():\n"
+            "    try:\n        await hostcall('ready')\n        await asyncio.sleep(60)\n"
+            "    finally:\n"
+            "        call = asyncio.ensure_future(hostcall('slow'))\n"
+            "        await asyncio.sleep(0)\n        await asyncio.sleep(0)\n"
+            "        while True: pass\n"
+        )
+        async with anyio.create_task_group() as group, anyio.create_task_group() as runs:
+            tasks: list[asyncio.Task[Any]] = []
+
+            async def go() -> None:
+                if anyio_backend_name == "asyncio":
+                    task = asyncio.current_task()
+                    assert task is not None
+                    tasks.append(task)
+                await sandbox.run("spin")
+
+            runs.start_soon(go)
+            await ready.wait()
+            runs.cancel_scope.cancel()
+
+            async def let_end() -> None:
+                await stubborn.wait()
+                for _ in range(told_again):
+                    for task in tasks:
+                        task.cancel()
+                    await anyio.sleep(0.001)
+                try:
+                    with anyio.fail_after(20):
+                        await until(lambda: not template._context._pool.busy)
+                finally:
+                    may_end.set()
+
+            group.start_soon(let_end)
+        assert sandbox.broken
 
 
 async def test_a_guest_that_finishes_all_the_same_is_cancelled_for_the_host(template: SandboxTemplate) -> None:

@@ -26,6 +26,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from isola_anyio.codec.chunked.writer import is_small
+from isola_anyio.fairness import yield_gil
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -135,10 +136,6 @@ no_full_collections: Final = full_collections.put_off
 """A context in which full collections are put off, in the whole process; see `FullCollections.put_off`."""
 
 
-def _nothing() -> None:
-    pass
-
-
 def _references(held: list[Any]) -> int:
     """Return how many references there are to the last item of ``held``, the call's own included."""
     return sys.getrefcount(held[-1])
@@ -164,7 +161,7 @@ def let_go(held: list[Any], pause: Callable[[], object], *, owned: bool = False)
     Args:
         held: a list of values, which is the caller's own.
         pause: called every few hundred items, to let other threads run. What it raises is left to whoever calls it
-            next: here it is only not called any more.
+            next: here it is only not called any more, and the interpreter's lock alone is given up.
         owned: every container in it was made by the caller, and may be emptied whatever else refers to it: frames of
             an exception that is on its way, perhaps.
     """
@@ -195,7 +192,7 @@ def let_go(held: list[Any], pause: Callable[[], object], *, owned: bool = False)
         try:
             pause()
         except BaseException:  # noqa: BLE001 - the reason stays, and this is work that has to be done
-            pause = _nothing
+            pause = yield_gil
 
 
 def _may_hold_much(some: list[Any]) -> bool:
