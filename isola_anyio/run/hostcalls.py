@@ -53,6 +53,8 @@ LARGE_PAYLOAD_BYTES: Final = 16 << 10
 """A longer payload is let go in pieces: decoded it may be several thousand objects."""
 HUGE_PAYLOAD_BYTES: Final = 1 << 20
 """After a longer payload full collections are put off until the run is over: they would look through all of it."""
+HUGE_PENDING_BYTES: Final = 4 << 20
+"""The same for shorter payloads that are pending at once and take more, decoded: some 70,000 containers."""
 TINY_PAYLOAD_BYTES: Final = 128
 """The longest payload that needs not be weighed: decoded it takes less than every call counts."""
 NAMES_SHOWN: Final = 20
@@ -189,9 +191,8 @@ class Hostcalls:
             held = [codec.decode(untrusted_payload, pause=run.yield_gil)]
         except codec.CodecError as exc:
             return _FAILED + failure_of(name, "ValueError", str(exc))
-        if len(untrusted_payload) > HUGE_PAYLOAD_BYTES and not self._holds_collections:
-            self._holds_collections = True
-            full_collections.begin()
+        if len(untrusted_payload) > HUGE_PAYLOAD_BYTES:
+            self._hold_collections()
         if _is_async(handler):
             self._queue(op, name, handler, held, untrusted_payload)
             return b""
@@ -249,8 +250,15 @@ class Hostcalls:
         self._open.add(op)
         with self._lock:
             self._pending_bytes += size
+        if self._pending_bytes > HUGE_PENDING_BYTES:
+            self._hold_collections()
         self._requests[op] = _Request(op, name, work, held, size)
         self._run.notify_task()
+
+    def _hold_collections(self) -> None:
+        if not self._holds_collections:
+            self._holds_collections = True
+            full_collections.begin()
 
     def drop(self, op: int, _untrusted_body: memoryview) -> bytes:
         """Answer DROP: the guest waits no more for this op, whose handler is cancelled."""
