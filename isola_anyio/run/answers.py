@@ -40,10 +40,30 @@ MESSAGE_CHARS: Final = 65_536
 def failure(name: str, exc: BaseException) -> bytes:
     """Encode an exception for the guest: its type's name and its text, never its traceback."""
     try:
-        text = str(exc)
+        text = _text_of(exc)
     except Exception:  # noqa: BLE001 - a stranger's __str__
         text = ""
     return failure_of(name, type(exc).__name__, text)
+
+
+def _text_of(exc: BaseException) -> str:
+    """Return ``str(exc)``, or where that would be long, and is cut anyway, what is left of it.
+
+    A table in which a handler looks up a long text of the guest's raises ``KeyError``, whose text is built from all of
+    it: 65 ms for 24 MB, on the event loop.
+    """
+    how = type(exc).__str__
+    args: tuple[Any, ...] = exc.args
+    if how not in _PLAIN_TEXTS or codec.is_small(args):
+        return str(exc)
+    shown: Any = args if len(args) > 1 else args[0]
+    if type(shown) is not str:
+        return clip(shown, MESSAGE_CHARS)
+    start = shown[:MESSAGE_CHARS]
+    return repr(start) if how is KeyError.__str__ else start
+
+
+_PLAIN_TEXTS: Final = (BaseException.__str__, KeyError.__str__)
 
 
 def failure_of(name: str, type_name: str, text: str) -> bytes:

@@ -53,6 +53,8 @@ LARGE_PAYLOAD_BYTES: Final = 16 << 10
 """A longer payload is let go in pieces: decoded it may be several thousand objects."""
 HUGE_PAYLOAD_BYTES: Final = 1 << 20
 """After a longer payload full collections are put off until the run is over: they would look through all of it."""
+HUGE_PENDING_BYTES: Final = 4 << 20
+"""The same for shorter payloads that are pending at once and take more, decoded: some 70,000 containers."""
 TINY_PAYLOAD_BYTES: Final = 128
 """The longest payload that needs not be weighed: decoded it takes less than every call counts."""
 NAMES_SHOWN: Final = 20
@@ -259,15 +261,19 @@ class Hostcalls:
         if len(untrusted_payload) > TINY_PAYLOAD_BYTES:
             # May be given up, and then nothing was queued.
             size += codec.decoded_size(untrusted_payload, PENDING_BYTES, self._run.yield_gil)
-            if len(untrusted_payload) > HUGE_PAYLOAD_BYTES and not self._holds_collections:
-                self._holds_collections = True
-                full_collections.begin(is_due=False)
         # Open before the task can see the request, which may end it before this returns.
         self._open.add(op)
         with self._lock:
             self._pending_bytes += size
+        if len(untrusted_payload) > HUGE_PAYLOAD_BYTES or self._pending_bytes > HUGE_PENDING_BYTES:
+            self._hold_collections()
         self._requests[op] = _Request(op, name, work, held, size)
         self._run.notify_task()
+
+    def _hold_collections(self) -> None:
+        if not self._holds_collections:
+            self._holds_collections = True
+            full_collections.begin(is_due=False)
 
     def drop(self, op: int, _untrusted_body: memoryview) -> bytes:
         """Answer DROP: the guest waits no more for this op, whose handler is cancelled."""

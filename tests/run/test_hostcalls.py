@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import threading
 import time
 from contextvars import ContextVar
@@ -12,9 +13,10 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from isola_anyio import GuestError, LimitError, SandboxBusyError, SandboxClosedError
+from isola_anyio import GuestError, LimitError, SandboxBusyError, SandboxClosedError, disposal
 from isola_anyio.run.hostcalls import SLICE
 from tests.run.support import CODE
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -472,3 +474,26 @@ async def test_runs_on_a_closed_sandbox_in_a_handler_say_so(template: SandboxTem
     async with template.create(hostcalls={"other": other}) as sandbox:
         await sandbox.load_script(CODE)
         assert await sandbox.run("call", "other") == "closed"
+
+
+async def test_payloads_that_are_pending_and_large_together_put_full_collections_off(template: SandboxTemplate) -> None:
+    await until(lambda: not disposal._of_process.busy)
+    before = gc.get_threshold()
+    seen: list[tuple[int, int, int]] = []
+    all_in = anyio.Event()
+
+    async def hold(payload: Any) -> int:
+        seen.append(gc.get_threshold())
+        if len(seen) == 8:
+            all_in.set()
+        await all_in.wait()
+        return len(payload)
+
+    async with template.create(hostcalls={"hold": hold}) as sandbox:
+        await sandbox.load_script(
+            "import asyncio\nfrom sandbox.asyncio import hostcall\n"
+            "async def hold():\n    return await asyncio.gather(*(hostcall('hold', [[]] * 20_000) for _ in range(8)))\n"
+        )
+        assert await sandbox.run("hold") == [20_000] * 8
+    assert seen[-1][2] > before[2]
+    await until(lambda: gc.get_threshold() == before)  # payloads are let go by a thread of their own

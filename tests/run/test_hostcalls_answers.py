@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from isola_anyio import CpuLimitError, GuestError
+from isola_anyio import CpuLimitError, GuestError, codec
+from isola_anyio.run.answers import failure
 from isola_anyio.run.turns import Turns
 from tests.run.support import CODE
+from tests.timing import SLACK
 from tests.waiting import cancel_when, until
 
 if TYPE_CHECKING:
@@ -259,3 +261,15 @@ async def test_a_plain_handlers_answer_reaches_a_guest_that_was_cancelled_meanwh
         await cancel_when(lambda: anyio.to_thread.run_sync(entered.wait), lambda: sandbox.run("f"))
         assert not sandbox.broken
         assert await sandbox.run("told") == ["done"]
+
+
+def test_of_a_failure_no_more_text_is_built_than_is_told() -> None:
+    long = "\0" * 10_000_000
+    before = time.process_time()
+    excs = (KeyError(long), ValueError(long), ValueError([long]))
+    told = [str(codec.decode(failure("", exc))["message"]) for exc in excs]
+    assert time.process_time() - before < 0.05 * SLACK
+    assert [text[:3] for text in told] == ["'\\x", "\0\0\0", "['\\"]
+    assert all(len(text) <= 65_536 + 3 for text in told)
+    for exc in (KeyError("a"), KeyError(), ValueError("a", 1), OSError(2, "no"), UnicodeError("x")):
+        assert codec.decode(failure("", exc))["message"] == str(exc)
