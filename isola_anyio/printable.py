@@ -17,7 +17,7 @@ _UNFIT: Final = (
     *range(0xD800, 0xE000),  # surrogates
 )
 _ESCAPES: Final = {code: chr(code).encode("unicode_escape").decode("ascii") for code in _UNFIT}
-_LINE_ESCAPES: Final = _ESCAPES | {ord("\t"): "\\t", ord("\n"): "\\n"}
+_LINE_ESCAPES: Final = _ESCAPES | {ord("\t"): "\\t", ord("\n"): "\\n", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 _TERMINAL_ESCAPES: Final = {code: text for code, text in _ESCAPES.items() if code != ord("\r")}
 _JSON_ESCAPES: Final = {code: f"\\u{code:04x}" for code in _UNFIT}
 

@@ -28,6 +28,10 @@ ANY_TEXT = st.text(st.characters() | st.sampled_from("\ud800\udfff\x1b\x9b\r\n\t
         ("\\x1b", "\\x1b"),
     ],
 )
+def test_a_line_has_no_separators_of_lines() -> None:
+    assert printable_line("a\u2028b\u2029c\nd") == "a\\u2028b\\u2029c\\nd"
+
+
 def test_what_a_terminal_obeys_is_shown_as_an_escape_and_all_else_stays(text: str, shown: str) -> None:
     assert printable(text) == shown
 

@@ -56,7 +56,7 @@ def _text_of(exc: BaseException) -> str:
     args: tuple[Any, ...] = exc.args
     if how not in _PLAIN_TEXTS or codec.is_small(args):
         return str(exc)
-    shown: Any = args if len(args) > 1 else args[0]
+    shown: Any = args if len(args) != 1 else args[0]
     if type(shown) is not str:
         return clip(shown, MESSAGE_CHARS)
     start = shown[:MESSAGE_CHARS]

@@ -53,7 +53,7 @@ class FullCollections:
         self._threshold = 0  # the program's own, while ours stands in its place
         self._put_off_at = 0.0
         self._spent_s = 0.0  # put off for so long since the last full collection
-        self._seen = 0  # full collections there had been when `_spent_s` was last set to zero
+        self._seen: int = 0  # full collections there had been when `_spent_s` was last set to zero
 
     @contextmanager
     def put_off(self, *, is_due: bool = True) -> Generator[None, None, None]:
@@ -97,9 +97,10 @@ class FullCollections:
                 self._restore()
 
     def _count_anew_after_collection(self, now: float) -> None:
-        collections = gc.get_stats()[-1]["collections"]
+        collections: int = gc.get_stats()[-1]["collections"]
         if collections != self._seen:
-            self._seen, self._spent_s, self._put_off_at = collections, 0.0, now
+            self._seen = collections
+            self._spent_s, self._put_off_at = 0.0, now
 
     def _restore(self) -> None:
         young, middle, old = gc.get_threshold()

@@ -69,7 +69,7 @@ class PortLoop(base_events.BaseEventLoop):
             self._timer_cancelled_count = 0
 
     def pump(self, until=None):
-        """Run what is ready; -> seconds until the next timer (0: more is ready), None if only the host can bring news."""
+        """Run what is ready; -> seconds until the next timer (0: more is ready), None if only the host brings news."""
         ready = self._ready
         outer = _get_running_loop()
         outer_hooks = _get_asyncgen_hooks()
