@@ -28,10 +28,6 @@ ANY_TEXT = st.text(st.characters() | st.sampled_from("\ud800\udfff\x1b\x9b\r\n\t
         ("\\x1b", "\\x1b"),
     ],
 )
-def test_a_line_has_no_separators_of_lines() -> None:
-    assert printable_line("a\u2028b\u2029c\nd") == "a\\u2028b\\u2029c\\nd"
-
-
 def test_what_a_terminal_obeys_is_shown_as_an_escape_and_all_else_stays(text: str, shown: str) -> None:
     assert printable(text) == shown
 
@@ -56,3 +52,7 @@ def test_an_error_of_a_guest_is_fit_to_be_shown_whoever_makes_it() -> None:
     error = GuestError("E\nrror\x1b", "m\ud800\n", "t\x1b[2J\n")
     assert (error.type, error.message, error.traceback) == ("E\\nrror\\x1b", "m\\ud800\n", "t\\x1b[2J\n")
     assert str(error) == "E\\nrror\\x1b: m\\ud800\n\nt\\x1b[2J\n"
+
+
+def test_a_line_has_no_separators_of_lines() -> None:
+    assert printable_line("a\u2028b\u2029c\nd") == "a\\u2028b\\u2029c\\nd"
