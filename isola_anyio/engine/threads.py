@@ -387,7 +387,10 @@ class ThreadPool:
         except IsolaError as exc:
             return exc
         except MemoryError as exc:
-            return IsolaError(f"no thread can be started for a guest: the process is out of memory ({exc})")
+            return IsolaError(
+                f"no thread can be started for a guest: the process is out of memory ({exc}); close sandboxes, or try "
+                "again when there is some"
+            )
         with self._lock:
             self._idle.append(thread)
             self._serve()

@@ -77,14 +77,15 @@ class FullCollections:
             self._count_anew_after_collection(now)
             spent = self._spent_s + (now - self._put_off_at if is_put_off else 0.0)
             is_due = is_due and spent >= (LONGEST_S if self._users == 1 else 2 * LONGEST_S)
+            if is_due:
+                self._spent_s, self._put_off_at = 0.0, now
+            # Too long already, and none is made here: one has to come through first, however close the users follow.
+            elif not is_put_off and spent >= 2 * LONGEST_S:
+                return
             if not is_put_off:
-                self._threshold = old
+                self._threshold, self._put_off_at = old, now
                 gc.set_threshold(young, middle, _NEVER)
                 gc.callbacks.append(self._on_collection)
-            if is_due or not is_put_off:
-                self._put_off_at = now
-            if is_due:
-                self._spent_s = 0.0
         # Without the lock: what is collected may run anything. A program that has switched collections off has none.
         if is_due and gc.isenabled():
             gc.collect()

@@ -110,7 +110,10 @@ def test_whoever_holds_a_value_for_long_lets_collections_through() -> None:
         assert is_put_off()
         gc.collect(1)
         assert gc.get_threshold() == before
-        with full_collections.put_off(is_due=False):  # another value puts them off again
+        with full_collections.put_off(is_due=False):  # another value does not put them off again before there was one
+            assert not is_put_off()
+        gc.collect()
+        with full_collections.put_off(is_due=False):
             assert is_put_off()
     assert gc.get_threshold() == before
     assert full_collections._on_collection not in gc.callbacks
