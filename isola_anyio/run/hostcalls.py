@@ -13,6 +13,7 @@ import logging
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from traceback import clear_frames
@@ -52,7 +53,8 @@ pending, which the garbage collector looks through in a few milliseconds while t
 LARGE_PAYLOAD_BYTES: Final = 16 << 10
 """A longer payload is let go in pieces: decoded it may be several thousand objects."""
 HUGE_PAYLOAD_BYTES: Final = 1 << 20
-"""After a longer payload full collections are put off until the run is over: they would look through all of it."""
+"""Of a longer payload full collections are put off, while a plain handler has it, or until the run is over: they would
+look through all of it."""
 HUGE_PENDING_BYTES: Final = 4 << 20
 """The same for shorter payloads that are pending at once and take more, decoded: some 70,000 containers."""
 TINY_PAYLOAD_BYTES: Final = 128
@@ -197,7 +199,8 @@ class Hostcalls:
                 return b""
             if len(untrusted_payload) <= LARGE_PAYLOAD_BYTES:
                 return self._call(op, name, handler, held, untrusted_payload)
-            with full_collections.put_off(is_due=False):
+            is_huge = len(untrusted_payload) > HUGE_PAYLOAD_BYTES
+            with full_collections.put_off(is_due=False) if is_huge else nullcontext():
                 reply = self._call(op, name, handler, held, untrusted_payload)
                 # Not if it is queued: what was awaited may have it.
                 if reply:
